@@ -1,0 +1,16 @@
+"""One-shot neural architecture search that finds several networks of different complexity in one search."""
+
+from jaxnas import asng, cost, distribution, importance, spaces, strategies
+from jaxnas.strategies import ImportanceSampling
+from jaxnas.version import __version__
+
+__all__ = [
+    "ImportanceSampling",
+    "__version__",
+    "asng",
+    "cost",
+    "distribution",
+    "importance",
+    "spaces",
+    "strategies",
+]

@@ -1,0 +1,73 @@
+"""Complexity R(c) of architectures: exact totals in their units, and the scaled cost that a search penalises."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True)
+class AdditiveCost:
+    """A cost that is a sum over decisions: R(c) = fixed + sum_d table[d][c_d].
+
+    Calling it gives the scaled cost of METHOD's objective, 0 for the cheapest architecture of the space and 1 for the
+    dearest; a penalty is then "the loss worth paying for the whole span".
+
+    Attributes:
+      name: what is counted, such as "params" or "macs".
+      unit: its unit, for people.
+      fixed: cost of the parts that no decision changes (stem, head).
+      table: table[d][c], cost of choice c of decision d; row d has C_d entries.
+
+    >>> cost = AdditiveCost("params", "parameters", fixed=10, table=((0, 5), (1, 2, 3)))
+    >>> cost.total([[1, 2]]).tolist()
+    [18]
+    >>> cost([[0, 0], [1, 2]]).tolist()
+    [0.0, 1.0]
+    """
+
+    name: str
+    unit: str
+    fixed: float
+    table: tuple[tuple[float, ...], ...]
+
+    @property
+    def lowest(self) -> float:
+        """Total of the cheapest architecture."""
+        return self.fixed + sum(min(row) for row in self.table)
+
+    @property
+    def highest(self) -> float:
+        """Total of the dearest architecture."""
+        return self.fixed + sum(max(row) for row in self.table)
+
+    def total(self, archs: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:
+        """Exact totals in units, on the host: int [..., D] -> [...] (integers stay integers)."""
+        archs = np.asarray(archs)
+        rows = [np.asarray(row)[archs[..., d]] for d, row in enumerate(self.table)]
+        return np.sum(rows, axis=0) + self.fixed
+
+    def __call__(self, archs: jax.Array) -> jax.Array:
+        """Scaled cost, jit-compilable: int [S, D] -> float32 [S] in [0, 1]; 0 everywhere if all cost the same."""
+        span = self.highest - self.lowest
+        max_choices = max(len(row) for row in self.table)
+        scaled = np.zeros((len(self.table), max_choices))
+        if span > 0:
+            for d, row in enumerate(self.table):
+                scaled[d, : len(row)] = (np.asarray(row) - min(row)) / span
+        archs = jnp.asarray(archs)
+        return jnp.asarray(scaled, jnp.float32)[jnp.arange(archs.shape[-1]), archs].sum(-1)
+
+
+def by_name(costs: Sequence[AdditiveCost], name: str) -> AdditiveCost:
+    """The cost called `name`.
+
+    Raises:
+      ValueError: if there is none; the message lists those there are.
+    """
+    known: Mapping[str, AdditiveCost] = {cost.name: cost for cost in costs}
+    if name not in known:
+        raise ValueError(f"cost {name!r} is not known here; choose one of {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,81 @@
+"""Importance weights of samples drawn from a mixture, and statistics under them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxnas import distribution
+
+BEST_QUANTILE = 0.25  # ASNG-NAS: the best quarter is worth +1, the worst -1 (arXiv 1905.08537, section 4.2)
+
+
+def mixture_log_weights(theta: jax.Array, archs: jax.Array) -> jax.Array:
+    """Log importance weights against the equal mixture of all K distributions.
+
+    w_k(c) = p_k(c) / q(c) with q = (1/K) sum_j p_j, the balance heuristic of Veach and Guibas (1995): never a ratio of
+    two single distributions, so that 0 <= w_k <= K however far the distributions have parted.
+
+    Args:
+      theta: float [K, D, C].
+      archs: int [S, D], drawn from the mixture in equal parts.
+
+    Returns:
+      float [K, S], log w_k(c_i) <= log K.
+    """
+    log_p = distribution.log_prob(theta, archs)
+    log_q = jax.nn.logsumexp(log_p, axis=0) - jnp.log(theta.shape[0])
+    return log_p - log_q
+
+
+def effective_sample_size(log_weights: jax.Array) -> jax.Array:
+    """(sum w)^2 / sum w^2 over the last axis: [K, S] -> [K], between 1 and S. For logs, not for steering."""
+    return jnp.exp(2 * jax.nn.logsumexp(log_weights, axis=-1) - jax.nn.logsumexp(2 * log_weights, axis=-1))
+
+
+def weighted_quantiles(objective: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The interval of weighted quantiles that each sample occupies, best (smallest) first.
+
+    Args:
+      objective: float [K, S], smaller is better.
+      log_weights: float [K, S].
+
+    Returns:
+      (lower, upper), each [K, S]: the normalised weight of the samples that are strictly better, and of those that are
+      at least as good. Tied samples share one interval.
+    """
+    chex.assert_rank([objective, log_weights], 2)
+    chex.assert_equal_shape([objective, log_weights])
+    weights = jax.nn.softmax(log_weights, axis=-1)
+    # S is tens to hundreds: comparing all pairs is one fused pass, and ties need no care, unlike in a sort.
+    better = objective[:, None, :] < objective[:, :, None]
+    tied = objective[:, None, :] == objective[:, :, None]
+    lower = (better * weights[:, None, :]).sum(-1)
+    return lower, lower + (tied * weights[:, None, :]).sum(-1)
+
+
+def weighted_quantile_utility(objective: jax.Array, log_weights: jax.Array) -> jax.Array:
+    """Utility of each sample for each distribution: best quarter +1, worst quarter -1, 0 between (METHOD, step 4).
+
+    A sample has weight, so it occupies an interval of quantiles and not a point; its utility is the mean of the step
+    function over this interval. Ties share, a heavy sample that straddles a boundary gets a part, and the weighted
+    mean is 0 by construction. Only the order of the objective counts, not its scale.
+
+    Args:
+      objective: float [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i), finite; smaller is better.
+      log_weights: float [K, S].
+
+    Returns:
+      float [K, S] in [-1, 1]; exactly 0 for a distribution that sees only ties.
+    """
+    lower, upper = weighted_quantiles(objective, log_weights)
+
+    def integral(quantile: jax.Array) -> jax.Array:
+        return jnp.minimum(quantile, BEST_QUANTILE) - jnp.maximum(quantile - (1 - BEST_QUANTILE), 0)
+
+    width = upper - lower
+    tiny = jnp.finfo(objective.dtype).eps
+    mean_over_interval = (integral(upper) - integral(lower)) / jnp.maximum(width, tiny)
+    at_point = jnp.where(lower < BEST_QUANTILE, 1.0, jnp.where(lower >= 1 - BEST_QUANTILE, -1.0, 0.0))
+    utility = jnp.where(width > tiny, mean_over_interval, at_point)
+    all_tied = objective.max(-1) == objective.min(-1)
+    return jnp.where(all_tied[:, None], 0.0, utility)

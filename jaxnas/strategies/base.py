@@ -1,0 +1,78 @@
+"""The ask/tell protocol of all search strategies."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from jaxnas.spaces.base import SearchSpace
+
+# Scaled cost R(c): int [S, D] -> float32 [S] in [0, 1], jit-compilable and hashable.
+Cost = Callable[[jax.Array], jax.Array]
+
+
+class Strategy(Protocol):
+    """What every strategy offers.
+
+    A strategy is a frozen, hashable dataclass of settings; all that changes is in the state, a pytree of arrays. `ask`
+    and `tell` are pure, so that a whole search can be one `jax.lax.scan` and its seeds one `jax.vmap`.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k, one for each of the K networks looked for.
+      samples: lambda; a step asks for S = K * lambda architectures.
+      cost: scaled cost R(c).
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int
+    cost: Cost
+
+    def init(self, key: jax.Array) -> Any:
+        """The state before the first step."""
+
+    def ask(self, key: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        """Architectures to evaluate, int32 [S, D], and the next state."""
+
+    def tell(self, state: Any, archs: jax.Array, losses: jax.Array) -> tuple[Any, Any]:
+        """Takes the losses, float32 [S], of the architectures; returns the next state and diagnostics."""
+
+    def modes(self, state: Any) -> jax.Array:
+        """The K networks found so far, int32 [K, D], in the order of the penalties."""
+
+
+def check_settings(space: SearchSpace, penalties: tuple[float, ...], samples: int) -> None:
+    """Checks the settings that all strategies share.
+
+    Raises:
+      ValueError: naming the argument, its value and what would be right.
+    """
+    if not space.decisions:
+        raise ValueError(f"space {space.name!r} has no decision; there is nothing to search")
+    check_penalties(penalties)
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1 architecture for each distribution, got {samples}")
+    if samples * len(penalties) < 2:
+        raise ValueError(f"samples must be at least 2 with a single penalty: one loss has no rank, got {samples}")
+
+
+def check_penalties(penalties: tuple[float, ...]) -> None:
+    """Raises ValueError unless there is at least one penalty and all are finite and not negative."""
+    if not penalties:
+        raise ValueError("penalties must name at least one coefficient, such as 0.02 0.1 0.3, got none")
+    for penalty in penalties:
+        if not math.isfinite(penalty) or penalty < 0:
+            raise ValueError(f"penalties must be finite and not negative, got {penalty}")
+
+
+def default_cost(space: SearchSpace) -> Cost:
+    """The first cost of the space.
+
+    Raises:
+      ValueError: if the space has no cost.
+    """
+    if not space.costs:
+        raise ValueError(f"cost must be given: space {space.name!r} has no cost of its own")
+    return space.costs[0]

@@ -1,0 +1,118 @@
+"""K architectures of different complexity in one search, by importance sampling.
+
+Noda, Saito, Shirakawa: "Efficient Search of Multiple Neural Architectures with Different Complexities via Importance
+Sampling", ICANN 2022, arXiv 2207.10334. K distributions, one for each penalty, learn from the samples of all of them:
+an architecture is evaluated once, whatever K is. Inferred details are marked in METHOD's notation by (i); see
+docs/method.md.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxnas import asng, distribution, importance
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import base
+
+
+@flax.struct.dataclass
+class State:
+    """State of the search.
+
+    Attributes:
+      theta: float32 [K, D, C], the K distributions.
+      asng: their ASNG states, every array with a leading axis K.
+    """
+
+    theta: jax.Array
+    asng: asng.ASNGState
+
+
+@flax.struct.dataclass
+class Info:
+    """Diagnostics of one `tell`.
+
+    Attributes:
+      weights: float32 [K, S], importance weights w_k(c_i), at most K.
+      utility: float32 [K, S], in [-1, 1].
+      objective: float32 [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i).
+      ess: float32 [K], effective sample size.
+    """
+
+    weights: jax.Array
+    utility: jax.Array
+    objective: jax.Array
+    ess: jax.Array
+
+
+@dataclass(frozen=True)
+class ImportanceSampling:
+    """Importance sampling from the mixture of K distributions, updated by ASNG.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each.
+      samples: lambda, architectures drawn from each distribution in a step.
+      cost: scaled cost R(c); None for the first cost of the space.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int = 4
+    cost: Callable[[jax.Array], jax.Array] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        base.check_settings(self.space, self.penalties, self.samples)
+        if self.cost is None:
+            object.__setattr__(self, "cost", base.default_cost(self.space))
+
+    def init(self, key: jax.Array) -> State:
+        """K uniform distributions; the key is not used."""
+        del key
+        k = len(self.penalties)
+        start = (distribution.uniform(self.space.num_choices), asng.init(self.space.num_choices))
+        theta, asng_state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], k, axis=0), start)
+        return State(theta=theta, asng=asng_state)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Draws lambda architectures from each distribution (step 1): int32 [S, D], and the state as it was."""
+        return distribution.sample(key, state.theta, self.samples), state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Info]:
+        """Updates all K distributions with all S samples (steps 3 to 6).
+
+        Args:
+          state: the state that the architectures were drawn from.
+          archs: int32 [S, D].
+          losses: float [S], finite, all measured on one minibatch.
+
+        Returns:
+          The next state and the diagnostics of the step.
+        """
+        chex.assert_rank([archs, losses], [2, 1])
+        chex.assert_equal(archs.shape[0], losses.shape[0])
+        penalties = jnp.asarray(self.penalties)[:, None]
+        log_weights = importance.mixture_log_weights(state.theta, archs)  # [K, S], step 3
+        objective = losses + penalties * self.cost(archs)  # [K, S]
+        utility = importance.weighted_quantile_utility(objective, log_weights)  # [K, S], step 4
+        weights = jnp.exp(log_weights)
+        gradient = distribution.natural_gradient(state.theta, archs, weights * utility)  # [K, D, C], step 5
+        update = functools.partial(asng.update, num_choices=self.space.num_choices)
+        theta, asng_state = jax.vmap(update)(state.theta, state.asng, gradient)  # step 6
+        info = Info(weights, utility, objective, importance.effective_sample_size(log_weights))
+        return State(theta, asng_state), info
+
+    def modes(self, state: State) -> jax.Array:
+        """The most probable architecture of each distribution, int32 [K, D]."""
+        return distribution.mode(state.theta)
