@@ -14,42 +14,45 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import Layer, MBConvSpace, Operation
-from jaxnas.supernet import ops
+from jaxnas.supernet import init, ops
 
 Params = dict[str, Any]
 
-_he_normal = nn.initializers.he_normal()
+
+def _norm(channels: int) -> Params:
+    return {"scale": init.constant(1.0, channels), "bias": init.constant(0.0, channels)}
 
 
-def _init_norm(channels: int) -> Params:
-    return {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)}
+def _pointwise(in_channels: int, out_channels: int) -> Params:
+    return {"kernel": init.he_normal(in_channels, out_channels, fan_in=in_channels), **_norm(out_channels)}
 
 
-def _init_pointwise(key: jax.Array, in_channels: int, out_channels: int) -> Params:
-    return {"kernel": _he_normal(key, (in_channels, out_channels)), **_init_norm(out_channels)}
-
-
-def init_operation(key: jax.Array, layer: Layer, operation: Operation) -> Params:
-    """Weights of one choice of a layer; an identity skip has none."""
+def _operation(layer: Layer, operation: Operation) -> Params:
     if operation.is_skip:
-        return {} if layer.keeps_shape else _init_pointwise(key, layer.in_channels, layer.out_channels)
-    expand_key, depthwise_key, project_key = jax.random.split(key, 3)
-    inner = layer.in_channels * operation.expansion
-    size = operation.kernel
-    params = {
-        # Fan-in of a depthwise kernel is its size^2: the shape for the initialiser has one input channel.
-        "depthwise": {"kernel": _he_normal(depthwise_key, (size, size, 1, inner))[:, :, 0], **_init_norm(inner)},
-        "project": _init_pointwise(project_key, inner, layer.out_channels),
+        return {} if layer.keeps_shape else _pointwise(layer.in_channels, layer.out_channels)
+    inner, size = layer.in_channels * operation.expansion, operation.kernel
+    arrays = {
+        "depthwise": {"kernel": init.he_normal(size, size, inner, fan_in=size**2), **_norm(inner)},
+        "project": _pointwise(inner, layer.out_channels),
     }
     if operation.expansion > 1:
-        params["expand"] = _init_pointwise(expand_key, layer.in_channels, inner)
-    return params
+        arrays["expand"] = _pointwise(layer.in_channels, inner)
+    return arrays
 
 
-def init_layer(key: jax.Array, layer: Layer) -> Params:
-    """Weights of all choices of a layer, by the names of the operations."""
-    keys = jax.random.split(key, len(layer.operations))
-    return {op.name: init_operation(k, layer, op) for k, op in zip(keys, layer.operations)}
+def declare(space: MBConvSpace) -> Params:
+    """The arrays of the supernet: a tree of `init.Array`, by layer and then by the operation's name."""
+    stem = {"kernel": init.he_normal(3, 3, 3, space.stem_channels, fan_in=27), **_norm(space.stem_channels)}
+    classifier = {
+        "kernel": init.normal(space.head_channels, space.num_classes, deviation=0.01),
+        "bias": init.constant(0.0, space.num_classes),
+    }
+    arrays = {"stem": stem}
+    for prefix, layers in (("fixed", space.fixed_layers), ("layer", space.layers)):
+        for index, layer in enumerate(layers):
+            arrays[f"{prefix}_{index + 1}"] = {op.name: _operation(layer, op) for op in layer.operations}
+    head = _pointwise(space.layers[-1].out_channels, space.head_channels)
+    return {**arrays, "head": head, "classifier": classifier}
 
 
 def _norm_act(params: Params, x: jax.Array, relu6: bool) -> jax.Array:
@@ -174,31 +177,15 @@ class MBConvSupernet(nn.Module):
 
     space: MBConvSpace
 
-    def setup(self) -> None:
-        """Declares the parameters; nothing is computed, so that initialising compiles no network."""
-        space = self.space
-
-        def init_stem(key: jax.Array) -> Params:
-            kernel = _he_normal(key, (3, 3, 3, space.stem_channels))
-            return {"kernel": kernel, **_init_norm(space.stem_channels)}
-
-        def init_classifier(key: jax.Array) -> Params:
-            kernel = nn.initializers.normal(0.01)(key, (space.head_channels, space.num_classes))
-            return {"kernel": kernel, "bias": jnp.zeros(space.num_classes)}
-
-        weights = {"stem": self.param("stem", init_stem)}
-        for prefix, layers in (("fixed", space.fixed_layers), ("layer", space.layers)):
-            for index, layer in enumerate(layers):
-                name = f"{prefix}_{index + 1}"
-                weights[name] = self.param(name, init_layer, layer)
-        weights["head"] = self.param("head", _init_pointwise, space.layers[-1].out_channels, space.head_channels)
-        weights["classifier"] = self.param("classifier", init_classifier)
-        self.weights = weights
+    @nn.compact
+    def parameters(self) -> Params:
+        """Declares the parameters; nothing else is computed, so that initialising compiles no network."""
+        return {name: self.param(name, init.draw, arrays) for name, arrays in declare(self.space).items()}
 
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
-        return forward(self.weights, images, arch, self.space)
+        return forward(self.parameters(), images, arch, self.space)
 
     def init_params(self, key: jax.Array) -> Params:
         """He-initialised weights of all choices, without running the network."""
-        return self.init(key, method=lambda module: module.weights)["params"]
+        return self.init(key, method=MBConvSupernet.parameters)["params"]

@@ -1,0 +1,38 @@
+# make search   install, then search on real images (no download)
+# make test     install, then run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+RUNS ?=
+
+.PHONY: search test test-slow lint format install bench docs clean
+
+search: install
+	$(BIN)/python -m experiments.cifar_search --preset quickstart $(RUNS)
+
+test: install
+	$(BIN)/python -m pytest -m "not slow" --doctest-modules --cov=jaxnas --cov-fail-under=85 --cov-report=term:skip-covered jaxnas tests
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("jaxnas needs Python 3.11 or later; name one with make PYTHON=...") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,205 @@
+"""K networks of different complexity in one search on CIFAR-10, or on scikit-learn's digits.
+
+    python -m experiments.cifar_search --preset quickstart --workdir runs/quickstart
+    python -m experiments.cifar_search --preset cpu --data-dir DIR --workdir runs/cpu
+
+A second call with the same folder resumes, or shows the result of a search that is done. See `experiments/presets.py`
+for what the presets cost and do.
+"""
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from experiments import cli
+from experiments.presets import PRESETS, Preset
+from experiments.workdir import open_workdir
+from jaxnas import compilation_cache, data, supernet
+from jaxnas.checkpoint import Checkpoints
+from jaxnas.report import metrics_log, pareto, progress, result
+from jaxnas.spaces import SPACES
+from jaxnas.strategies import STRATEGIES
+from jaxnas.training import Search, SearchState
+
+
+@dataclass(frozen=True)
+class Config:
+    """Search K networks of different complexity at once.
+
+    Attributes:
+      workdir: folder for results and checkpoints; a fresh one under runs/ by default. A second call with the same
+        folder resumes.
+      dataset: cifar10 or digits; by default the preset's.
+      data_dir: folder of the prepared TFDS data; by default TFDS's own.
+      preset: quickstart, cpu or full; by default quickstart for digits, otherwise full on an accelerator and cpu
+        without one.
+      space: search space; by default the preset's.
+      method: search strategy.
+      penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
+      cost: what is penalised, macs or params.
+      samples: architectures drawn from each distribution in a step.
+      weight_steps: steps of the weights alone, under uniformly drawn architectures.
+      joint_steps: steps of weights and distributions in turn.
+      distribution_steps: steps of the distributions alone, with the weights frozen.
+      batch_size: images in a minibatch, of the training and the validation split alike.
+      seed: of everything random.
+      batching: auto, vmap (all architectures at once) or map (one after the other); auto is vmap on accelerators.
+      steps_per_dispatch: steps in one program on the device; a checkpoint falls between two programs.
+      checkpoint_seconds: seconds between checkpoints.
+    """
+
+    workdir: Path | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+    preset: str | None = None
+    space: str | None = None
+    method: str = "importance"
+    penalties: tuple[float, ...] | None = None
+    cost: str = "macs"
+    samples: int | None = None
+    weight_steps: int | None = None
+    joint_steps: int | None = None
+    distribution_steps: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    batching: str = "auto"
+    steps_per_dispatch: int | None = None
+    checkpoint_seconds: float = 20.0
+
+
+def choose_preset(config: Config) -> tuple[str, Preset]:
+    """The preset with the command line's values in place of its own.
+
+    Raises:
+      ValueError: on an unknown preset, or a dataset that the preset's image size does not fit.
+    """
+    name = config.preset
+    if name is None:
+        on_cpu = jax.default_backend() == "cpu"
+        name = "quickstart" if config.dataset == "digits" else "cpu" if on_cpu else "full"
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    preset = PRESETS[name]
+    given = {field: value for field, value in dataclasses.asdict(config).items() if value is not None}
+    steps = ("weight_steps", "joint_steps", "distribution_steps", "batch_size", "steps_per_dispatch", "batching")
+    settings = {field: given[field] for field in steps if field in given}
+    if "batch_size" in settings:
+        settings["valid_batch_size"] = settings["batch_size"]
+    fields = {field: given[field] for field in ("dataset", "space", "samples") if field in given}
+    if config.penalties is not None:
+        fields["penalties"] = tuple(sorted(config.penalties))
+    return name, dataclasses.replace(preset, settings=dataclasses.replace(preset.settings, **settings), **fields)
+
+
+def build(config: Config, preset: Preset) -> Search:
+    """Space, strategy, supernet and data of a preset."""
+    if preset.space not in SPACES:
+        raise ValueError(f"space must be one of {', '.join(SPACES)}, got {preset.space!r}")
+    if config.method not in STRATEGIES:
+        raise ValueError(f"method must be one of {', '.join(STRATEGIES)}, got {config.method!r}")
+    space = SPACES[preset.space]()
+    strategy = STRATEGIES[config.method](space, preset.penalties, preset.samples, space.cost(config.cost))
+    dataset = data.load(preset.dataset, config.data_dir)
+    train, valid = data.split(dataset, preset.valid_fraction, config.seed)
+    if preset.image_size != dataset.train_images.shape[1]:
+        train, valid = (
+            dataclasses.replace(part, images=data.resize(part.images, preset.image_size)) for part in (train, valid)
+        )
+    proxy = SPACES[preset.space](width=preset.width, image_size=preset.image_size, num_classes=dataset.num_classes)
+    return Search(strategy, supernet.build(proxy), dataset, train, valid, preset.settings)
+
+
+def summarise(
+    search: Search, state: SearchState, config: Config, preset: Preset, seconds: float
+) -> result.SearchResult:
+    """What the search found, evaluated on the whole validation split with the supernet's weights."""
+    strategy = search.strategy
+    space = strategy.space
+    archs = np.asarray(strategy.modes(state.strategy))
+    evaluation = search.evaluate(state.params, archs)
+    theta = np.asarray(state.strategy.theta)
+    found = tuple(
+        result.FoundArchitecture(
+            k=k,
+            penalty=penalty,
+            encoding=tuple(arch.tolist()),
+            description=space.describe(arch),
+            params=int(space.cost("params").total(arch)),
+            macs=int(space.cost("macs").total(arch)),
+            probability=float(np.prod(theta[k, np.arange(len(arch)), arch])),
+            valid_loss=float(evaluation.loss[k]),
+            valid_accuracy=float(evaluation.accuracy[k]),
+        )
+        for k, (penalty, arch) in enumerate(zip(strategy.penalties, archs))
+    )
+    distribution_steps = preset.settings.joint_steps + preset.settings.distribution_steps
+    return result.SearchResult(
+        method=config.method,
+        space=space.name,
+        dataset=preset.dataset,
+        seed=config.seed,
+        config=describe_config(config, preset),
+        versions=result.versions(),
+        evaluations=distribution_steps * strategy.samples * len(strategy.penalties),
+        wall_seconds=seconds,
+        architectures=found,
+    )
+
+
+def describe_config(config: Config, preset: Preset) -> dict:
+    """All that decides the outcome of a search, JSON-ready: two runs with equal descriptions are one search."""
+    described = {"method": config.method, "cost": config.cost, "seed": config.seed, **dataclasses.asdict(preset)}
+    described |= described.pop("settings")
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in described.items()}
+
+
+def main(config: Config) -> None:
+    """Runs or resumes the search and writes its results."""
+    console = Console()
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    compilation_cache.enable()
+    name, preset = choose_preset(config)
+    search = build(config, preset)
+    workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", describe_config(config, preset))
+    console.print(
+        f"[bold]{name}[/bold]: {preset.space} on {preset.dataset}, {len(preset.penalties)} networks -> {workdir}"
+    )
+    log = metrics_log.MetricsLog(workdir / "metrics.jsonl")
+    total = preset.settings.total_steps
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        state = search.init(config.seed)
+        restored = checkpoints.restore_newest(state)
+        step, before = 0, 0.0
+        if restored is not None:
+            state, step = restored.state, restored.step
+            for path in restored.skipped:
+                console.print(f"[yellow]checkpoint {path} is damaged; going back to step {step}[/yellow]")
+            console.print(f"resuming after step {step} of {total}")
+        before = log.truncate_after(step)
+        started = saved = time.monotonic()
+        with progress.SearchDisplay(preset.penalties, total, console) as display:
+            display.start(step)
+            for state, phase, metrics in search.run(state):
+                records = log_records(step, phase, metrics, before + time.monotonic() - started)
+                log.append(records)
+                step += len(records)
+                display.update(step, phase, records)
+                if time.monotonic() - saved >= config.checkpoint_seconds or step == total:
+                    checkpoints.save(step, state)
+                    saved = time.monotonic()
+        seconds = before + time.monotonic() - started
+    found = summarise(search, state, config, preset, seconds)
+    found.write(workdir / "result.json")
+    pareto.plot_pareto(found, workdir / "pareto.png")
+    console.print(progress.result_table(found))
+    console.print(f"results in {workdir}")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

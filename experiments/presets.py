@@ -1,0 +1,95 @@
+"""Presets of `cifar_search`: complete settings of a search, by name.
+
+quickstart  scikit-learn's digits on `mbconv_digits`: about a minute on two CPU cores, nothing to download.
+cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x16 images: under 20 minutes on two cores.
+full        real CIFAR-10 on `mbconv_cifar10` with ASNG-NAS's protocol (arXiv 1905.08537), for an accelerator.
+"""
+
+from dataclasses import dataclass
+
+from jaxnas.settings import SearchSettings
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset fixes.
+
+    Attributes:
+      dataset: name of the data set.
+      space: name of the search space.
+      penalties: eps_k.
+      samples: lambda, architectures from each distribution in a step.
+      valid_fraction: share of the training images that the distributions learn on.
+      width: channels of the supernet relative to the space's.
+      image_size: height and width that images are reduced to.
+      settings: of the search.
+    """
+
+    dataset: str
+    space: str
+    penalties: tuple[float, ...]
+    samples: int
+    valid_fraction: float
+    width: float
+    image_size: int
+    settings: SearchSettings
+
+
+PRESETS: dict[str, Preset] = {
+    "quickstart": Preset(
+        dataset="digits",
+        space="mbconv_digits",
+        penalties=(0.01, 0.05, 0.2, 0.8),
+        samples=4,
+        valid_fraction=0.5,
+        width=1.0,
+        image_size=8,
+        settings=SearchSettings(
+            weight_steps=600,
+            distribution_steps=150,
+            batch_size=64,
+            valid_batch_size=120,
+            weight_samples=1,
+            learning_rate=0.1,
+            crop_padding=1,
+            steps_per_dispatch=25,
+        ),
+    ),
+    "cpu": Preset(
+        dataset="cifar10",
+        space="nasbench_macro",
+        penalties=(0.02, 0.05, 0.12, 0.3),
+        samples=4,
+        valid_fraction=0.1,
+        width=0.5,
+        image_size=16,
+        settings=SearchSettings(
+            weight_steps=7000,
+            distribution_steps=300,
+            batch_size=128,
+            valid_batch_size=128,
+            weight_samples=1,
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            crop_padding=2,
+            steps_per_dispatch=25,
+        ),
+    ),
+    "full": Preset(
+        dataset="cifar10",
+        space="mbconv_cifar10",
+        penalties=(0.02, 0.05, 0.12, 0.3),
+        samples=2,
+        valid_fraction=0.5,
+        width=1.0,
+        image_size=32,
+        settings=SearchSettings(
+            joint_steps=39_000,  # 100 epochs of 25,000 images
+            batch_size=64,
+            valid_batch_size=64,
+            crop_padding=4,
+            cutout=16,
+            steps_per_dispatch=50,
+        ),
+    ),
+}

@@ -1,0 +1,75 @@
+"""The folder of a run: made, or checked to be of the same search, before anything is written into it."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+def open_workdir(path: Path | None, name: str, config: dict[str, Any]) -> Path:
+    """Makes or reopens the folder of a run.
+
+    Args:
+      path: the folder; None for a fresh one under runs/.
+      name: what to call a fresh one.
+      config: JSON-ready description of the run, kept in `config.json`.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if the folder holds another search (naming the fields that differ) or cannot be written.
+    """
+    if path is None:
+        path = _fresh(name)
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"workdir {path} cannot be made: {error.strerror}") from error
+    config_path = path / "config.json"
+    config = json.loads(json.dumps(config))
+    if config_path.exists():
+        _check_same(config_path, config)
+    elif (path / "checkpoints").exists() or (path / "result.json").exists():
+        raise ValueError(f"workdir {path} holds results without a config.json; choose another folder")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(f"workdir {path} cannot be written; choose another folder")
+    if not config_path.exists():
+        temporary = path / "config.json.tmp"
+        try:
+            temporary.write_text(json.dumps(config, indent=2) + "\n")
+            temporary.replace(config_path)
+        except OSError as error:
+            raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _fresh(name: str) -> Path:
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    path, attempt = Path("runs") / stem, 1
+    while path.exists():
+        attempt += 1
+        path = Path("runs") / f"{stem}-{attempt}"
+    return path
+
+
+def _check_same(config_path: Path, config: dict[str, Any]) -> None:
+    try:
+        existing = json.loads(config_path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{config_path} cannot be read; choose another folder") from error
+    if not isinstance(existing, dict):
+        raise ValueError(f"{config_path} is no configuration of a search; choose another folder")
+    keys = sorted(existing.keys() | config.keys())
+    different = [
+        f"{key} ({existing.get(key)!r} there, {config.get(key)!r} now)"
+        for key in keys
+        if existing.get(key) != config.get(key)
+    ]
+    if different:
+        raise ValueError(
+            f"workdir {config_path.parent} holds another search, different in {', '.join(different)}; "
+            "give the same settings to resume it, or choose another folder"
+        )

@@ -1,0 +1,99 @@
+"""Settings of a search on a supernet, and the optimiser that they describe."""
+
+from dataclasses import dataclass
+
+import chex
+import jax
+import optax
+
+from jaxnas.supernet.batching import resolve_batching
+
+PHASES = ("weights", "joint", "distributions")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of a search on a supernet.
+
+    Attributes:
+      weight_steps: steps of the first phase, weights only, under uniformly drawn architectures.
+      joint_steps: steps of the second phase, each one step of the weights and one of the distributions.
+      distribution_steps: steps of the third phase, distributions only, weights frozen.
+      batch_size: images in a minibatch of the training split.
+      valid_batch_size: images in a minibatch of the validation split.
+      weight_samples: architectures that share one step of the weights; None for all S that the strategy asks for.
+      learning_rate: peak of the cosine schedule.
+      warmup: share of the weights' steps in which the learning rate rises from 0.
+      momentum: of SGD.
+      weight_decay: added to the gradient of convolution and classifier kernels.
+      clip_norm: largest global norm of the gradient.
+      label_smoothing: in the loss of the weights.
+      crop_padding: zero padding before a random crop, pixels.
+      cutout: side of the square that cutout masks, pixels; 0 for none.
+      steps_per_dispatch: steps in one program on the device.
+      batching: "auto", "vmap" or "map".
+    """
+
+    weight_steps: int = 0
+    joint_steps: int = 0
+    distribution_steps: int = 0
+    batch_size: int = 64
+    valid_batch_size: int = 64
+    weight_samples: int | None = None
+    learning_rate: float = 0.025
+    warmup: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    clip_norm: float = 5.0
+    label_smoothing: float = 0.0
+    crop_padding: int = 4
+    cutout: int = 0
+    steps_per_dispatch: int = 50
+    batching: str = "auto"
+
+    def __post_init__(self):
+        for name in ("weight_steps", "joint_steps", "distribution_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("batch_size", "valid_batch_size", "steps_per_dispatch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.weight_samples is not None and self.weight_samples < 1:
+            raise ValueError(f"weight_samples must be at least 1, got {self.weight_samples}")
+        if self.joint_steps + self.distribution_steps == 0:
+            raise ValueError("joint_steps + distribution_steps must be at least 1: no step would move a distribution")
+        resolve_batching(self.batching)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all phases."""
+        return self.weight_steps + self.joint_steps + self.distribution_steps
+
+    def phase(self, step: int) -> tuple[str, int]:
+        """The phase that step number `step` (from 0) belongs to, and the number of the first step after it."""
+        end = 0
+        for phase, steps in zip(PHASES, (self.weight_steps, self.joint_steps, self.distribution_steps)):
+            end += steps
+            if step < end:
+                return phase, end
+        raise ValueError(f"step must be less than the {end} steps of the search, got {step}")
+
+
+def make_optimizer(settings: SearchSettings) -> optax.GradientTransformation:
+    """SGD with momentum, cosine schedule, weight decay and clipping, as in ASNG-NAS's protocol (arXiv 1905.08537)."""
+    steps = max(settings.weight_steps + settings.joint_steps, 1)
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if settings.warmup else settings.learning_rate,
+        peak_value=settings.learning_rate,
+        warmup_steps=int(settings.warmup * steps),
+        decay_steps=steps,
+    )
+
+    def is_kernel(params: chex.ArrayTree) -> chex.ArrayTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.add_decayed_weights(settings.weight_decay, mask=is_kernel),
+        optax.sgd(schedule, momentum=settings.momentum),
+    )

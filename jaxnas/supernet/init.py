@@ -1,0 +1,62 @@
+"""Initial weights, declared as a tree of shapes and drawn at once.
+
+A supernet has hundreds of small arrays; drawing each one apart makes a program of hundreds of random generators that
+takes longer to compile than the network. One draw, cut into pieces, has the same distribution.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array to be initialised: normal with mean `mean` and standard deviation `deviation`."""
+
+    shape: tuple[int, ...]
+    mean: float
+    deviation: float
+
+
+def he_normal(*shape: int, fan_in: int) -> Array:
+    """Normal weights with standard deviation sqrt(2 / fan_in) (He et al., arXiv 1502.01852)."""
+    return Array(shape, 0.0, math.sqrt(2 / fan_in))
+
+
+def normal(*shape: int, deviation: float) -> Array:
+    """Normal weights with mean 0."""
+    return Array(shape, 0.0, deviation)
+
+
+def constant(value: float, *shape: int) -> Array:
+    """All entries `value`."""
+    return Array(shape, value, 0.0)
+
+
+def draw(key: jax.Array, arrays: Any) -> Any:
+    """Draws a tree of float32 arrays.
+
+    Args:
+      key: a JAX random key.
+      arrays: a tree whose leaves are `Array`.
+
+    Returns:
+      The same tree with arrays of the declared shapes.
+    """
+    leaves, structure = jax.tree.flatten(arrays)
+    random = [leaf for leaf in leaves if leaf.deviation > 0]
+    pieces = iter(_cut(jax.random.normal(key, (sum(math.prod(leaf.shape) for leaf in random),)), random))
+    drawn = [next(pieces) if leaf.deviation > 0 else jnp.full(leaf.shape, leaf.mean, jnp.float32) for leaf in leaves]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _cut(flat: jax.Array, leaves: list[Array]) -> list[jax.Array]:
+    pieces, start = [], 0
+    for leaf in leaves:
+        size = math.prod(leaf.shape)
+        pieces.append(leaf.mean + leaf.deviation * flat[start : start + size].reshape(leaf.shape))
+        start += size
+    return pieces

@@ -1,0 +1,216 @@
+"""The main job through its real entry point: a whole search, resuming after a kill, and bad input."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cifar_search, cli
+from jaxnas.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "--dataset=digits",
+    "--penalties", "0.01", "0.5",
+    "--samples=2",
+    "--weight-steps=6",
+    "--joint-steps=4",
+    "--distribution-steps=6",
+    "--batch-size=16",
+    "--steps-per-dispatch=2",
+    "--checkpoint-seconds=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """One compilation cache for all searches of the session: the first compiles, the others load."""
+    return tmp_path_factory.mktemp("xla")
+
+
+def command(workdir, *arguments):
+    return [sys.executable, "-m", "experiments.cifar_search", f"--workdir={workdir}", *SMALL, *arguments]
+
+
+def search(workdir, cache, *arguments):
+    environment = {**os.environ, "JAXNAS_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(workdir, *arguments), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def outcome(workdir):
+    """All of result.json but the times."""
+    result = json.loads((workdir / "result.json").read_text())
+    del result["wall_seconds"]
+    return result
+
+
+def final_state(workdir, seed=0):
+    config = tyro_config(workdir, seed)
+    _, preset = cifar_search.choose_preset(config)
+    like = cifar_search.build(config, preset).init(seed)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.restore_newest(like)
+
+
+def tyro_config(workdir, seed):
+    return cifar_search.Config(
+        workdir=workdir,
+        dataset="digits",
+        penalties=(0.01, 0.5),
+        samples=2,
+        weight_steps=6,
+        joint_steps=4,
+        distribution_steps=6,
+        batch_size=16,
+        steps_per_dispatch=2,
+        seed=seed,
+    )
+
+
+def assert_same_state(first, second):
+    def raw(leaf):
+        return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(raw(a), raw(b)), first, second)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    completed = search(workdir, cache)
+    assert completed.returncode == 0, completed.stderr
+    return workdir
+
+
+def test_writes_the_contract(undisturbed):
+    result = json.loads((undisturbed / "result.json").read_text())
+    assert (result["method"], result["space"], result["dataset"], result["seed"]) == (
+        "importance",
+        "mbconv_digits",
+        "digits",
+        0,
+    )
+    assert result["evaluations"] == (4 + 6) * 2 * 2
+    assert result["wall_seconds"] > 0
+    assert {"python", "jax", "flax", "optax"} <= result["versions"].keys()
+    assert [found["penalty"] for found in result["architectures"]] == [0.01, 0.5]
+    for k, found in enumerate(result["architectures"]):
+        assert found["k"] == k
+        assert len(found["encoding"]) == 6
+        assert found["params"] > 0
+        assert found["macs"] > 0
+        assert 0 < found["probability"] <= 1
+        assert 0 <= found["valid_accuracy"] <= 1
+    assert (undisturbed / "pareto.png").stat().st_size > 5000
+    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 17))
+    assert [line["phase"] for line in lines] == ["weights"] * 6 + ["joint"] * 4 + ["distributions"] * 6
+
+
+def test_same_seed_same_result_and_another_seed_another(undisturbed, cache, tmp_path):
+    for seed in (0, 1):
+        completed = search(tmp_path / str(seed), cache, f"--seed={seed}")
+        assert completed.returncode == 0, completed.stderr
+    assert outcome(tmp_path / "0") == outcome(undisturbed)
+    assert_same_state(final_state(tmp_path / "0").state, final_state(undisturbed).state)
+    theta = [np.asarray(final_state(tmp_path / str(seed), seed).state.strategy.theta) for seed in (0, 1)]
+    assert not np.array_equal(*theta)
+
+
+@pytest.mark.parametrize("after_step", [2, 8, 14])
+def test_killed_anywhere_resumes_bit_for_bit(undisturbed, cache, tmp_path, after_step):
+    environment = {**os.environ, "JAXNAS_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command(tmp_path), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = tmp_path / "metrics.jsonl"
+    while process.poll() is None and (not log.exists() or log.read_text().count("\n") < after_step):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    completed = search(tmp_path, cache)
+    assert completed.returncode == 0, completed.stderr
+    assert outcome(tmp_path) == outcome(undisturbed)
+    assert_same_state(final_state(tmp_path).state, final_state(undisturbed).state)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 17))
+
+
+def test_truncated_newest_checkpoint_falls_back(undisturbed, cache, tmp_path):
+    completed = search(tmp_path, cache)
+    assert completed.returncode == 0, completed.stderr
+    for file in (tmp_path / "checkpoints" / "16").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    completed = search(tmp_path, cache)
+    assert completed.returncode == 0, completed.stderr
+    assert "damaged" in completed.stdout
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+def fails(capsys, *arguments):
+    """Runs the command in this process; returns its one line of complaint."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(cifar_search.main, cifar_search.Config, [*arguments])
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset=mnist"], ["mnist", "cifar10", "digits"]),
+        (["--preset=huge"], ["huge", "quickstart"]),
+        (["--space=darts", "--dataset=digits"], ["darts", "mbconv_digits"]),
+        (["--dataset=digits", "--penalties"], ["penalties"]),
+        (["--dataset=digits", "--penalties", "-1"], ["penalties"]),
+        (["--dataset=digits", "--penalties", "nan"], ["penalties", "nan"]),
+        (["--dataset=digits", "--samples=0"], ["samples", "0"]),
+        (["--dataset=digits", "--batching=both"], ["batching", "both"]),
+        (["--dataset=digits", "--batch-size=100000"], ["batch_size", "100000"]),
+        (["--dataset=digits", "--cost=joules"], ["joules", "macs"]),
+    ],
+)
+def test_bad_input_is_one_line(capsys, tmp_path, arguments, words):
+    message = fails(capsys, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_says_how_to_get_it(capsys, tmp_path):
+    message = fails(capsys, f"--workdir={tmp_path / 'run'}", "--dataset=cifar10", f"--data-dir={tmp_path}")
+    assert len(message.splitlines()) == 2
+    assert "--dataset digits" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_of_another_search_is_left_alone(capsys, undisturbed):
+    before = {path: path.read_bytes() for path in undisturbed.iterdir() if path.is_file()}
+    message = fails(capsys, f"--workdir={undisturbed}", *SMALL, "--seed=7", "--samples=3")
+    assert "samples (2 there, 3 now)" in message
+    assert "seed (0 there, 7 now)" in message
+    assert before == {path: path.read_bytes() for path in undisturbed.iterdir() if path.is_file()}
+
+
+def test_unwritable_workdir(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = fails(capsys, f"--workdir={tmp_path / 'file' / 'run'}", *SMALL)
+    assert "workdir" in message
+    assert "\n" not in message
+
+
+def test_presets_are_complete():
+    for preset in cifar_search.PRESETS.values():
+        assert len(preset.penalties) == 4
+        assert preset.settings == dataclasses.replace(preset.settings)
