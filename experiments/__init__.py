@@ -1,1 +1,1 @@
-"""Commands: `python -m experiments.NAME --help`."""
+"""Experiments: `python -m experiments.NAME --help` says what each does and what it takes."""

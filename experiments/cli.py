@@ -1,0 +1,66 @@
+"""What all experiments share: a config dataclass as a command line, and errors as one line instead of a traceback."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+BAD_INPUT = 2  # exit code, as of argparse
+_BOX = "─│╭╮╰╯ "
+
+
+def run(main: Callable[[Config], None], config_type: type[Config], arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line into `config_type` and calls `main` with it.
+
+    Whatever is wrong with the input, on the command line or in a file that it names (ValueError, OSError), becomes one
+    line on stderr and exit code 2. Other exceptions are faults of the program and keep their traceback.
+
+    Args:
+      main: the experiment.
+      config_type: a dataclass whose fields are the options; their docstrings are the help.
+      arguments: the command line without the program's name; None for that of the process.
+    """
+    config = _parse(config_type, arguments)
+    try:
+        main(config)
+    except OSError as error:
+        # str() of an OSError opens with its number, which helps nobody.
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}")
+    except ValueError as error:
+        _fail(str(error))
+
+
+def _parse(config_type: type[Config], arguments: Sequence[str] | None) -> Config:
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(config_type, args=arguments, prog=_program())
+    except SystemExit as stopped:
+        if stopped.code in (0, None):  # --help
+            raise
+        _fail(_first_paragraph(captured.getvalue()))
+        raise
+
+
+def _program() -> str | None:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec and spec.name.startswith("experiments.") else None
+
+
+def _first_paragraph(message: str) -> str:
+    """The sentence in tyro's box, without the frame, its title and the help that follows."""
+    lines = [line.strip(_BOX) for line in message.splitlines() if not line.startswith(("╭", "╰"))]
+    body = "\n".join(lines).split("\n\n")[0]
+    return " ".join(body.split()) or "the command line could not be read; see --help"
+
+
+def _fail(message: str) -> None:
+    one_line = " ".join(message.split())
+    print(f"error: {one_line}", file=sys.stderr)
+    raise SystemExit(BAD_INPUT)
