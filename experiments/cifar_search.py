@@ -8,10 +8,10 @@ for what the presets cost and do.
 """
 
 import dataclasses
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from jaxnas.checkpoint import Checkpoints
 from jaxnas.report import metrics_log, pareto, progress, result
 from jaxnas.spaces import SPACES
 from jaxnas.strategies import STRATEGIES
-from jaxnas.training import Search, SearchState
+from jaxnas.training import Search, SearchState, StepMetrics
 
 
 @dataclass(frozen=True)
@@ -159,46 +159,71 @@ def describe_config(config: Config, preset: Preset) -> dict:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in described.items()}
 
 
+def records(step: int, phase: str, metrics: StepMetrics, seconds: float) -> list[dict[str, Any]]:
+    """One record a step for metrics.jsonl: what the phase has measured, after `step` steps done before."""
+    measured = {
+        field.name: np.asarray(getattr(metrics, field.name))
+        for field in dataclasses.fields(metrics)
+        if field.name != "finite"
+    }
+    measured = {name: values for name, values in measured.items() if not np.isnan(values).any()}
+    return [
+        {
+            "step": step + index + 1,
+            "phase": phase,
+            **{name: values[index].tolist() for name, values in measured.items()},
+            "wall_seconds": round(seconds, 3),
+        }
+        for index in range(len(metrics.finite))
+    ]
+
+
 def main(config: Config) -> None:
     """Runs or resumes the search and writes its results."""
     console = Console()
-    logging.getLogger("absl").setLevel(logging.ERROR)
     compilation_cache.enable()
     name, preset = choose_preset(config)
     search = build(config, preset)
     workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", describe_config(config, preset))
-    console.print(
-        f"[bold]{name}[/bold]: {preset.space} on {preset.dataset}, {len(preset.penalties)} networks -> {workdir}"
-    )
-    log = metrics_log.MetricsLog(workdir / "metrics.jsonl")
-    total = preset.settings.total_steps
+    console.print(f"{name}: {preset.space} on {preset.dataset}, {len(preset.penalties)} networks, in {workdir}")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        state = search.init(config.seed)
-        restored = checkpoints.restore_newest(state)
-        step, before = 0, 0.0
-        if restored is not None:
-            state, step = restored.state, restored.step
-            for path in restored.skipped:
-                console.print(f"[yellow]checkpoint {path} is damaged; going back to step {step}[/yellow]")
-            console.print(f"resuming after step {step} of {total}")
-        before = log.truncate_after(step)
-        started = saved = time.monotonic()
-        with progress.SearchDisplay(preset.penalties, total, console) as display:
-            display.start(step)
-            for state, phase, metrics in search.run(state):
-                records = log_records(step, phase, metrics, before + time.monotonic() - started)
-                log.append(records)
-                step += len(records)
-                display.update(step, phase, records)
-                if time.monotonic() - saved >= config.checkpoint_seconds or step == total:
-                    checkpoints.save(step, state)
-                    saved = time.monotonic()
-        seconds = before + time.monotonic() - started
+        state, seconds = run(search, config, workdir, checkpoints, console)
     found = summarise(search, state, config, preset, seconds)
     found.write(workdir / "result.json")
     pareto.plot_pareto(found, workdir / "pareto.png")
     console.print(progress.result_table(found))
     console.print(f"results in {workdir}")
+
+
+def run(
+    search: Search, config: Config, workdir: Path, checkpoints: Checkpoints, console: Console
+) -> tuple[SearchState, float]:
+    """Runs the search to its end from the newest checkpoint; returns its state and the seconds it took in all."""
+    total = search.settings.total_steps
+    log = metrics_log.MetricsLog(workdir / "metrics.jsonl")
+    state = search.init(config.seed)
+    restored = checkpoints.restore_newest(state)
+    step = 0
+    if restored is not None:
+        state, step = restored.state, restored.step
+        for skipped in restored.skipped:
+            console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {step}: {skipped.path}")
+        console.print(f"resuming after step {step} of {total}")
+    last = log.truncate_after(step)
+    before = last["wall_seconds"] if last else 0.0
+    started = saved = time.monotonic()
+    with progress.SearchDisplay(search.strategy.penalties, total, console=console) as display:
+        display.update(step, "compiling")
+        for next_state, phase, metrics in search.run(state):
+            state = next_state
+            lines = records(step, phase, metrics, before + time.monotonic() - started)
+            step += len(lines)
+            log.append(lines)
+            display.update(step, phase, **lines[-1])
+            if time.monotonic() - saved >= config.checkpoint_seconds or step == total:
+                checkpoints.save(step, state)
+                saved = time.monotonic()
+    return state, before + time.monotonic() - started
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Presets of `cifar_search`: complete settings of a search, by name.
 
 quickstart  scikit-learn's digits on `mbconv_digits`: about a minute on two CPU cores, nothing to download.
-cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x16 images: under 20 minutes on two cores.
+cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x16 images: under 20 minutes on
+            two CPU cores.
 full        real CIFAR-10 on `mbconv_cifar10` with ASNG-NAS's protocol (arXiv 1905.08537), for an accelerator.
 """
 

@@ -18,13 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnas import distribution
-from jaxnas.data import augment, batches
-from jaxnas.data.datasets import ImageDataset
-from jaxnas.data.split import Split
+from jaxnas import data, distribution
 from jaxnas.settings import SearchSettings, make_optimizer
 from jaxnas.strategies.base import Strategy
 from jaxnas.supernet import batching as batching_lib
+
+
+@flax.struct.dataclass
+class Examples:
+    """A split on the device.
+
+    Attributes:
+      images: uint8 [N, H, W, 3].
+      labels: int32 [N].
+    """
+
+    images: jax.Array
+    labels: jax.Array
 
 
 class NonFiniteLossError(RuntimeError):
@@ -41,6 +51,7 @@ class SearchState:
       params: weights of the supernet.
       optimizer: state of the optax chain.
       strategy: state of the strategy.
+      data_keys: random keys [2], constant, of the order of the training and the validation split.
       train_cursor: position in the training split.
       valid_cursor: position in the validation split.
     """
@@ -50,8 +61,9 @@ class SearchState:
     params: chex.ArrayTree
     optimizer: optax.OptState
     strategy: chex.ArrayTree
-    train_cursor: batches.Cursor
-    valid_cursor: batches.Cursor
+    data_keys: jax.Array
+    train_cursor: data.Cursor
+    valid_cursor: data.Cursor
 
 
 @flax.struct.dataclass
@@ -94,21 +106,18 @@ class Search:
 
     strategy: Strategy
     supernet: object
-    dataset: ImageDataset
-    train: Split
-    valid: Split
+    dataset: data.ImageDataset
+    train: data.Split
+    valid: data.Split
     settings: SearchSettings
 
     def __post_init__(self):
-        for name, split, size in (
-            ("batch_size", self.train, self.settings.batch_size),
-            ("valid_batch_size", self.valid, self.settings.valid_batch_size),
-        ):
+        for field, name in (("train", "batch_size"), ("valid", "valid_batch_size")):
+            split, size = getattr(self, field), getattr(self.settings, name)
             if size > len(split.labels):
                 raise ValueError(f"{name} must be at most the {len(split.labels)} images of its split, got {size}")
-        # uint8 images live on the device for the whole search.
-        for name in ("train", "valid"):
-            object.__setattr__(self, name, jax.tree.map(jnp.asarray, getattr(self, name)))
+            # uint8 images live on the device for the whole search.
+            object.__setattr__(self, field, Examples(jnp.asarray(split.images), jnp.asarray(split.labels)))
 
     def init(self, seed: int) -> SearchState:
         """The state before the first step."""
@@ -118,14 +127,16 @@ class Search:
     def _init(self, key: jax.Array) -> SearchState:
         key, params_key, strategy_key, data_key = jax.random.split(key, 4)
         params = self.supernet.init_params(params_key)
+        data_keys = jax.random.split(data_key)
         return SearchState(
             step=jnp.int32(0),
             key=key,
             params=params,
             optimizer=make_optimizer(self.settings).init(params),
             strategy=self.strategy.init(strategy_key),
-            train_cursor=batches.start(jax.random.fold_in(data_key, 0), len(self.train.labels)),
-            valid_cursor=batches.start(jax.random.fold_in(data_key, 1), len(self.valid.labels)),
+            data_keys=data_keys,
+            train_cursor=data.start(data_keys[0], len(self.train.labels)),
+            valid_cursor=data.start(data_keys[1], len(self.valid.labels)),
         )
 
     def run(self, state: SearchState) -> Iterator[tuple[SearchState, str, StepMetrics]]:
@@ -144,7 +155,7 @@ class Search:
             phase, end = self.settings.phase(step)
             count = min(self.settings.steps_per_dispatch, end - step)
             state, metrics = self._run_steps(state, self.train, self.valid, jnp.int32(count), phase)
-            metrics = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], metrics)
+            metrics = jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], metrics)
             if not metrics.finite.all():
                 first = step + 1 + int(np.argmin(metrics.finite))
                 raise NonFiniteLossError(
@@ -156,22 +167,24 @@ class Search:
 
     @functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=1)
     def _run_steps(
-        self, state: SearchState, train: Split, valid: Split, count: jax.Array, phase: str
+        self, state: SearchState, train: Examples, valid: Examples, count: jax.Array, phase: str
     ) -> tuple[SearchState, StepMetrics]:
         """The first `count` of `steps_per_dispatch` steps; a fixed length keeps one compiled program for each phase."""
         nothing = self._no_metrics()
 
-        def step(state: SearchState, index: jax.Array) -> tuple[SearchState, StepMetrics]:
+        def step(state: SearchState, active: jax.Array) -> tuple[SearchState, StepMetrics]:
             return jax.lax.cond(
-                index < count,
+                active,
                 lambda state: self._step(state, train, valid, phase),
                 lambda state: (state, nothing),
                 state,
             )
 
-        return jax.lax.scan(step, state, jnp.arange(self.settings.steps_per_dispatch))
+        return jax.lax.scan(step, state, jnp.arange(self.settings.steps_per_dispatch) < count)
 
-    def _step(self, state: SearchState, train: Split, valid: Split, phase: str) -> tuple[SearchState, StepMetrics]:
+    def _step(
+        self, state: SearchState, train: Examples, valid: Examples, phase: str
+    ) -> tuple[SearchState, StepMetrics]:
         metrics = self._no_metrics()
         weights_key, distributions_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if phase in ("weights", "joint"):
@@ -181,20 +194,20 @@ class Search:
         return state.replace(step=state.step + 1), metrics
 
     def _step_weights(
-        self, state: SearchState, metrics: StepMetrics, train: Split, key: jax.Array, uniform: bool
+        self, state: SearchState, metrics: StepMetrics, train: Examples, key: jax.Array, uniform: bool
     ) -> tuple[SearchState, StepMetrics]:
         """Step 7: a descent of the mean loss of sampled architectures on a training minibatch."""
         settings = self.settings
         batch_key, archs_key, subset_key = jax.random.split(key, 3)
-        indices, cursor = batches.next_indices(state.key, state.train_cursor, settings.batch_size)
-        images = augment.augment(
+        indices, cursor = data.next_indices(state.data_keys[0], state.train_cursor, settings.batch_size)
+        images = data.normalize(train.images[indices], self.dataset.mean, self.dataset.std)
+        images = data.augment(
             batch_key,
-            train.images[indices],
+            images,
             crop_padding=settings.crop_padding,
             flip=self.dataset.flip,
             cutout=settings.cutout,
         )
-        images = augment.normalize(images, self.dataset.mean, self.dataset.std)
         strategy_state = self.strategy.init(archs_key) if uniform else state.strategy
         archs, _ = self.strategy.ask(archs_key, strategy_state)
         if settings.weight_samples is not None:
@@ -220,16 +233,14 @@ class Search:
         return state, metrics
 
     def _step_distributions(
-        self, state: SearchState, metrics: StepMetrics, valid: Split, key: jax.Array
+        self, state: SearchState, metrics: StepMetrics, valid: Examples, key: jax.Array
     ) -> tuple[SearchState, StepMetrics]:
         """Steps 1 to 6: every sample is evaluated once, on one common validation minibatch."""
         settings = self.settings
-        indices, cursor = batches.next_indices(state.key, state.valid_cursor, settings.valid_batch_size)
-        images = augment.normalize(valid.images[indices], self.dataset.mean, self.dataset.std)
+        indices, cursor = data.next_indices(state.data_keys[1], state.valid_cursor, settings.valid_batch_size)
         archs, strategy_state = self.strategy.ask(key, state.strategy)
-        evaluation = batching_lib.evaluate(
-            self._apply, state.params, images, valid.labels[indices], archs, batching=settings.batching
-        )
+        minibatch = jax.tree.map(lambda leaf: leaf[indices], valid)
+        evaluation = self._evaluate_minibatch(state.params, minibatch, archs)
         strategy_state, info = self.strategy.tell(strategy_state, archs, evaluation.loss)
         shares = info.weights / info.weights.sum(-1, keepdims=True)
         metrics = metrics.replace(
@@ -241,6 +252,28 @@ class Search:
             finite=metrics.finite & jnp.isfinite(evaluation.loss).all(),
         )
         return state.replace(strategy=strategy_state, valid_cursor=cursor), metrics
+
+    def evaluate_on(self, params: chex.ArrayTree, indices: jax.Array, archs: jax.Array) -> batching_lib.Evaluation:
+        """Losses and accuracies on one validation minibatch.
+
+        Args:
+          params: weights of the supernet.
+          indices: int [B] into the validation split.
+          archs: int32 [S, D].
+
+        Returns:
+          Evaluation with arrays [S].
+        """
+        return self._evaluate_minibatch(params, jax.tree.map(lambda leaf: leaf[indices], self.valid), archs)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _evaluate_minibatch(
+        self, params: chex.ArrayTree, minibatch: Examples, archs: jax.Array
+    ) -> batching_lib.Evaluation:
+        images = data.normalize(minibatch.images, self.dataset.mean, self.dataset.std)
+        return batching_lib.evaluate(
+            self._apply, params, images, minibatch.labels, archs, batching=self.settings.batching
+        )
 
     def _apply(self, params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> jax.Array:
         return self.supernet.apply({"params": params}, images, arch)
@@ -265,15 +298,10 @@ class Search:
         return self._evaluate(params, self.valid, jnp.asarray(archs))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _evaluate(self, params: chex.ArrayTree, valid: Split, archs: jax.Array) -> batching_lib.Evaluation:
+    def _evaluate(self, params: chex.ArrayTree, valid: Examples, archs: jax.Array) -> batching_lib.Evaluation:
         count = -(-len(valid.labels) // self.settings.valid_batch_size)
         size = len(valid.labels) // count
         minibatches = jax.tree.map(lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), valid)
 
-        def one(minibatch: Split) -> batching_lib.Evaluation:
-            images = augment.normalize(minibatch.images, self.dataset.mean, self.dataset.std)
-            return batching_lib.evaluate(
-                self._apply, params, images, minibatch.labels, archs, batching=self.settings.batching
-            )
-
-        return jax.tree.map(lambda leaf: leaf.mean(0), jax.lax.map(one, minibatches))
+        evaluations = jax.lax.map(lambda minibatch: self._evaluate_minibatch(params, minibatch, archs), minibatches)
+        return jax.tree.map(lambda leaf: leaf.mean(0), evaluations)

@@ -4,3 +4,5 @@ from jaxnas.strategies.base import Strategy
 from jaxnas.strategies.importance_sampling import ImportanceSampling
 
 __all__ = ["ImportanceSampling", "Strategy"]
+
+STRATEGIES = {"importance": ImportanceSampling}
