@@ -22,10 +22,22 @@ from experiments.presets import PRESETS, Preset
 from experiments.workdir import open_workdir
 from jaxnas import compilation_cache, data, supernet
 from jaxnas.checkpoint import Checkpoints
-from jaxnas.report import metrics_log, pareto, progress, result
+from jaxnas.report import (
+    FoundArchitecture,
+    MetricsLog,
+    SearchDisplay,
+    SearchResult,
+    plot_pareto,
+    read_metrics,
+    result_table,
+    versions,
+)
 from jaxnas.spaces import SPACES
 from jaxnas.strategies import STRATEGIES
 from jaxnas.training import Search, SearchState, StepMetrics
+
+
+SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
 @dataclass(frozen=True)
@@ -115,9 +127,7 @@ def build(config: Config, preset: Preset) -> Search:
     return Search(strategy, supernet.build(proxy), dataset, train, valid, preset.settings)
 
 
-def summarise(
-    search: Search, state: SearchState, config: Config, preset: Preset, seconds: float
-) -> result.SearchResult:
+def summarise(search: Search, state: SearchState, config: Config, preset: Preset, seconds: float) -> SearchResult:
     """What the search found, evaluated on the whole validation split with the supernet's weights."""
     strategy = search.strategy
     space = strategy.space
@@ -125,7 +135,7 @@ def summarise(
     evaluation = search.evaluate(state.params, archs)
     theta = np.asarray(state.strategy.theta)
     found = tuple(
-        result.FoundArchitecture(
+        FoundArchitecture(
             k=k,
             penalty=penalty,
             encoding=tuple(arch.tolist()),
@@ -139,13 +149,13 @@ def summarise(
         for k, (penalty, arch) in enumerate(zip(strategy.penalties, archs))
     )
     distribution_steps = preset.settings.joint_steps + preset.settings.distribution_steps
-    return result.SearchResult(
+    return SearchResult(
         method=config.method,
         space=space.name,
         dataset=preset.dataset,
         seed=config.seed,
         config=describe_config(config, preset),
-        versions=result.versions(),
+        versions=versions(),
         evaluations=distribution_steps * strategy.samples * len(strategy.penalties),
         wall_seconds=seconds,
         architectures=found,
@@ -190,8 +200,8 @@ def main(config: Config) -> None:
         state, seconds = run(search, config, workdir, checkpoints, console)
     found = summarise(search, state, config, preset, seconds)
     found.write(workdir / "result.json")
-    pareto.plot_pareto(found, workdir / "pareto.png")
-    console.print(progress.result_table(found))
+    plot_pareto(found, workdir / "pareto.png")
+    console.print(result_table(found))
     console.print(f"results in {workdir}")
 
 
@@ -200,26 +210,28 @@ def run(
 ) -> tuple[SearchState, float]:
     """Runs the search to its end from the newest checkpoint; returns its state and the seconds it took in all."""
     total = search.settings.total_steps
-    log = metrics_log.MetricsLog(workdir / "metrics.jsonl")
-    state = search.init(config.seed)
+    state, step, before = search.init(config.seed), 0, 0.0
     restored = checkpoints.restore_newest(state)
-    step = 0
     if restored is not None:
         state, step = restored.state, restored.step
         for skipped in restored.skipped:
             console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {step}: {skipped.path}")
         console.print(f"resuming after step {step} of {total}")
-    last = log.truncate_after(step)
-    before = last["wall_seconds"] if last else 0.0
-    started = saved = time.monotonic()
-    with progress.SearchDisplay(search.strategy.penalties, total, console=console) as display:
+    log_path = workdir / "metrics.jsonl"
+    with MetricsLog(log_path) as log, SearchDisplay(search.strategy.penalties, total, console) as display:
+        log.truncate_after(step)
+        if step:
+            before = max((record["wall_seconds"] for record in read_metrics(log_path)), default=0.0)
+        started = saved = time.monotonic()
         display.update(step, "compiling")
         for next_state, phase, metrics in search.run(state):
             state = next_state
-            lines = records(step, phase, metrics, before + time.monotonic() - started)
-            step += len(lines)
-            log.append(lines)
-            display.update(step, phase, **lines[-1])
+            steps = records(step, phase, metrics, before + time.monotonic() - started)
+            for record in steps:
+                log.append(record)
+            step += len(steps)
+            shown = {name: steps[-1][name] for name in SHOWN if name in steps[-1]}
+            display.update(step, phase, **shown)
             if time.monotonic() - saved >= config.checkpoint_seconds or step == total:
                 checkpoints.save(step, state)
                 saved = time.monotonic()

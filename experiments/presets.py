@@ -40,14 +40,14 @@ PRESETS: dict[str, Preset] = {
     "quickstart": Preset(
         dataset="digits",
         space="mbconv_digits",
-        penalties=(0.01, 0.05, 0.2, 0.8),
+        penalties=(0.02, 0.1, 0.4, 1.6),
         samples=4,
         valid_fraction=0.5,
         width=1.0,
         image_size=8,
         settings=SearchSettings(
-            weight_steps=600,
-            distribution_steps=150,
+            weight_steps=1500,
+            distribution_steps=300,
             batch_size=64,
             valid_batch_size=120,
             weight_samples=1,

@@ -254,7 +254,7 @@ def mbconv_digits(width: float = 1.0, image_size: int = 8, num_classes: int = 10
         "mbconv_digits",
         image_size=image_size,
         stem_channels=_scaled(16, width),
-        stages=((_scaled(16, width), 3, 1), (_scaled(32, width), 3, 2)),
+        stages=((_scaled(32, width), 6, 2),),
         operations=_six_and_skip(kernels=(3, 5)),
         head_channels=_scaled(128, width),
         num_classes=num_classes,
