@@ -1,0 +1,114 @@
+"""Host-side preparation: the halves on which weights and distributions learn, and smaller images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # datasets.py uses this module for its own test split
+    from jaxnas.data.datasets import ImageDataset
+
+# Images shrunk at a time, so that the wider sums stay in cache.
+RESIZE_BLOCK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A part of a data set.
+
+    Attributes:
+      images: uint8 [N, H, W, 3].
+      labels: int32 [N].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def split(dataset: ImageDataset, valid_fraction: float, seed: int) -> tuple[Split, Split]:
+    """Divides the training images in two, class by class: weights learn on one part, distributions on the other.
+
+    The test images take no part. The same arguments always give the same parts.
+
+    Args:
+      dataset: the data set.
+      valid_fraction: share of each class that goes into the second part, in (0, 1).
+      seed: of the random choice.
+
+    Returns:
+      (train, valid), disjoint, together all of the training images, each in the data set's order.
+
+    Raises:
+      ValueError: if `valid_fraction` is outside of (0, 1) or leaves a class without examples in one of the parts.
+    """
+    train, valid = stratified_partition(dataset.train_labels, valid_fraction, seed)
+    return (
+        Split(dataset.train_images[train], dataset.train_labels[train]),
+        Split(dataset.train_images[valid], dataset.train_labels[valid]),
+    )
+
+
+def stratified_partition(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of two parts of which the second has `fraction` of each class, rounded to whole examples.
+
+    Args:
+      labels: int [N].
+      fraction: in (0, 1).
+      seed: of the random choice.
+
+    Returns:
+      (rest, chosen), int64 arrays of increasing indices.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"valid_fraction must lie strictly between 0 and 1, got {fraction}")
+    generator = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = round(fraction * len(members))
+        if not 0 < count < len(members):
+            raise ValueError(
+                f"valid_fraction {fraction} gives {count} of the {len(members)} examples of class {label} to one part "
+                "and the rest to the other; each part needs at least one"
+            )
+        chosen[generator.permutation(members)[:count]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Shrinks square images by an integer factor, averaging over areas, rounded to the nearest value (halves up).
+
+    Args:
+      images: uint8 [N, H, H, 3].
+      size: height and width of the result; a divisor of H.
+
+    Returns:
+      uint8 [N, size, size, 3]; `images` itself where `size` is H.
+
+    Raises:
+      ValueError: if the images are not uint8 [N, H, H, 3] or `size` does not divide H.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2]:
+        raise ValueError(f"images must be square, uint8 [N, H, H, 3], got {images.dtype} {list(images.shape)}")
+    height = images.shape[1]
+    if not 1 <= size <= height or height % size:
+        divisors = ", ".join(str(divisor) for divisor in range(1, height + 1) if height % divisor == 0)
+        raise ValueError(f"size must divide the images' height {height} (one of {divisors}), got {size}")
+    factor = height // size
+    if factor == 1:
+        return images
+    area = factor * factor
+    small = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for begin in range(0, len(images), RESIZE_BLOCK):
+        block = images[begin : begin + RESIZE_BLOCK]
+        total = np.full((len(block), *small.shape[1:]), area // 2, np.uint32)
+        for row in range(factor):
+            for column in range(factor):
+                total += block[:, row::factor, column::factor]
+        small[begin : begin + len(block)] = total // area
+    return small
