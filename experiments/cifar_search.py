@@ -36,7 +36,6 @@ from jaxnas.spaces import SPACES
 from jaxnas.strategies import STRATEGIES
 from jaxnas.training import Search, SearchState, StepMetrics
 
-
 SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 

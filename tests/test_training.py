@@ -91,8 +91,8 @@ def test_metrics_say_what_was_measured(history):
     assert np.isfinite(joint.train_loss).all()
     assert np.isfinite(joint.loss).all()
     assert np.isnan(distributions.train_loss).all()
-    assert ((1 <= rest.ess) & (rest.ess <= 4)).all()
-    assert ((0.5 <= rest.convergence) & (rest.convergence <= 1)).all()
+    assert ((rest.ess >= 1) & (rest.ess <= 4)).all()
+    assert ((rest.convergence >= 0.5) & (rest.convergence <= 1)).all()
 
 
 def test_continuing_from_a_copy_is_the_same_search(search, history):

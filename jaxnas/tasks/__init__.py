@@ -1,0 +1,1 @@
+"""Problems to search on: `losses = evaluate(archs)`."""
