@@ -1,0 +1,18 @@
+"""What a search leaves behind: result.json, metrics.jsonl, pareto.png, and what it shows while it runs."""
+
+from jaxnas.report.metrics_log import MetricsLog, read_metrics
+from jaxnas.report.pareto import plot_pareto
+from jaxnas.report.progress import SearchDisplay, result_table
+from jaxnas.report.result import FoundArchitecture, SearchResult, read_result, versions
+
+__all__ = [
+    "FoundArchitecture",
+    "MetricsLog",
+    "SearchDisplay",
+    "SearchResult",
+    "plot_pareto",
+    "read_metrics",
+    "read_result",
+    "result_table",
+    "versions",
+]

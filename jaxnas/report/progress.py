@@ -1,0 +1,221 @@
+"""What a running search shows: a live table on a terminal, a plain line now and then elsewhere."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from jaxnas.report.result import SearchResult
+
+_LIVE_SECONDS, _LINE_SECONDS = 0.1, 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Snapshot:
+    """What `SearchDisplay.update` was told last; arrays are float [K]."""
+
+    step: int
+    phase: str
+    seconds_left: float | None
+    loss: np.ndarray | None
+    accuracy: np.ndarray | None
+    ess: np.ndarray | None
+    convergence: np.ndarray | None
+    train_loss: float | None
+    note: str
+
+
+class SearchDisplay:
+    """Shows a search on a console. Use it as a context manager.
+
+    On a terminal it is a live table with a row for each of the K distributions; elsewhere (a log file, continuous
+    integration) one line at the start, at each new phase, at the end, and every few seconds between.
+
+    Args:
+      penalties: [K], the penalty coefficients.
+      total_steps: steps of all phases together.
+      console: where to write; standard output if None.
+    """
+
+    def __init__(self, penalties: Sequence[float], total_steps: int, console: Console | None = None):
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        self.penalties = tuple(float(penalty) for penalty in penalties)
+        self.total_steps = total_steps
+        self.console = Console() if console is None else console
+        self._live = Live(console=self.console, refresh_per_second=8) if self.console.is_terminal else None
+        self._shown_at: float | None = None
+        self._shown_phase = ""
+        self._began: tuple[float, int] | None = None
+
+    def __enter__(self) -> "SearchDisplay":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(
+        self,
+        step: int,
+        phase: str,
+        *,
+        seconds_per_step: float | None = None,
+        seconds_left: float | None = None,
+        loss: ArrayLike | None = None,
+        accuracy: ArrayLike | None = None,
+        ess: ArrayLike | None = None,
+        convergence: ArrayLike | None = None,
+        train_loss: ArrayLike | None = None,
+        note: str = "",
+    ) -> bool:
+        """Shows the state of the search, if it is time to.
+
+        Cheap to call at every step: device arrays are fetched only when they are shown.
+
+        Args:
+          step: steps done, of all phases.
+          phase: name of the phase.
+          seconds_per_step: to reckon the time left with; measured since the first call if None.
+          seconds_left: the time left, where the caller knows better.
+          loss: [K] validation loss of each mode.
+          accuracy: [K] likewise, in [0, 1].
+          ess: [K] effective sample sizes.
+          convergence: [K] in [0, 1], how settled each theta_k is.
+          train_loss: mean loss of the weight step.
+          note: anything else, one short line.
+
+        Returns:
+          Whether it was shown.
+        """
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (now, step)
+        wait = _LINE_SECONDS if self._live is None else _LIVE_SECONDS
+        due = self._shown_at is None or now - self._shown_at >= wait
+        if not (due or phase != self._shown_phase or step >= self.total_steps):
+            return False
+        if seconds_left is None:
+            if seconds_per_step is None and step > self._began[1]:
+                seconds_per_step = (now - self._began[0]) / (step - self._began[1])
+            seconds_left = None if seconds_per_step is None else seconds_per_step * (self.total_steps - step)
+        loss, accuracy, ess, convergence = (self._array(value) for value in (loss, accuracy, ess, convergence))
+        train_loss = None if train_loss is None else float(np.asarray(train_loss))
+        snapshot = _Snapshot(int(step), phase, seconds_left, loss, accuracy, ess, convergence, train_loss, note)
+        self._shown_at, self._shown_phase = now, phase
+        if self._live is not None:
+            self._live.update(self._screen(snapshot))
+        else:
+            line = self._line(snapshot)
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return True
+
+    def _array(self, value: ArrayLike | None) -> np.ndarray | None:
+        if value is None:
+            return None
+        array = np.asarray(value, np.float64)
+        if array.shape != (len(self.penalties),):
+            raise ValueError(
+                f"arrays must have one number for each of {len(self.penalties)} penalties, got {array.shape}"
+            )
+        return array
+
+    def _head(self, shown: _Snapshot) -> list[str]:
+        parts = [f"step {shown.step}/{self.total_steps}", shown.phase]
+        if shown.seconds_left is not None:
+            parts.append(f"{_duration(shown.seconds_left)} left")
+        if shown.train_loss is not None:
+            parts.append(f"train loss {shown.train_loss:.3f}")
+        return parts
+
+    def _line(self, shown: _Snapshot) -> str:
+        parts = self._head(shown)
+        for name, values, digits in _columns(shown):
+            parts.append(f"{name} {' '.join(f'{value:.{digits}f}' for value in values)}")
+        return " | ".join(parts + ([shown.note] if shown.note else []))
+
+    def _screen(self, shown: _Snapshot) -> RenderableType:
+        head = Text("  ".join(self._head(shown)), style="bold")
+        bar = Table.grid(expand=True)  # A bar alone does not end its line.
+        bar.add_row(ProgressBar(total=self.total_steps, completed=shown.step))
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("penalty", justify="right")
+        columns = _columns(shown)
+        for name, _, _ in columns:
+            table.add_column(name, justify="right")
+        if shown.convergence is not None:
+            table.add_column("")
+        for k, penalty in enumerate(self.penalties):
+            row: list[RenderableType] = [
+                f"{penalty:.4g}",
+                *(f"{values[k]:.{digits}f}" for _, values, digits in columns),
+            ]
+            if shown.convergence is not None:
+                row.append(ProgressBar(total=1.0, completed=float(np.nan_to_num(shown.convergence[k])), width=20))
+            table.add_row(*row)
+        return Group(head, bar, table, *([Text(shown.note, style="dim")] if shown.note else []))
+
+
+def result_table(result: SearchResult) -> Table:
+    """The K networks of a search, a row each."""
+    table = Table(
+        title=f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}", title_justify="left"
+    )
+    for name in ("k", "penalty", "multiply-adds", "parameters", "loss", "accuracy", "probability"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("network", overflow="fold")
+    for found in result.architectures:
+        table.add_row(
+            str(found.k),
+            f"{found.penalty:.4g}",
+            _count(found.macs),
+            _count(found.params),
+            _optional(found.valid_loss, ".4f"),
+            _optional(found.valid_accuracy, ".1%"),
+            _optional(found.probability, ".3f"),
+            Text(found.description),  # Brackets in it are no markup.
+        )
+    return table
+
+
+def _columns(shown: _Snapshot) -> list[tuple[str, np.ndarray, int]]:
+    """Name, values [K] and decimals of what is known."""
+    accuracy = None if shown.accuracy is None else 100 * shown.accuracy
+    convergence = None if shown.convergence is None else 100 * shown.convergence
+    columns = [
+        ("loss", shown.loss, 3),
+        ("accuracy %", accuracy, 1),
+        ("effective samples", shown.ess, 1),
+        ("settled %", convergence, 0),
+    ]
+    return [(name, values, digits) for name, values, digits in columns if values is not None]
+
+
+def _duration(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _count(value: int) -> str:
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= unit:
+            return f"{value / unit:.2f}{name}"
+    return str(value)
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,228 @@
+import dataclasses
+import io
+import json
+
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxnas import report
+from jaxnas.report import FoundArchitecture, MetricsLog, SearchDisplay, SearchResult
+
+
+def make_result(accuracies=(0.91, 0.90, 0.89), macs=(50_000_000, 52_000_000, 20_000_000), **changes):
+    architectures = [
+        FoundArchitecture(k, 0.1 * k, (k, 1, 2), f"k3e3 [skip] {k}", 1000 + k, cost, 0.5, 0.7, accuracy)
+        for k, (accuracy, cost) in enumerate(zip(accuracies, macs))
+    ]
+    fields = {
+        "method": "importance_sampling",
+        "space": "nasbench_macro",
+        "dataset": "digits",
+        "seed": 3,
+        "config": {"penalties": (0.0, 0.1, 0.2)},
+        "versions": report.versions(),
+        "evaluations": 4000,
+        "wall_seconds": 1.5,
+        "architectures": architectures,
+    }
+    return SearchResult(**(fields | changes))
+
+
+def test_result_round_trip_and_schema(tmp_path):
+    result = make_result()
+    result.write(tmp_path / "new" / "result.json")
+    document = json.loads((tmp_path / "new" / "result.json").read_text())
+    assert list(document) == [
+        "method", "space", "dataset", "seed", "config", "versions", "evaluations", "wall_seconds", "architectures",
+    ]  # fmt: skip
+    assert list(document["architectures"][0]) == [
+        "k", "penalty", "encoding", "description", "params", "macs", "probability", "valid_loss", "valid_accuracy",
+    ]  # fmt: skip
+    assert set(document["versions"]) == {"python", "jaxnas", "jax", "jaxlib", "flax", "optax", "numpy"}
+    read = report.read_result(tmp_path / "new" / "result.json")
+    assert read == dataclasses.replace(result, config={"penalties": [0.0, 0.1, 0.2]})
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["result.json"]
+
+
+def test_result_takes_arrays_and_has_no_nan(tmp_path):
+    found = FoundArchitecture(
+        np.int64(0), jnp.float32(0.5), jnp.array([1, 2]), "a", np.int32(5), 6, jnp.bfloat16(0.5), np.nan, jnp.inf
+    )  # fmt: skip
+    make_result(architectures=[found], config={"path": tmp_path, "nan": float("nan")}).write(tmp_path / "r.json")
+    assert "NaN" not in (tmp_path / "r.json").read_text()
+    read = report.read_result(tmp_path / "r.json")
+    assert read.architectures == (FoundArchitecture(0, 0.5, (1, 2), "a", 5, 6, 0.5, None, None),)
+    assert read.config == {"path": str(tmp_path), "nan": None}
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    make_result().write(tmp_path / "result.json")
+    with pytest.raises(ValueError, match="must be made of numbers"):
+        make_result(config={"x": object()}).write(tmp_path / "result.json")
+    assert report.read_result(tmp_path / "result.json").seed == 3
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"method": "a"', "is not valid JSON"),
+        ("\x00\xff", "is not valid JSON"),
+        ("[]", "the file must be an object, is list"),
+        ('{"table": "t"}', "the file has no 'method'"),
+    ],
+)
+def test_foreign_files(tmp_path, text, match):
+    path = tmp_path / "result.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=match) as caught:
+        report.read_result(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"seed": "3"}, "'seed' of the file must be int, is '3'"),
+        ({"seed": True}, "'seed' of the file must be int"),
+        ({"architectures": [3]}, r"architectures\[0\] must be an object"),
+    ],
+)
+def test_wrong_fields(tmp_path, change, match):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(make_result().to_json() | change))
+    with pytest.raises(ValueError, match=match):
+        report.read_result(path)
+    with pytest.raises(ValueError, match="no search result at"):
+        report.read_result(tmp_path / "absent.json")
+
+
+def test_wrong_encoding(tmp_path):
+    document = make_result().to_json()
+    document["architectures"][1]["encoding"] = [0, "a"]
+    (tmp_path / "result.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"'encoding' of architectures\[1\]"):
+        report.read_result(tmp_path / "result.json")
+
+
+def test_architectures_are_ordered():
+    architectures = make_result().architectures
+    with pytest.raises(ValueError, match="ordered by penalty"):
+        make_result(architectures=architectures[::-1])
+    with pytest.raises(ValueError, match="one for each k"):
+        make_result(architectures=[architectures[0], architectures[0]])
+
+
+def test_metrics_hold_exact_numbers_and_no_nan(tmp_path):
+    with MetricsLog(tmp_path / "run" / "metrics.jsonl") as log:
+        log.append(
+            {"step": np.int32(1), "ess": jnp.array([0.1, jnp.nan]), "loss": np.float32(0.1), "inf": float("inf")}
+        )
+        log.append({"step": 2, "half": jnp.ones(2, jnp.bfloat16), "name": "joint"})
+        first, second = report.read_metrics(tmp_path / "run" / "metrics.jsonl")  # Readable while open.
+    assert first == {"step": 1, "ess": [float(np.float32(0.1)), None], "loss": float(np.float32(0.1)), "inf": None}
+    assert second == {"step": 2, "half": [1.0, 1.0], "name": "joint"}
+    with pytest.raises(ValueError, match="integer 'step'"):
+        log.append({"loss": 1.0})
+
+
+def test_metrics_are_cut_back_on_a_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        assert log.truncate_after(5) == 0
+        for step in range(1, 6):
+            log.append({"step": step})
+        assert log.truncate_after(3) == 2
+        log.append({"step": 4, "again": True})
+        assert log.truncate_after(4) == 0
+    assert [record["step"] for record in report.read_metrics(path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("half", ['{"step": 3, "lo', '{"step": 3}', "\x00\x00\x00"])
+def test_half_a_line(tmp_path, half):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n' + half)
+    assert [record["step"] for record in report.read_metrics(path)] == [1, 2]
+    with MetricsLog(path) as log:
+        log.append({"step": 3, "whole": 1})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "whole": 1}\n'
+    path.write_text('{"step": 1}\nrubbish\n{"step": 2}\n' + half)
+    with MetricsLog(path) as log:
+        log.truncate_after(1)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        make_result(),
+        make_result(accuracies=(None, None, None)),
+        make_result(accuracies=(0.5, None, 0.5), macs=(0, 0, 0)),
+        make_result(accuracies=np.linspace(0.9, 0.8, 16), macs=range(16_000, 0, -1000)),
+        make_result(architectures=[]),
+    ],
+)
+def test_pareto(tmp_path, result, recwarn):
+    report.plot_pareto(result, tmp_path / "pareto.png")
+    picture = matplotlib.image.imread(tmp_path / "pareto.png")
+    assert picture.shape[0] > 300
+    assert picture.std() > 0.01
+    assert [path.name for path in tmp_path.iterdir()] == ["pareto.png"]
+    assert not recwarn.list
+    with pytest.raises(ValueError, match="cost must be one of macs, params, got 'flops'"):
+        report.plot_pareto(result, tmp_path / "pareto.png", cost="flops")
+
+
+def test_dominated():
+    from jaxnas.report.pareto import _dominated
+
+    costs, accuracies = np.array([1.0, 2.0, 3.0, 2.0, 1.0]), np.array([0.5, 0.7, 0.6, 0.7, 0.4])
+    assert _dominated(costs, accuracies).tolist() == [False, False, True, False, True]
+
+
+def test_display_without_a_terminal():
+    console = Console(file=io.StringIO(), width=40)
+    with SearchDisplay((0.1, 0.3), 1000, console) as display:
+        for step in range(1001):
+            phase = "weights" if step < 500 else "joint"
+            display.update(
+                step, phase, seconds_per_step=0.5, loss=jnp.array([1.0, 2.0]), accuracy=[0.5, float("nan")],
+                ess=[3.0, 4.0], convergence=[0.0, 0.5], train_loss=jnp.float32(1.25), note="[batch 64]",
+            )  # fmt: skip
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 3  # At the start, at the new phase, at the end.
+    assert lines[0] == (
+        "step 0/1000 | weights | 8 min 20 s left | train loss 1.250 | loss 1.000 2.000 | accuracy % 50.0 nan"
+        " | effective samples 3.0 4.0 | settled % 0 50 | [batch 64]"
+    )
+    assert lines[1].startswith("step 500/1000 | joint")
+    assert "\x1b" not in console.file.getvalue()
+
+
+def test_display_on_a_terminal():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    with SearchDisplay((0.1, 0.3), 10, console) as display:
+        assert display.update(10, "joint", loss=[1.0, 2.0], convergence=[0.25, np.nan], note="resumed")
+    lines = [line.split("\x1b[2K")[-1].rstrip() for line in console.file.getvalue().splitlines()]
+    text = "\n".join(lines)
+    assert "step 10/10  joint" in text
+    assert "penalty   loss  settled %" in text
+    assert "    0.3  2.000        nan" in text
+    assert "resumed" in text
+    with pytest.raises(ValueError, match="one number for each of 2 penalties"):
+        SearchDisplay((0.1, 0.3), 10, Console(file=io.StringIO())).update(1, "joint", loss=[1.0])
+
+
+def test_result_table():
+    console = Console(file=io.StringIO(), width=150)
+    result = make_result(accuracies=(0.91, None, 0.5))
+    console.print(report.result_table(result))
+    text = console.file.getvalue()
+    assert "k3e3 [skip] 1" in text
+    assert "52.00 M" in text
+    assert "91.0%" in text
+    assert "importance_sampling on nasbench_macro, digits, seed 3" in text
