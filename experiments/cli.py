@@ -8,17 +8,23 @@ from typing import TypeVar
 
 import tyro
 
+from jaxnas.checkpoint import CheckpointError
+from jaxnas.data import DatasetNotFoundError
+from jaxnas.training import NonFiniteLossError
+
 Config = TypeVar("Config")
 
 BAD_INPUT = 2  # exit code, as of argparse
+FAILED = 1  # exit code of a run that broke off; what it had saved is whole
 _BOX = "─│╭╮╰╯ "
 
 
 def run(main: Callable[[Config], None], config_type: type[Config], arguments: Sequence[str] | None = None) -> None:
     """Parses the command line into `config_type` and calls `main` with it.
 
-    Whatever is wrong with the input, on the command line or in a file that it names (ValueError, OSError), becomes one
-    line on stderr and exit code 2. Other exceptions are faults of the program and keep their traceback.
+    Whatever is wrong with the input, on the command line or in a file that it names (ValueError, OSError), becomes its
+    message on stderr, one line, and exit code 2; a run that cannot go on (a loss that is no number, a full disk) the
+    same with exit code 1. Other exceptions are faults of the program and keep their traceback.
 
     Args:
       main: the experiment.
@@ -32,8 +38,12 @@ def run(main: Callable[[Config], None], config_type: type[Config], arguments: Se
         # str() of an OSError opens with its number, which helps nobody.
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}")
+    except DatasetNotFoundError as error:
+        _fail(str(error))  # two lines: how to get it, and what needs no files
     except ValueError as error:
-        _fail(str(error))
+        _fail(" ".join(str(error).split()))
+    except (CheckpointError, NonFiniteLossError) as error:
+        _fail(str(error), FAILED)
 
 
 def _parse(config_type: type[Config], arguments: Sequence[str] | None) -> Config:
@@ -60,7 +70,6 @@ def _first_paragraph(message: str) -> str:
     return " ".join(body.split()) or "the command line could not be read; see --help"
 
 
-def _fail(message: str) -> None:
-    one_line = " ".join(message.split())
-    print(f"error: {one_line}", file=sys.stderr)
-    raise SystemExit(BAD_INPUT)
+def _fail(message: str, code: int = BAD_INPUT) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)

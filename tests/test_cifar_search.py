@@ -15,10 +15,12 @@ import pytest
 
 from experiments import cifar_search, cli
 from jaxnas.checkpoint import Checkpoints
+from tests import tiny_search  # noqa: F401 (registers the space)
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "--dataset=digits",
+    "--space=tiny",
     "--penalties", "0.01", "0.5",
     "--samples=2",
     "--weight-steps=6",
@@ -37,7 +39,7 @@ def cache(tmp_path_factory):
 
 
 def command(workdir, *arguments):
-    return [sys.executable, "-m", "experiments.cifar_search", f"--workdir={workdir}", *SMALL, *arguments]
+    return [sys.executable, "-m", "tests.tiny_search", f"--workdir={workdir}", *SMALL, *arguments]
 
 
 def search(workdir, cache, *arguments):
@@ -66,6 +68,7 @@ def tyro_config(workdir, seed):
     return cifar_search.Config(
         workdir=workdir,
         dataset="digits",
+        space="tiny",
         penalties=(0.01, 0.5),
         samples=2,
         weight_steps=6,
@@ -96,7 +99,7 @@ def test_writes_the_contract(undisturbed):
     result = json.loads((undisturbed / "result.json").read_text())
     assert (result["method"], result["space"], result["dataset"], result["seed"]) == (
         "importance",
-        "mbconv_digits",
+        "tiny",
         "digits",
         0,
     )
@@ -106,9 +109,10 @@ def test_writes_the_contract(undisturbed):
     assert [found["penalty"] for found in result["architectures"]] == [0.01, 0.5]
     for k, found in enumerate(result["architectures"]):
         assert found["k"] == k
-        assert len(found["encoding"]) == 6
+        assert len(found["encoding"]) == 2
         assert found["params"] > 0
         assert found["macs"] > 0
+        assert found["description"].count("|") == 1
         assert 0 < found["probability"] <= 1
         assert 0 <= found["valid_accuracy"] <= 1
     assert (undisturbed / "pareto.png").stat().st_size > 5000
