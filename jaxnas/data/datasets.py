@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn.datasets
 
 from jaxnas.data.split import stratified_partition
 
@@ -106,6 +105,8 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], 
 def _load_digits(data_dir: Path) -> ImageDataset:
     """1,797 handwritten digits, 8x8, that come with scikit-learn; a fixed, stratified fifth of them is the test set."""
     del data_dir  # part of the package
+    import sklearn.datasets  # here, because it takes seconds to import and only this data set needs it
+
     digits = sklearn.datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     images = np.repeat(images[..., None], 3, axis=-1)
