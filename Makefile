@@ -12,7 +12,7 @@ search: install
 	$(BIN)/python -m experiments.cifar_search --preset quickstart $(RUNS)
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" --doctest-modules --cov=jaxnas --cov-fail-under=85 --cov-report=term:skip-covered jaxnas tests
+	$(BIN)/python -m pytest -m "not slow" --doctest-modules --cov=jaxnas --cov-fail-under=85 --cov-report=term:skip-covered -n auto jaxnas tests
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow tests

@@ -123,7 +123,8 @@ def build(config: Config, preset: Preset) -> Search:
             dataclasses.replace(part, images=data.resize(part.images, preset.image_size)) for part in (train, valid)
         )
     proxy = SPACES[preset.space](width=preset.width, image_size=preset.image_size, num_classes=dataset.num_classes)
-    return Search(strategy, supernet.build(proxy), dataset, train, valid, preset.settings)
+    gather = supernet.resolve_batching(preset.settings.batching) == "vmap"
+    return Search(strategy, supernet.build(proxy, gather), dataset, train, valid, preset.settings)
 
 
 def summarise(search: Search, state: SearchState, config: Config, preset: Preset, seconds: float) -> SearchResult:

@@ -1,8 +1,9 @@
 """Search spaces as data. `SPACES` names them all; each entry builds one."""
 
+from collections.abc import Callable
+
 from jaxnas.spaces.base import Decision, SearchSpace
 from jaxnas.spaces.mbconv import (
-    SPACES,
     MBConvSpace,
     mbconv_cifar10,
     mbconv_digits,
@@ -10,9 +11,20 @@ from jaxnas.spaces.mbconv import (
     mbconv_space,
     nasbench_macro,
 )
+from jaxnas.spaces.nasbench201 import CellSpace, nasbench201
+
+# Every entry takes `width`, `image_size` and `num_classes`, all with defaults.
+SPACES: dict[str, Callable[..., SearchSpace]] = {
+    "mbconv_cifar10": mbconv_cifar10,
+    "mbconv_imagenet": mbconv_imagenet,
+    "nasbench_macro": nasbench_macro,
+    "mbconv_digits": mbconv_digits,
+    "nasbench201": nasbench201,
+}
 
 __all__ = [
     "SPACES",
+    "CellSpace",
     "Decision",
     "MBConvSpace",
     "SearchSpace",
@@ -20,5 +32,6 @@ __all__ = [
     "mbconv_digits",
     "mbconv_imagenet",
     "mbconv_space",
+    "nasbench201",
     "nasbench_macro",
 ]

@@ -121,3 +121,8 @@ class SearchSpace:
     def sample_uniform(self, rng: np.random.Generator, samples: int) -> np.ndarray:
         """Uniform random architectures on the host, int32 [samples, D]."""
         return np.stack([rng.integers(n, size=samples) for n in self.num_choices], axis=1).astype(np.int32)
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """Channels times width, kept a multiple of 8 as MobileNet does; width 1 leaves them as they are."""
+    return channels if width == 1 else max(8, int(channels * width + 4) // 8 * 8)

@@ -7,11 +7,11 @@ MobileNetV2 (arXiv 1801.04381) and ProxylessNAS (arXiv 1812.00332); `nasbench_ma
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxnas.cost import AdditiveCost
-from jaxnas.spaces.base import Decision, SearchSpace
+from jaxnas.spaces.base import Decision, SearchSpace, scaled_channels
 
 
 @dataclass(frozen=True)
@@ -198,22 +198,17 @@ def _six_and_skip(kernels: Sequence[int] = (3, 5, 7)) -> tuple[Operation, ...]:
     return tuple(Operation(kernel, expansion) for kernel in kernels for expansion in (3, 6)) + (SKIP,)
 
 
-def _scaled(channels: int, width: float) -> int:
-    """Channels times width, kept a multiple of 8 as MobileNet does."""
-    return channels if width == 1 else max(8, int(channels * width + 4) // 8 * 8)
-
-
 def mbconv_cifar10(width: float = 1.0, image_size: int = 32, num_classes: int = 10) -> MBConvSpace:
     """16 searched layers for 32x32 images, as in ASNG-NAS's MBConv experiments; stride 2 at the sixth layer."""
     stages = ((24, 2, 1), (32, 3, 1), (64, 4, 2), (96, 3, 1), (160, 3, 1), (320, 1, 1))
     return mbconv_space(
         "mbconv_cifar10",
         image_size=image_size,
-        stem_channels=_scaled(32, width),
-        first_channels=_scaled(16, width),
-        stages=tuple((_scaled(channels, width), count, stride) for channels, count, stride in stages),
+        stem_channels=scaled_channels(32, width),
+        first_channels=scaled_channels(16, width),
+        stages=tuple((scaled_channels(channels, width), count, stride) for channels, count, stride in stages),
         operations=_six_and_skip(),
-        head_channels=_scaled(1280, width),
+        head_channels=scaled_channels(1280, width),
         num_classes=num_classes,
     )
 
@@ -224,12 +219,12 @@ def mbconv_imagenet(width: float = 1.0, image_size: int = 224, num_classes: int 
     return mbconv_space(
         "mbconv_imagenet",
         image_size=image_size,
-        stem_channels=_scaled(32, width),
+        stem_channels=scaled_channels(32, width),
         stem_stride=2,
-        first_channels=_scaled(16, width),
-        stages=tuple((_scaled(channels, width), count, stride) for channels, count, stride in stages),
+        first_channels=scaled_channels(16, width),
+        stages=tuple((scaled_channels(channels, width), count, stride) for channels, count, stride in stages),
         operations=_six_and_skip(),
-        head_channels=_scaled(1280, width),
+        head_channels=scaled_channels(1280, width),
         num_classes=num_classes,
     )
 
@@ -239,11 +234,11 @@ def nasbench_macro(width: float = 1.0, image_size: int = 32, num_classes: int = 
     return mbconv_space(
         "nasbench_macro",
         image_size=image_size,
-        stem_channels=_scaled(32, width),
-        stages=tuple((_scaled(channels, width), count, 2) for channels, count in ((64, 2), (128, 3), (256, 3))),
+        stem_channels=scaled_channels(32, width),
+        stages=tuple((scaled_channels(channels, width), count, 2) for channels, count in ((64, 2), (128, 3), (256, 3))),
         operations=(SKIP, Operation(3, 3), Operation(5, 6)),
         project_skip=True,
-        head_channels=_scaled(1280, width),
+        head_channels=scaled_channels(1280, width),
         num_classes=num_classes,
     )
 
@@ -253,17 +248,9 @@ def mbconv_digits(width: float = 1.0, image_size: int = 8, num_classes: int = 10
     return mbconv_space(
         "mbconv_digits",
         image_size=image_size,
-        stem_channels=_scaled(16, width),
-        stages=((_scaled(32, width), 6, 2),),
+        stem_channels=scaled_channels(16, width),
+        stages=((scaled_channels(32, width), 6, 2),),
         operations=_six_and_skip(kernels=(3, 5)),
-        head_channels=_scaled(128, width),
+        head_channels=scaled_channels(128, width),
         num_classes=num_classes,
     )
-
-
-SPACES: dict[str, Callable[..., MBConvSpace]] = {
-    "mbconv_cifar10": mbconv_cifar10,
-    "mbconv_imagenet": mbconv_imagenet,
-    "nasbench_macro": nasbench_macro,
-    "mbconv_digits": mbconv_digits,
-}

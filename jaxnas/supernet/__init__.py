@@ -1,6 +1,39 @@
 """Weight-sharing supernets: `apply(params, images, arch) -> logits`, written for one architecture."""
 
+import functools
+
+import flax.linen as nn
+
+from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.supernet.batching import BATCHINGS, evaluate, gradient, resolve_batching
+from jaxnas.supernet.cell import CellSupernet
 from jaxnas.supernet.mbconv import MBConvSupernet
 
-__all__ = ["BATCHINGS", "MBConvSupernet", "evaluate", "gradient", "resolve_batching"]
+
+@functools.singledispatch
+def build(space: SearchSpace, gather: bool = False) -> nn.Module:
+    """The supernet for a space, chosen by the type of the space.
+
+    A new kind of space needs one line: `build.register(MySpace, MySupernet)`.
+
+    Args:
+      space: the search space.
+      gather: make it for `vmap` over architectures, gathering the chosen operations where it can, not for `map`.
+
+    Returns:
+      A module with `space`, `__call__(images, arch)` and `init_params(key)`.
+
+    Raises:
+      ValueError: if no supernet is registered for this type of space.
+    """
+    known = ", ".join(kind.__name__ for kind in build.registry if kind is not object)
+    raise ValueError(
+        f"space must be of a type that has a supernet ({known}), got {type(space).__name__}; "
+        "add one with build.register(TypeOfSpace, Supernet)"
+    )
+
+
+build.register(MBConvSpace, MBConvSupernet)
+build.register(CellSpace, lambda space, gather=False: CellSupernet(space))
+
+__all__ = ["BATCHINGS", "CellSupernet", "MBConvSupernet", "build", "evaluate", "gradient", "resolve_batching"]

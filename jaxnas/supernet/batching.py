@@ -1,7 +1,8 @@
 """Many architectures on one minibatch: all at once under `vmap`, or one after the other under `map`.
 
-Under `vmap` a choice becomes a selection among all operations of a layer, computed in one large batch, which suits
-accelerators; under `map` only the chosen operation is computed, which suits CPUs. Both give the same numbers.
+Under `vmap` all architectures are one large batch, which suits accelerators; build the supernet with `gather=True`, or
+a choice becomes a selection among all operations of a layer, every one computed. Under `map` only the chosen operation
+is computed, which suits CPUs. Both give the same numbers.
 """
 
 from collections.abc import Callable

@@ -36,6 +36,26 @@ def constant(value: float, *shape: int) -> Array:
     return Array(shape, value, 0.0)
 
 
+def norm(*shape: int) -> dict[str, Array]:
+    """Batch norm's scale 1 and bias 0; the last axis is the channels, axes before it stack layers."""
+    return {"scale": constant(1.0, *shape), "bias": constant(0.0, *shape)}
+
+
+def conv(size: int, in_channels: int, out_channels: int, *, stack: tuple[int, ...] = ()) -> dict[str, Array]:
+    """A full convolution with batch norm: kernel [size, size, in, out], or [in, out] if the size is 1.
+
+    Axes in `stack` come first in every array: as many layers of one shape.
+    """
+    window = () if size == 1 else (size, size)
+    kernel = he_normal(*stack, *window, in_channels, out_channels, fan_in=size**2 * in_channels)
+    return {"kernel": kernel, **norm(*stack, out_channels)}
+
+
+def classifier(features: int, num_classes: int) -> dict[str, Array]:
+    """A linear layer whose first logits are small, so that all architectures start near the uniform prediction."""
+    return {"kernel": normal(features, num_classes, deviation=0.01), "bias": constant(0.0, num_classes)}
+
+
 def draw(key: jax.Array, arrays: Any) -> Any:
     """Draws a tree of float32 arrays.
 

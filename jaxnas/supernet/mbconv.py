@@ -6,7 +6,6 @@ nothing (METHOD, traps). The network is a pure function of a dictionary of array
 
 import functools
 import itertools
-from typing import Any
 
 import chex
 import flax.linen as nn
@@ -14,45 +13,33 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import Layer, MBConvSpace, Operation
-from jaxnas.supernet import init, ops
-
-Params = dict[str, Any]
-
-
-def _norm(channels: int) -> Params:
-    return {"scale": init.constant(1.0, channels), "bias": init.constant(0.0, channels)}
-
-
-def _pointwise(in_channels: int, out_channels: int) -> Params:
-    return {"kernel": init.he_normal(in_channels, out_channels, fan_in=in_channels), **_norm(out_channels)}
+from jaxnas.supernet import gathered, init, ops
+from jaxnas.supernet.choice import Branches, Params, switch_with_recompute
+from jaxnas.supernet.conv import full_conv
 
 
 def _operation(layer: Layer, operation: Operation) -> Params:
     if operation.is_skip:
-        return {} if layer.keeps_shape else _pointwise(layer.in_channels, layer.out_channels)
+        return {} if layer.keeps_shape else init.conv(1, layer.in_channels, layer.out_channels)
     inner, size = layer.in_channels * operation.expansion, operation.kernel
     arrays = {
-        "depthwise": {"kernel": init.he_normal(size, size, inner, fan_in=size**2), **_norm(inner)},
-        "project": _pointwise(inner, layer.out_channels),
+        "depthwise": {"kernel": init.he_normal(size, size, inner, fan_in=size**2), **init.norm(inner)},
+        "project": init.conv(1, inner, layer.out_channels),
     }
     if operation.expansion > 1:
-        arrays["expand"] = _pointwise(layer.in_channels, inner)
+        arrays["expand"] = init.conv(1, layer.in_channels, inner)
     return arrays
 
 
 def declare(space: MBConvSpace) -> Params:
     """The arrays of the supernet: a tree of `init.Array`, by layer and then by the operation's name."""
-    stem = {"kernel": init.he_normal(3, 3, 3, space.stem_channels, fan_in=27), **_norm(space.stem_channels)}
-    classifier = {
-        "kernel": init.normal(space.head_channels, space.num_classes, deviation=0.01),
-        "bias": init.constant(0.0, space.num_classes),
-    }
-    arrays = {"stem": stem}
+    arrays = {"stem": init.conv(3, 3, space.stem_channels)}
     for prefix, layers in (("fixed", space.fixed_layers), ("layer", space.layers)):
         for index, layer in enumerate(layers):
             arrays[f"{prefix}_{index + 1}"] = {op.name: _operation(layer, op) for op in layer.operations}
-    head = _pointwise(space.layers[-1].out_channels, space.head_channels)
-    return {**arrays, "head": head, "classifier": classifier}
+    arrays["head"] = init.conv(1, space.layers[-1].out_channels, space.head_channels)
+    arrays["classifier"] = init.classifier(space.head_channels, space.num_classes)
+    return arrays
 
 
 def _norm_act(params: Params, x: jax.Array, relu6: bool) -> jax.Array:
@@ -75,15 +62,19 @@ def apply_operation(params: Params, x: jax.Array, layer: Layer, operation: Opera
     return x + h if layer.keeps_shape else h
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.cache
+def _branches(layer: Layer) -> Branches:
+    return tuple(
+        (operation.name, functools.partial(apply_operation, layer=layer, operation=operation))
+        for operation in layer.operations
+    )
+
+
 def apply_layer(params: Params, x: jax.Array, choice: jax.Array, layer: Layer) -> jax.Array:
     """The chosen operation of a layer.
 
-    Differentiating a `switch` would store the residuals of every branch; here they are the inputs alone, and the
-    backward pass computes the chosen branch again.
-
     Args:
-      params: weights of all choices, see `init_layer`.
+      params: weights of all choices, see `declare`.
       x: float [B, H, W, in_channels].
       choice: int32 [], index of the operation.
       layer: the layer.
@@ -91,42 +82,18 @@ def apply_layer(params: Params, x: jax.Array, choice: jax.Array, layer: Layer) -
     Returns:
       float [B, H', W', out_channels].
     """
-    branches = [
-        functools.partial(lambda operation, p, h: apply_operation(p[operation.name], h, layer, operation), operation)
-        for operation in layer.operations
-    ]
-    if len(branches) == 1:
-        return branches[0](params, x)
-    return jax.lax.switch(choice, branches, params, x)
+    return switch_with_recompute(_branches(layer), choice, params, x)
 
 
-def _apply_layer_forward(params: Params, x: jax.Array, choice: jax.Array, layer: Layer):
-    return apply_layer(params, x, choice, layer), (params, x, choice)
-
-
-def _apply_layer_backward(layer: Layer, residuals, gradient: jax.Array):
-    params, x, choice = residuals
-
-    def branch(operation: Operation, params: Params, x: jax.Array, gradient: jax.Array):
-        _, vjp = jax.vjp(lambda p, h: apply_operation(p, h, layer, operation), params[operation.name], x)
-        params_gradient, x_gradient = vjp(gradient)
-        return {**jax.tree.map(jnp.zeros_like, params), operation.name: params_gradient}, x_gradient
-
-    branches = [functools.partial(branch, operation) for operation in layer.operations]
-    if len(branches) == 1:
-        return *branches[0](params, x, gradient), None
-    return *jax.lax.switch(choice, branches, params, x, gradient), None
-
-
-apply_layer.defvjp(_apply_layer_forward, _apply_layer_backward)
-
-
-def _scan_step(layer: Layer, x: jax.Array, params_and_choice: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
+def _scan_step(
+    layer: Layer, gather: bool, x: jax.Array, params_and_choice: tuple[Params, jax.Array]
+) -> tuple[jax.Array, None]:
     params, choice = params_and_choice
-    return apply_layer(params, x, choice, layer), None
+    apply = gathered.apply_layer if gather and gathered.supports(layer) else apply_layer
+    return apply(params, x, choice, layer), None
 
 
-def forward(params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpace) -> jax.Array:
+def forward(params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpace, gather: bool = False) -> jax.Array:
     """Logits of one architecture.
 
     Args:
@@ -134,19 +101,14 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpa
       images: float [B, H, W, 3].
       arch: int32 [D].
       space: the search space.
+      gather: whether chosen operations are gathered, which suits `vmap` over architectures, or switched between.
 
     Returns:
       float [B, classes].
     """
     chex.assert_rank([images, arch], [4, 1])
     chex.assert_shape(arch, (len(space.layers),))
-    x = jax.lax.conv_general_dilated(
-        images,
-        params["stem"]["kernel"],
-        (space.stem_stride, space.stem_stride),
-        [(1, 1), (1, 1)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    x = full_conv(images, params["stem"]["kernel"], space.stem_stride)
     x = _norm_act(params["stem"], x, relu6=True)
     for index, layer in enumerate(space.fixed_layers):
         x = apply_layer(params[f"fixed_{index + 1}"], x, jnp.int32(0), layer)
@@ -154,13 +116,12 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpa
     for layer, group in itertools.groupby(enumerate(space.layers), key=lambda item: item[1]):
         indices = [index for index, _ in group]
         layer_params = [params[f"layer_{index + 1}"] for index in indices]
+        step = functools.partial(_scan_step, layer, gather)
         if len(indices) == 1:
-            x = apply_layer(layer_params[0], x, arch[indices[0]], layer)
+            x, _ = step(x, (layer_params[0], arch[indices[0]]))
         else:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
-            choices = arch[indices[0] : indices[-1] + 1]
-            step = functools.partial(_scan_step, layer)
-            x, _ = jax.lax.scan(step, x, (stacked, choices))
+            x, _ = jax.lax.scan(step, x, (stacked, arch[indices[0] : indices[-1] + 1]))
     x = _norm_act(params["head"], ops.pointwise_conv(x, params["head"]["kernel"]), relu6=True)
     return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
 
@@ -173,9 +134,11 @@ class MBConvSupernet(nn.Module):
 
     Attributes:
       space: the search space.
+      gather: whether chosen operations are gathered (for `vmap` over architectures) or switched between.
     """
 
     space: MBConvSpace
+    gather: bool = False
 
     @nn.compact
     def parameters(self) -> Params:
@@ -184,7 +147,7 @@ class MBConvSupernet(nn.Module):
 
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
-        return forward(self.parameters(), images, arch, self.space)
+        return forward(self.parameters(), images, arch, self.space, self.gather)
 
     def init_params(self, key: jax.Array) -> Params:
         """He-initialised weights of all choices, without running the network."""

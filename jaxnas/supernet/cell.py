@@ -1,0 +1,191 @@
+"""The cell supernet: every choice of every edge of every cell has its own weights, an architecture picks one for each.
+
+All cells of a network share the architecture, not the weights. Batch norm uses the statistics of the minibatch, for
+each architecture its own, as in the MBConv supernet.
+"""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.spaces.nasbench201 import EDGES, KERNELS, OPERATIONS, CellSpace
+from jaxnas.supernet import init, ops
+from jaxnas.supernet.choice import Params, switch_with_recompute
+from jaxnas.supernet.conv import full_conv
+
+
+def _edge_name(source: int, target: int) -> str:
+    return f"edge_{source}_{target}"
+
+
+def _stage(channels: int, cells: int) -> Params:
+    edge = {
+        name: init.conv(KERNELS[name], channels, channels, stack=(cells,)) if name in KERNELS else {}
+        for name in OPERATIONS
+    }
+    return {_edge_name(*nodes): edge for nodes in EDGES}
+
+
+def _reduction(in_channels: int) -> Params:
+    channels = 2 * in_channels
+    return {
+        "conv_1": init.conv(3, in_channels, channels),
+        "conv_2": init.conv(3, channels, channels),
+        "shortcut": {"kernel": init.he_normal(in_channels, channels, fan_in=in_channels)},
+    }
+
+
+def declare(space: CellSpace) -> Params:
+    """The arrays of the supernet, a tree of `init.Array`; those of a stage have a leading axis of its N cells."""
+    arrays = {"stem": init.conv(3, 3, space.channels)}
+    for index, channels in enumerate(space.stage_channels, start=1):
+        arrays[f"stage_{index}"] = _stage(channels, space.cells)
+    for index, channels in enumerate(space.stage_channels[:-1], start=1):
+        arrays[f"reduction_{index}"] = _reduction(channels)
+    last = space.stage_channels[-1]
+    return {**arrays, "head": init.norm(last), "classifier": init.classifier(last, space.num_classes)}
+
+
+def _conv_norm(params: Params, x: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolution and batch norm; the kernel is [in, out], or [3, 3, in, out] with padding 1."""
+    kernel = params["kernel"]
+    x = ops.pointwise_conv(x, kernel) if kernel.ndim == 2 else full_conv(x, kernel, stride)
+    return ops.batch_norm(x, params["scale"], params["bias"])
+
+
+def _window_sum(x: jax.Array, axis: int) -> jax.Array:
+    length = x.shape[axis]
+    padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)])
+    return sum(jax.lax.slice_in_dim(padded, start, start + length, axis=axis) for start in range(3))
+
+
+def average_pool(x: jax.Array) -> jax.Array:
+    """3x3 average over the neighbours inside the image, stride 1: [B, H, W, C] -> [B, H, W, C].
+
+    Shifted sums, one axis after the other, are twice as fast as `reduce_window` on CPUs.
+    """
+    rows, columns = (sum(np.eye(size, k=offset) for offset in (-1, 0, 1)).sum(1) for size in x.shape[1:3])
+    weights = (1 / np.outer(rows, columns))[:, :, None]
+    return _window_sum(_window_sum(x, 1), 2) * weights.astype(x.dtype)
+
+
+def _relu_conv_norm(params: Params, x: jax.Array) -> jax.Array:
+    return _conv_norm(params, jax.nn.relu(x))
+
+
+_BRANCHES = tuple(
+    {
+        "none": lambda params, x: jnp.zeros_like(x),
+        "skip_connect": lambda params, x: x,
+        "nor_conv_1x1": _relu_conv_norm,
+        "nor_conv_3x3": _relu_conv_norm,
+        "avg_pool_3x3": lambda params, x: average_pool(x),
+    }.items()
+)
+chex.assert_equal(tuple(name for name, _ in _BRANCHES), OPERATIONS)
+
+
+def apply_edge(params: Params, x: jax.Array, choice: jax.Array) -> jax.Array:
+    """The chosen operation of an edge.
+
+    Args:
+      params: weights of all choices, by the names of the operations.
+      x: float [B, H, W, channels], the edge's source node.
+      choice: int32 [], index of the operation.
+
+    Returns:
+      float [B, H, W, channels]; exactly 0 for "none" and exactly x for "skip_connect".
+    """
+    return switch_with_recompute(_BRANCHES, choice, params, x)
+
+
+def apply_cell(params: Params, x: jax.Array, arch: jax.Array) -> jax.Array:
+    """One cell.
+
+    Args:
+      params: weights of all choices of its edges, by the names of the edges.
+      x: float [B, H, W, channels], node 0.
+      arch: int32 [D].
+
+    Returns:
+      float [B, H, W, channels], the last node.
+    """
+    nodes = [x]
+    for target in range(1, max(target for _, target in EDGES) + 1):
+        incoming = [
+            apply_edge(params[_edge_name(*edge)], nodes[edge[0]], arch[index])
+            for index, edge in enumerate(EDGES)
+            if edge[1] == target
+        ]
+        nodes.append(sum(incoming[1:], start=incoming[0]))
+    return nodes[-1]
+
+
+def apply_reduction(params: Params, x: jax.Array) -> jax.Array:
+    """The residual block between stages: [B, H, W, C] -> [B, H / 2, W / 2, 2 C]."""
+    h = _conv_norm(params["conv_1"], jax.nn.relu(x), stride=2)
+    h = _conv_norm(params["conv_2"], jax.nn.relu(h))
+    batch, height, width, channels = x.shape
+    pooled = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    return h + ops.pointwise_conv(pooled, params["shortcut"]["kernel"])
+
+
+def forward(params: Params, images: jax.Array, arch: jax.Array, space: CellSpace) -> jax.Array:
+    """Logits of one architecture.
+
+    Args:
+      params: weights, see `CellSupernet`.
+      images: float [B, H, W, 3], H and W multiples of 4.
+      arch: int32 [D].
+      space: the search space.
+
+    Returns:
+      float [B, classes].
+
+    Raises:
+      ValueError: if the images cannot be halved twice.
+    """
+    chex.assert_rank([images, arch], [4, 1])
+    chex.assert_shape(arch, (len(EDGES),))
+    if images.shape[1] % 4 or images.shape[2] % 4:
+        raise ValueError(f"images must have height and width that are multiples of 4, got shape {images.shape}")
+
+    def step(x: jax.Array, cell_params: Params) -> tuple[jax.Array, None]:
+        return apply_cell(cell_params, x, arch), None
+
+    x = _conv_norm(params["stem"], images)
+    for stage in range(1, len(space.stage_channels) + 1):
+        if stage > 1:
+            x = apply_reduction(params[f"reduction_{stage - 1}"], x)
+        # The program holds one copy of a stage's cells, which compiles faster.
+        x, _ = jax.lax.scan(step, x, params[f"stage_{stage}"])
+    x = jax.nn.relu(ops.batch_norm(x, params["head"]["scale"], params["head"]["bias"]))
+    return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+
+
+class CellSupernet(nn.Module):
+    """Supernet of a cell space: `apply({"params": params}, images, arch) -> logits`.
+
+    Parameters are `stem`, `stage_1`, `reduction_1`, `stage_2`, `reduction_2`, `stage_3`, `head` and `classifier`; a
+    stage holds one entry for each edge, `edge_0_1`.., with one entry for each choice, its arrays stacked over cells.
+
+    Attributes:
+      space: the search space.
+    """
+
+    space: CellSpace
+
+    @nn.compact
+    def parameters(self) -> Params:
+        """Declares the parameters; nothing else is computed, so that initialising compiles no network."""
+        return {name: self.param(name, init.draw, arrays) for name, arrays in declare(self.space).items()}
+
+    def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
+        """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
+        return forward(self.parameters(), images, arch, self.space)
+
+    def init_params(self, key: jax.Array) -> Params:
+        """He-initialised weights of all choices, without running the network."""
+        return self.init(key, method=CellSupernet.parameters)["params"]
