@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import chex
+import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -74,8 +75,7 @@ class Checkpoints:
     """The checkpoints of one run, in one local folder; use it as a context manager.
 
     `save` copies the state to the host before it returns, so the caller may donate the state's buffers to the next
-    step at once; the writing goes on in a thread. One process writes to a folder: in a run over several hosts, give
-    process 0 the replicated state.
+    step at once; the writing goes on in a thread. For runs of one process, with any number of devices.
 
     Args:
       directory: the folder, made if absent.
@@ -123,9 +123,11 @@ class Checkpoints:
           state: pytree of arrays, typed random keys and Python numbers.
 
         Raises:
-          CheckpointError: if the save before this one failed.
+          CheckpointError: if the save before this one failed, or the run has several processes.
           ValueError: if `step` is negative or older than the newest checkpoint, or a leaf is not an array.
         """
+        if jax.process_count() > 1:  # Orbax would wait for the others, which hold the same state, for ever.
+            raise CheckpointError(f"cannot save step {step}: checkpoints are for runs of one process")
         self.wait()
         newest = max(self.steps, default=0)
         if step < newest:
