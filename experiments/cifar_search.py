@@ -20,7 +20,7 @@ from rich.console import Console
 from experiments import cli
 from experiments.presets import PRESETS, Preset
 from experiments.workdir import open_workdir
-from jaxnas import compilation_cache, data, supernet
+from jaxnas import compilation_cache, data, strategies, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.report import (
     FoundArchitecture,
@@ -33,9 +33,9 @@ from jaxnas.report import (
     versions,
 )
 from jaxnas.spaces import SPACES
-from jaxnas.strategies import STRATEGIES
 from jaxnas.training import Search, SearchState, StepMetrics
 
+METHODS = ("importance", "importance_plain")  # strategies that keep distributions and weigh samples for each of them
 SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
@@ -51,7 +51,7 @@ class Config:
       preset: quickstart, cpu or full; by default quickstart for digits, otherwise full on an accelerator and cpu
         without one.
       space: search space; by default the preset's.
-      method: search strategy.
+      method: search strategy, importance or importance_plain (the paper's form).
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
       cost: what is penalised, macs or params.
       samples: architectures drawn from each distribution in a step.
@@ -112,10 +112,11 @@ def build(config: Config, preset: Preset) -> Search:
     """Space, strategy, supernet and data of a preset."""
     if preset.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {preset.space!r}")
-    if config.method not in STRATEGIES:
-        raise ValueError(f"method must be one of {', '.join(STRATEGIES)}, got {config.method!r}")
+    if config.method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
     space = SPACES[preset.space]()
-    strategy = STRATEGIES[config.method](space, preset.penalties, preset.samples, space.cost(config.cost))
+    cost = space.cost(config.cost)
+    strategy = strategies.make(config.method, space, preset.penalties, samples=preset.samples, cost=cost)
     dataset = data.load(preset.dataset, config.data_dir)
     train, valid = data.split(dataset, preset.valid_fraction, config.seed)
     if preset.image_size != dataset.train_images.shape[1]:

@@ -1,8 +1,45 @@
-"""Search strategies on one ask/tell protocol, one file each."""
+"""Search strategies on one ask/tell protocol, one file each. `STRATEGIES` names them all."""
 
+from collections.abc import Callable
+from typing import Any
+
+from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies.base import Strategy
+from jaxnas.strategies.evolution import RegularisedEvolution
 from jaxnas.strategies.importance_sampling import ImportanceSampling
+from jaxnas.strategies.independent import Independent
+from jaxnas.strategies.nsga2 import NSGA2
+from jaxnas.strategies.random import Random
 
-__all__ = ["ImportanceSampling", "Strategy"]
+# Called with (space, penalties) and the settings of each; every member passes tests/test_strategies.py.
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "importance": ImportanceSampling,
+    "importance_plain": ImportanceSampling,
+    "independent": Independent,
+    "random": Random,
+    "evolution": RegularisedEvolution,
+    "nsga2": NSGA2,
+}
 
-STRATEGIES = {"importance": ImportanceSampling}
+
+def make(name: str, space: SearchSpace, penalties: tuple[float, ...], **settings: Any) -> Strategy:
+    """Builds the strategy called `name`.
+
+    Raises:
+      ValueError: if there is none of this name (the message lists those there are), or on bad settings.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"method {name!r} is not known; choose from {', '.join(STRATEGIES)}")
+    return STRATEGIES[name](space, penalties, **settings)
+
+
+__all__ = [
+    "NSGA2",
+    "STRATEGIES",
+    "ImportanceSampling",
+    "Independent",
+    "Random",
+    "RegularisedEvolution",
+    "Strategy",
+    "make",
+]

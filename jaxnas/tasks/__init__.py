@@ -1,1 +1,15 @@
-"""Problems to search on: `losses = evaluate(archs)`."""
+"""Problems to search on."""
+
+from jaxnas.tasks.synthetic import synthetic_table
+from jaxnas.tasks.tables import Table, read_table
+from jaxnas.tasks.tabular import TableCost, TabularTask, search, search_seeds
+
+__all__ = [
+    "Table",
+    "TableCost",
+    "TabularTask",
+    "read_table",
+    "search",
+    "search_seeds",
+    "synthetic_table",
+]

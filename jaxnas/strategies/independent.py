@@ -1,0 +1,108 @@
+"""K separate searches, one for each penalty: the practice that importance sampling replaces.
+
+Each is plain ASNG. Akimoto, Shirakawa, Yoshinari, Uchida, Saito, Nishida: "Adaptive Stochastic Natural Gradient Method
+for One-Shot Neural Architecture Search", ICML 2019, arXiv 1905.08537. A distribution learns from its own samples only,
+and a sample is evaluated for its own penalty only.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxnas import asng, distribution, importance
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import base
+from jaxnas.strategies.importance_sampling import State
+
+
+@flax.struct.dataclass
+class Info:
+    """Diagnostics of one `tell`.
+
+    Attributes:
+      utility: float32 [K, lambda], of each distribution's own samples.
+      objective: float32 [K, lambda], f_k of its own samples.
+    """
+
+    utility: jax.Array
+    objective: jax.Array
+
+
+@dataclass(frozen=True)
+class Independent:
+    """K independent ASNG searches, run side by side.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k, one search for each.
+      samples: lambda, architectures drawn in a step of each search; at least 2. Give it its best: 8 under much noise
+        or many evaluations, 2 otherwise.
+      cost: scaled cost R(c); None for the first cost of the space.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int = 4
+    cost: Callable[[jax.Array], jax.Array] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        base.check_settings(self.space, self.penalties, self.samples)
+        if self.samples < 2:
+            raise ValueError(
+                f"samples must be at least 2 for independent searches: one loss has no rank, got {self.samples}"
+            )
+        if self.cost is None:
+            object.__setattr__(self, "cost", base.default_cost(self.space))
+
+    def init(self, key: jax.Array) -> State:
+        """K uniform distributions; the key is not used."""
+        del key
+        k = len(self.penalties)
+        start = (distribution.uniform(self.space.num_choices), asng.init(self.space.num_choices))
+        theta, asng_state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], k, axis=0), start)
+        return State(theta=theta, asng=asng_state)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Draws lambda architectures for each search: int32 [S, D], grouped by search, and the state as it was."""
+        return distribution.sample(key, state.theta, self.samples), state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Info]:
+        """Updates each distribution with its own samples.
+
+        Args:
+          state: the state that the architectures were drawn from.
+          archs: int32 [S, D], in the order of `ask`.
+          losses: float [S], finite.
+
+        Returns:
+          The next state and the diagnostics of the step.
+        """
+        k, decisions = len(self.penalties), len(self.space.decisions)
+        chex.assert_shape(archs, (k * self.samples, decisions))
+        chex.assert_shape(losses, (k * self.samples,))
+        own_archs = archs.reshape(k, self.samples, decisions)
+        own_losses, own_costs = losses.reshape(k, self.samples), self.cost(archs).reshape(k, self.samples)
+        objective = own_losses + jnp.asarray(self.penalties)[:, None] * own_costs  # [K, lambda]
+        utility = importance.weighted_quantile_utility(objective, jnp.zeros_like(objective))
+
+        def update(theta, asng_state, archs, utility):
+            gradient = distribution.natural_gradient(theta[None], archs, utility[None])[0]
+            return asng.update(theta, asng_state, gradient, self.space.num_choices)
+
+        theta, asng_state = jax.vmap(update)(state.theta, state.asng, own_archs, utility)
+        return State(theta, asng_state), Info(utility, objective)
+
+    def modes(self, state: State) -> jax.Array:
+        """The most probable architecture of each distribution, int32 [K, D]."""
+        return distribution.mode(state.theta)

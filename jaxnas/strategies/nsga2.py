@@ -1,0 +1,183 @@
+"""NSGA-II on the two objectives loss and cost, by pymoo.
+
+Deb, Pratap, Agarwal, Meyarivan: "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEVC 2002; pymoo:
+Blank and Deb, arXiv 2002.04504. A single run approximates the whole front; each penalty then picks from all that was
+evaluated.
+
+pymoo's algorithms are mutable Python objects. Here the state is the population as arrays, and pymoo is called on it
+through `jax.pure_callback`, seeded from the key: `ask` and `tell` stay pure, and a search stays one scan.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import base, incumbents
+
+POPULATION = 40  # NSGANetV2's (arXiv 2007.10396); 20 and 80 were no better at 1000 evaluations of NAS-Bench-Macro
+
+
+@flax.struct.dataclass
+class State:
+    """The population and the answer.
+
+    Attributes:
+      archs: int32 [S, D], the population that survived.
+      objectives: float32 [S, 2], its measured loss and its R.
+      generation: int32 [], 0 before anything was evaluated.
+      incumbents: the best measured architecture for each penalty.
+    """
+
+    archs: jax.Array
+    objectives: jax.Array
+    generation: jax.Array
+    incumbents: incumbents.Incumbents
+
+
+@dataclass(frozen=True)
+class NSGA2:
+    """NSGA-II: two-point crossover (0.9), one decision in D mutated, no duplicates, a population of one step's size.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      samples: lambda; population and offspring are S = K * lambda. None for a population of about 40.
+      cost: scaled cost R(c), the second objective; None for the first cost of the space.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int | None = None
+    cost: Callable[[jax.Array], jax.Array] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        base.check_penalties(self.penalties)
+        if self.samples is None:
+            object.__setattr__(self, "samples", math.ceil(POPULATION / len(self.penalties)))
+        base.check_settings(self.space, self.penalties, self.samples)
+        if self.cost is None:
+            object.__setattr__(self, "cost", base.default_cost(self.space))
+
+    def init(self, key: jax.Array) -> State:
+        """No population; the key is not used."""
+        del key
+        size, decisions = self.samples * len(self.penalties), len(self.space.decisions)
+        return State(
+            archs=jnp.zeros((size, decisions), jnp.int32),
+            objectives=jnp.zeros((size, 2)),
+            generation=jnp.int32(0),
+            incumbents=incumbents.empty(len(self.penalties), decisions),
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Offspring of the population, uniform samples at first: int32 [S, D], and the state as it was."""
+        shape = jax.ShapeDtypeStruct(state.archs.shape, jnp.int32)
+        offspring = functools.partial(_offspring, self.space.num_choices)
+        arguments = (jax.random.bits(key), state.archs, state.objectives, state.generation)
+        return jax.pure_callback(offspring, shape, *arguments, vmap_method="sequential"), state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
+        """Lets the best of parents and offspring survive; the diagnostics are the objectives, float32 [K, S]."""
+        cost = self.cost(archs)
+        archs, objectives = jnp.asarray(archs, jnp.int32), jnp.stack([losses, cost], axis=-1).astype(jnp.float32)
+        survive = functools.partial(_survive, self.space.num_choices)
+        shape = jax.ShapeDtypeStruct((len(archs),), jnp.int32)
+        all_archs = jnp.concatenate([archs, state.archs])
+        all_objectives = jnp.concatenate([objectives, state.objectives])
+        arguments = (all_archs, all_objectives, state.generation)
+        survivors = jax.pure_callback(survive, shape, *arguments, vmap_method="sequential")
+        scalarised = incumbents.scalarised(losses, self.penalties, cost)
+        return State(
+            archs=all_archs[survivors],
+            objectives=all_objectives[survivors],
+            generation=state.generation + 1,
+            incumbents=incumbents.update(state.incumbents, archs, scalarised),
+        ), scalarised
+
+    def modes(self, state: State) -> jax.Array:
+        """The best measured architecture for each penalty, int32 [K, D]."""
+        return state.incumbents.archs
+
+
+@functools.cache
+def _pymoo(num_choices: tuple[int, ...]):
+    """The problem and the mutation for pymoo, which takes half a second to import: only when NSGA-II runs."""
+    from pymoo.core.mutation import Mutation
+    from pymoo.core.problem import Problem
+
+    class Reset(Mutation):
+        """Sets a decision in D to a uniform choice."""
+
+        def _do(self, problem, X, *args, random_state=None, **kwargs):  # noqa: N803 (pymoo's name)
+            fresh = random_state.integers(problem.xu + 1, size=X.shape)
+            return np.where(random_state.random(X.shape) < 1 / X.shape[1], fresh, X)
+
+    upper = np.asarray(num_choices) - 1
+    return Problem(n_var=len(num_choices), n_obj=2, xl=np.zeros_like(upper), xu=upper, vtype=int), Reset()
+
+
+def _offspring(
+    num_choices: tuple[int, ...], seed: np.ndarray, archs: np.ndarray, objectives: np.ndarray, generation: np.ndarray
+) -> np.ndarray:
+    """One round of pymoo's selection, crossover and mutation, on the host: int32 [S, D]."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2 as PymooNSGA2
+    from pymoo.core.termination import NoTermination
+    from pymoo.operators.crossover.pntx import TwoPointCrossover
+    from pymoo.operators.sampling.rnd import IntegerRandomSampling
+
+    problem, mutation = _pymoo(num_choices)
+    size, first = len(archs), int(generation) == 0
+    algorithm = PymooNSGA2(
+        pop_size=size,
+        sampling=IntegerRandomSampling() if first else _evaluated(archs, objectives),
+        crossover=TwoPointCrossover(prob=0.9),
+        mutation=mutation,
+        output=None,
+    )
+    algorithm.setup(problem, termination=NoTermination(), seed=int(seed))
+    children = algorithm.ask()
+    if not first:
+        algorithm.tell(infills=children)  # the parents, evaluated already
+        children = algorithm.ask()
+    # In a space hardly larger than the population there are not S that are new: uniform ones make up the number.
+    filling = algorithm.random_state.integers(np.asarray(num_choices), size=(size, len(num_choices)))
+    found = children.get("X") if children is not None and len(children) else filling[:0]
+    return np.concatenate([found, filling])[:size].astype(np.int32)
+
+
+def _survive(
+    num_choices: tuple[int, ...], archs: np.ndarray, objectives: np.ndarray, generation: np.ndarray
+) -> np.ndarray:
+    """Rows of the S that survive, by rank and crowding, on the host; offspring come first: int32 [S]."""
+    from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+
+    size = len(archs) // 2
+    if int(generation) == 0:
+        return np.arange(size, dtype=np.int32)
+    population = _evaluated(archs, objectives)
+    population.set("row", np.arange(len(archs)))
+    problem, _ = _pymoo(num_choices)
+    survivors = RankAndCrowding().do(problem, population, n_survive=size, random_state=np.random.default_rng(0))
+    return survivors.get("row").astype(np.int32)
+
+
+def _evaluated(archs: np.ndarray, objectives: np.ndarray):
+    """The form that pymoo wants of evaluated architectures."""
+    from pymoo.core.population import Population
+
+    population = Population.new(X=np.asarray(archs, np.int64))
+    population.set("F", np.asarray(objectives, np.float64))
+    return population

@@ -1,0 +1,63 @@
+"""Uniform random search: the floor under every claim.
+
+Li and Talwalkar: "Random Search and Reproducibility for Neural Architecture Search", UAI 2019, arXiv 1902.07638.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas import distribution
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import base, incumbents
+from jaxnas.strategies.incumbents import Incumbents
+
+
+@dataclass(frozen=True)
+class Random:
+    """Uniform samples; the best measured one for each penalty is the answer, every sample counting for all penalties.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k, one for each of the K networks looked for.
+      samples: lambda; a step draws S = K * lambda architectures.
+      cost: scaled cost R(c); None for the first cost of the space.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int = 4
+    cost: Callable[[jax.Array], jax.Array] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        base.check_settings(self.space, self.penalties, self.samples)
+        if self.cost is None:
+            object.__setattr__(self, "cost", base.default_cost(self.space))
+
+    def init(self, key: jax.Array) -> Incumbents:
+        """Nothing seen; the key is not used."""
+        del key
+        return incumbents.empty(len(self.penalties), len(self.space.decisions))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: Incumbents) -> tuple[jax.Array, Incumbents]:
+        """S uniform architectures, int32 [S, D], and the state as it was."""
+        theta = distribution.uniform(self.space.num_choices)
+        return distribution.sample(key, theta[None], self.samples * len(self.penalties)), state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: Incumbents, archs: jax.Array, losses: jax.Array) -> tuple[Incumbents, jax.Array]:
+        """Keeps the best for each penalty; the diagnostics are the measured objectives, float32 [K, S]."""
+        objective = incumbents.scalarised(losses, self.penalties, self.cost(archs))
+        return incumbents.update(state, jnp.asarray(archs, jnp.int32), objective), objective
+
+    def modes(self, state: Incumbents) -> jax.Array:
+        """The best measured architecture for each penalty, int32 [K, D]."""
+        return state.archs

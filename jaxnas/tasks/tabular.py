@@ -1,0 +1,164 @@
+"""A complete table as a search task: the loss of an architecture is a lookup, so that its regret is known exactly.
+
+A whole search is one `jax.lax.scan` over ask, evaluate and tell; its seeds are one `jax.vmap` over that.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies.base import Strategy
+from jaxnas.tasks.tables import Table
+
+
+def _strides(num_choices: Sequence[int]) -> np.ndarray:
+    """Row of architecture c in lexicographic order is c @ strides; int32 [D]."""
+    return np.cumprod([1, *num_choices[:0:-1]])[::-1].astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class TableCost:
+    """Scaled cost R(c) of a table: 0 for its cheapest architecture, 1 for its dearest, and not additive in general.
+
+    Hashable by identity, so that it can be part of a strategy's static settings.
+
+    Attributes:
+      num_choices: C_d of each decision.
+      scaled: float64 [N], R of the rows in lexicographic order.
+    """
+
+    num_choices: tuple[int, ...]
+    scaled: np.ndarray
+
+    def __call__(self, archs: jax.Array) -> jax.Array:
+        """R(c), jit-compilable: int [S, D] -> float32 [S] in [0, 1]."""
+        rows = (jnp.asarray(archs) * _strides(self.num_choices)).sum(-1)
+        return jnp.asarray(self.scaled, jnp.float32)[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class TabularTask:
+    """A table to search on. Build it with `TabularTask.from_table`.
+
+    Attributes:
+      space: the search space, one decision for each column of the table.
+      error: float64 [N], true errors in lexicographic order of the architectures.
+      cost: scaled cost R(c), 0 everywhere if all cost the same.
+      noise: standard deviation of the Gaussian noise that a minibatch adds to an error.
+    """
+
+    space: SearchSpace
+    error: np.ndarray
+    cost: TableCost
+    noise: float = 0.0
+
+    @classmethod
+    def from_table(cls, table: Table, noise: float = 0.0, name: str = "table") -> "TabularTask":
+        """Makes a task of a checked table.
+
+        Args:
+          table: what `read_table` or `Table.from_arrays` returned.
+          noise: standard deviation of the evaluation noise.
+          name: name of the search space.
+
+        Raises:
+          ValueError: if the noise is negative or not finite.
+        """
+        if not (math.isfinite(noise) and noise >= 0):
+            raise ValueError(f"noise must be a standard deviation, finite and not negative, got {noise}")
+        space = SearchSpace(name, table.decisions)
+        lowest, highest = table.cost.min(), table.cost.max()
+        scaled = (table.cost - lowest) / (highest - lowest if highest > lowest else 1.0)
+        return cls(space, table.error, TableCost(space.num_choices, scaled), float(noise))
+
+    def rows(self, archs: np.ndarray) -> np.ndarray:
+        """The rows of architectures in `error` and `cost.scaled`, on the host: int [..., D] -> int [...]."""
+        return np.asarray(archs) @ _strides(self.space.num_choices)
+
+    def lookup(self, archs: jax.Array) -> jax.Array:
+        """True errors, jit-compilable: int [S, D] -> float32 [S]."""
+        chex.assert_axis_dimension(archs, -1, len(self.space.decisions))
+        rows = (jnp.asarray(archs) * _strides(self.space.num_choices)).sum(-1)
+        return jnp.asarray(self.error, jnp.float32)[rows]
+
+    def evaluate(self, key: jax.Array, archs: jax.Array) -> jax.Array:
+        """Errors as one minibatch would show them, with independent noise: int [S, D] -> float32 [S]."""
+        errors = self.lookup(archs)
+        return errors + self.noise * jax.random.normal(key, errors.shape)
+
+    def objective(self, penalties: Sequence[float]) -> np.ndarray:
+        """True f_k(c) = error + eps_k R(c) of all architectures, on the host: float64 [K, N]."""
+        return self.error + np.asarray(penalties, np.float64)[:, None] * self.cost.scaled
+
+
+def evaluations_of_a_step(method: Strategy) -> int:
+    """S, the number of architectures that the strategy asks for in a step."""
+    return method.samples * len(method.penalties)
+
+
+def search(task: TabularTask, method: Strategy, recorded: Sequence[int], key: jax.Array) -> jax.Array:
+    """One search of a strategy, as one scan; jit- and vmap-able in the key.
+
+    Args:
+      task: the table.
+      method: a strategy on the task's space and cost.
+      recorded: E evaluation counts, ascending. Steps are whole: the networks recorded at a count are those after the
+        last step that does not exceed it.
+      key: a JAX random key.
+
+    Returns:
+      int32 [E, K, D], the K networks found by each count.
+
+    Raises:
+      ValueError: if the counts do not ascend, or the first is smaller than one step.
+    """
+    per_step = evaluations_of_a_step(method)
+    if not recorded or list(recorded) != sorted(set(recorded)):
+        raise ValueError(f"recorded must be ascending evaluation counts, got {list(recorded)}")
+    if recorded[0] < per_step:
+        raise ValueError(
+            f"evaluations must be at least one step of {per_step} (penalties times samples), got {recorded[0]}"
+        )
+    steps = np.asarray(recorded) // per_step
+    is_recorded = np.isin(np.arange(1, steps[-1] + 1), steps)
+    init_key, scan_key = jax.random.split(key)
+    shape = (len(method.penalties), len(task.space.decisions))
+
+    def step(state, xs):
+        step_key, record = xs
+        ask_key, noise_key = jax.random.split(step_key)
+        archs, state = method.ask(ask_key, state)
+        state, _ = method.tell(state, archs, task.evaluate(noise_key, archs))
+        # Reading the networks out may cost more than the step: only where they are recorded.
+        modes = jax.lax.cond(record, method.modes, lambda _: jnp.zeros(shape, jnp.int32), state)
+        return state, modes
+
+    xs = (jax.random.split(scan_key, int(steps[-1])), jnp.asarray(is_recorded))
+    _, modes = jax.lax.scan(step, method.init(init_key), xs)
+    return modes[steps - 1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _search_keys(task: TabularTask, method: Strategy, recorded: tuple[int, ...], keys: jax.Array) -> jax.Array:
+    return jax.vmap(functools.partial(search, task, method, recorded))(keys)
+
+
+def search_seeds(
+    task: TabularTask, method: Strategy, recorded: Sequence[int], seeds: int, first_seed: int = 0
+) -> np.ndarray:
+    """Searches with seeds first_seed ... first_seed + seeds - 1, all in one program.
+
+    Returns:
+      int32 [seeds, E, K, D], the K networks found by each count (see `search`).
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    keys = jax.vmap(jax.random.key)(jnp.arange(first_seed, first_seed + seeds, dtype=jnp.uint32))
+    return np.asarray(_search_keys(task, method, tuple(recorded), keys))
