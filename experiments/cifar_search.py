@@ -165,9 +165,7 @@ def summarise(search: Search, state: SearchState, config: Config, preset: Preset
 
 def describe_config(config: Config, preset: Preset) -> dict:
     """All that decides the outcome of a search, JSON-ready: two runs with equal descriptions are one search."""
-    described = {"method": config.method, "cost": config.cost, "seed": config.seed, **dataclasses.asdict(preset)}
-    described |= described.pop("settings")
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in described.items()}
+    return {"method": config.method, "cost": config.cost, "seed": config.seed, **preset.describe()}
 
 
 def records(step: int, phase: str, metrics: StepMetrics, seconds: float) -> list[dict[str, Any]]:

@@ -6,7 +6,10 @@ cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x
 full        real CIFAR-10 on `mbconv_cifar10` with ASNG-NAS's protocol (arXiv 1905.08537), for an accelerator.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jaxnas.settings import SearchSettings
 
@@ -34,6 +37,24 @@ class Preset:
     width: float
     image_size: int
     settings: SearchSettings
+
+    def describe(self) -> dict[str, Any]:
+        """All values, flat and JSON-ready; `from_description` reads them."""
+        values = dataclasses.asdict(self)
+        values |= values.pop("settings")
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "Preset":
+        """The preset that `describe` described; ValueError if a value is missing."""
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "settings"]
+        setting_names = [field.name for field in dataclasses.fields(SearchSettings)]
+        missing = [name for name in (*names, *setting_names) if name not in description]
+        if missing:
+            raise ValueError(f"the description of the search lacks {', '.join(missing)}")
+        values = {name: description[name] for name in names}
+        values["penalties"] = tuple(values["penalties"])
+        return cls(**values, settings=SearchSettings(**{name: description[name] for name in setting_names}))
 
 
 PRESETS: dict[str, Preset] = {

@@ -5,16 +5,16 @@
 The table is an npz file with `choices` int [N, D], `error` float [N] and a cost array [N], here `flops`.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import rich.table
 from rich.console import Console
-from rich.table import Table
 
 from experiments import cli
 from jaxnas.report import SearchResult, read_result
+from jaxnas.tasks import Table, TabularTask, read_table
 
 
 @dataclass(frozen=True)
@@ -53,41 +53,31 @@ class Truth:
     rank_within_cost: int
 
 
-def read_table(path: Path, cost: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choices [N, D], errors [N] and costs [N] of a table; ValueError where it is not one."""
-    try:
-        with np.load(path, allow_pickle=False) as table:
-            missing = [name for name in ("choices", "error", cost) if name not in table]
-            if missing:
-                raise ValueError(f"table {path} lacks {', '.join(missing)}; it has {', '.join(table.files)}")
-            return table["choices"], table["error"], table[cost]
-    except (zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"table {path} is not an npz file") from error
+def best_within_cost(table: Table, row: int) -> float:
+    """The smallest true error of a network that costs no more than the one in `row`."""
+    return float(table.error[table.cost <= table.cost[row]].min())
 
 
-def look_up(result: SearchResult, choices: np.ndarray, error: np.ndarray, cost: np.ndarray) -> list[Truth]:
+def look_up(result: SearchResult, table: Table) -> list[Truth]:
     """The true figures of each found network.
 
     Raises:
-      ValueError: if a network is not in the table.
+      ValueError: if the networks are not of the table's space.
     """
-    scaled = (cost - cost.min()) / (cost.max() - cost.min())
+    task = TabularTask.from_table(table, name=result.space)
+    objective = task.objective([found.penalty for found in result.architectures])
     truths = []
-    for found in result.architectures:
-        encoding = np.asarray(found.encoding)
-        row = np.flatnonzero((choices == encoding).all(-1)) if encoding.shape == choices.shape[1:] else []
-        if len(row) != 1:
-            raise ValueError(f"network {list(found.encoding)} of space {result.space!r} is not in the table")
-        index = row[0]
-        affordable = cost <= cost[index]
+    for found, values in zip(result.architectures, objective):
+        row = int(task.rows(task.space.validate(found.encoding)))
+        affordable = table.cost <= table.cost[row]
         truths.append(
             Truth(
                 penalty=found.penalty,
-                cost=float(cost[index]),
-                error=float(error[index]),
-                best_within_cost=float(error[affordable].min()),
-                best_for_penalty=float(error[np.argmin(error + found.penalty * scaled)]),
-                rank_within_cost=int((error[affordable] < error[index]).sum()),
+                cost=float(table.cost[row]),
+                error=float(table.error[row]),
+                best_within_cost=best_within_cost(table, row),
+                best_for_penalty=float(table.error[np.argmin(values)]),
+                rank_within_cost=int((table.error[affordable] < table.error[row]).sum()),
             )
         )
     return truths
@@ -95,12 +85,12 @@ def look_up(result: SearchResult, choices: np.ndarray, error: np.ndarray, cost: 
 
 def main(config: Config) -> None:
     """Prints the comparison."""
-    truths = look_up(read_result(config.result), *read_table(config.table, config.cost))
-    table = Table(title="true errors, %")
+    truths = look_up(read_result(config.result), read_table(config.table, config.cost))
+    shown = rich.table.Table(title="true errors, %")
     for column in ("penalty", config.cost, "error", "best no dearer", "better ones", "best for the penalty"):
-        table.add_column(column, justify="right")
+        shown.add_column(column, justify="right")
     for truth in truths:
-        table.add_row(
+        shown.add_row(
             f"{truth.penalty:g}",
             f"{truth.cost:,.0f}",
             f"{100 * truth.error:.2f}",
@@ -109,7 +99,7 @@ def main(config: Config) -> None:
             f"{100 * truth.best_for_penalty:.2f}",
         )
     console = Console()
-    console.print(table)
+    console.print(shown)
     gap = np.mean([truth.error - truth.best_within_cost for truth in truths])
     console.print(f"mean distance to the best network that costs no more: {100 * gap:.2f} points")
 
