@@ -126,23 +126,26 @@ def search(task: TabularTask, method: Strategy, recorded: Sequence[int], key: ja
         raise ValueError(
             f"evaluations must be at least one step of {per_step} (penalties times samples), got {recorded[0]}"
         )
-    steps = np.asarray(recorded) // per_step
-    is_recorded = np.isin(np.arange(1, steps[-1] + 1), steps)
+    recorded_steps = np.asarray(recorded) // per_step
+    steps, counts_of_a_step = np.unique(recorded_steps, return_inverse=True)
+    slots = np.full(steps[-1], -1, np.int32)
+    slots[steps - 1] = np.arange(len(steps))
     init_key, scan_key = jax.random.split(key)
-    shape = (len(method.penalties), len(task.space.decisions))
 
-    def step(state, xs):
-        step_key, record = xs
+    def step(carry, xs):
+        state, found = carry
+        step_key, slot = xs
         ask_key, noise_key = jax.random.split(step_key)
         archs, state = method.ask(ask_key, state)
         state, _ = method.tell(state, archs, task.evaluate(noise_key, archs))
         # Reading the networks out may cost more than the step: only where they are recorded.
-        modes = jax.lax.cond(record, method.modes, lambda _: jnp.zeros(shape, jnp.int32), state)
-        return state, modes
+        found = jax.lax.cond(slot >= 0, lambda: found.at[slot].set(method.modes(state)), lambda: found)
+        return (state, found), None
 
-    xs = (jax.random.split(scan_key, int(steps[-1])), jnp.asarray(is_recorded))
-    _, modes = jax.lax.scan(step, method.init(init_key), xs)
-    return modes[steps - 1]
+    found = jnp.zeros((len(steps), len(method.penalties), len(task.space.decisions)), jnp.int32)
+    xs = (jax.random.split(scan_key, len(slots)), jnp.asarray(slots))
+    (_, found), _ = jax.lax.scan(step, (method.init(init_key), found), xs)
+    return found[counts_of_a_step]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

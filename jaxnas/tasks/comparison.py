@@ -1,0 +1,211 @@
+"""Strategies side by side on a table: the same seeds, the same counts of evaluations, true regret and hypervolume."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxnas import metrics, strategies
+from jaxnas.strategies.base import Strategy
+from jaxnas.tasks.tabular import TabularTask, evaluations_of_a_step, search_seeds
+
+# Separate searches lose by a wrong lambda more than anyone: they are given the best of these.
+INDEPENDENT_SAMPLES = (2, 4, 8)
+TESTED_AT = (250, 1000, 4000)  # evaluations at which a method is tested against the others
+REACHED_AT = (2000, 4000)  # evaluations of independent searches whose regret is to be reached with fewer
+
+
+@dataclass(frozen=True)
+class Result:
+    """Searches of one strategy with M seeds, at E recorded counts of evaluations.
+
+    Attributes:
+      relative_regret: float64 [M, K, E].
+      hypervolume: float64 [M, E], of the K networks' true errors and R.
+      encodings: int [M, K, D], the networks at the end.
+      samples: lambda.
+      wall_seconds: time taken, compiling included.
+    """
+
+    relative_regret: np.ndarray
+    hypervolume: np.ndarray
+    encodings: np.ndarray
+    samples: int
+    wall_seconds: float
+
+    @property
+    def mean_regret(self) -> np.ndarray:
+        """Relative regret averaged over seeds and penalties, [E]."""
+        return self.relative_regret.mean((0, 1))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One paired test of a method against a baseline.
+
+    Attributes:
+      baseline: name of the baseline, with its lambda where that was chosen for this count.
+      measure: "relative_regret" or "hypervolume".
+      evaluations: the count of evaluations.
+      method_mean: mean over seeds (and penalties) of the method.
+      baseline_mean: the same of the baseline.
+      better: whether the method's mean is better.
+      p_value: two-sided, Wilcoxon's signed-rank test over seeds.
+      p_holm: corrected for all tests of the family.
+    """
+
+    baseline: str
+    measure: str
+    evaluations: int
+    method_mean: float
+    baseline_mean: float
+    better: bool
+    p_value: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Evaluations that a method needs for what independent searches reach.
+
+    Attributes:
+      method: name of the method.
+      at: evaluations of the independent searches.
+      level: their mean relative regret there, with the lambda that is best there.
+      samples: that lambda.
+      evaluations: first recorded count at which the method is at or below it; None if it never is.
+      ratio: evaluations / at; None if it never is.
+    """
+
+    method: str
+    at: int
+    level: float
+    samples: int
+    evaluations: int | None
+    ratio: float | None
+
+
+def recorded_counts(evaluations: int, planned: Mapping[str, Strategy]) -> tuple[int, ...]:
+    """The counts at which networks are recorded: dense early, where curves fall, and always the last.
+
+    Multiples of 25 to 500, of 50 to 1000, of 100 to 2000, of 250 to 10,000, of 2,500 beyond; from one step of the
+    strategy whose steps are largest, to `evaluations`.
+
+    Raises:
+      ValueError: if the evaluations do not suffice for one step.
+    """
+    first = max(evaluations_of_a_step(method) for method in planned.values())
+    if evaluations < first:
+        raise ValueError(
+            f"evaluations must be at least one step of every method, which is {first} here "
+            f"(penalties times samples), got {evaluations}"
+        )
+    grid = [*range(25, 500, 25), *range(500, 1000, 50), *range(1000, 2000, 100), *range(2000, 10_000, 250)]
+    grid += range(10_000, evaluations, 2_500)
+    return tuple(count for count in grid if first <= count < evaluations) + (evaluations,)
+
+
+def plan(names: Sequence[str], task: TabularTask, penalties: Sequence[float], evaluations: int) -> dict[str, Strategy]:
+    """The strategies to run: each by its name, independent searches as "independent@2", "independent@4" and so on.
+
+    Raises:
+      ValueError: if a name is unknown or given twice, or on settings that make no search.
+    """
+    if not names:
+        raise ValueError(f"methods must name at least one of {', '.join(strategies.STRATEGIES)}, got none")
+    planned = {}
+    for name in names:
+        if name in planned or f"{name}@{INDEPENDENT_SAMPLES[0]}" in planned:
+            raise ValueError(f"methods must differ, got {name!r} twice")
+        if name != "independent":
+            planned[name] = strategies.make(name, task.space, tuple(penalties), cost=task.cost)
+            continue
+        for samples in INDEPENDENT_SAMPLES:
+            # The smallest one stays, to be refused by name where even it needs too many evaluations.
+            if samples == INDEPENDENT_SAMPLES[0] or samples * len(penalties) <= evaluations:
+                settings = {"samples": samples, "cost": task.cost}
+                planned[f"{name}@{samples}"] = strategies.make(name, task.space, tuple(penalties), **settings)
+    return planned
+
+
+def run(task: TabularTask, method: Strategy, recorded: Sequence[int], seeds: int, first_seed: int = 0) -> Result:
+    """Searches with all seeds, and judges what was found by the table."""
+    started = time.perf_counter()
+    archs = search_seeds(task, method, recorded, seeds, first_seed)  # [M, E, K, D]
+    wall_seconds = time.perf_counter() - started
+    rows = task.rows(archs)
+    regret = metrics.relative_regret(task.objective(method.penalties), rows)
+    return Result(
+        relative_regret=np.swapaxes(regret, 1, 2),
+        hypervolume=metrics.hypervolume(task.error[rows], task.cost.scaled[rows]),
+        encodings=archs[:, -1],
+        samples=method.samples,
+        wall_seconds=wall_seconds,
+    )
+
+
+def run_all(
+    task: TabularTask, planned: Mapping[str, Strategy], recorded: Sequence[int], seeds: int, first_seed: int = 0
+) -> dict[str, Result]:
+    """Runs what `plan` made.
+
+    Returns:
+      The results by name; if independent searches are among them, "independent" is the one whose lambda has the
+      smallest regret at the end.
+    """
+    results = {name: run(task, method, recorded, seeds, first_seed) for name, method in planned.items()}
+    sweep = _independent(results)
+    if sweep:
+        best = min(sweep, key=lambda name: sweep[name].mean_regret[-1])
+        results = {"independent": sweep[best], **results}
+    return results
+
+
+def _independent(results: Mapping[str, Result]) -> dict[str, Result]:
+    return {name: result for name, result in results.items() if name.startswith("independent@")}
+
+
+def compare(method: str, recorded: Sequence[int], results: Mapping[str, Result]) -> list[Comparison]:
+    """Tests a method against every other at the counts of `TESTED_AT`, in regret and hypervolume: one Holm family.
+
+    Independent searches enter once for each count and measure, with the lambda that is best there.
+    """
+    sweep = _independent(results)
+    single = {name: result for name, result in results.items() if not name.startswith("independent") and name != method}
+    found = []
+    for measure, sign in (("relative_regret", 1.0), ("hypervolume", -1.0)):
+        per_seed = {name: _per_seed(result, measure) for name, result in results.items()}  # [M, E]
+        for count in (count for count in TESTED_AT if count in recorded):
+            e = list(recorded).index(count)
+            best = min(sweep, key=lambda name: sign * per_seed[name][:, e].mean(), default=None)
+            for baseline in [*single, *([best] if best else [])]:
+                ours, theirs = per_seed[method][:, e], per_seed[baseline][:, e]
+                means = float(ours.mean()), float(theirs.mean())
+                p_value = metrics.paired_wilcoxon(ours, theirs)
+                better = sign * (means[0] - means[1]) < 0
+                found.append(Comparison(baseline, measure, count, *means, better, p_value, p_value))
+    corrected = metrics.holm([each.p_value for each in found])
+    return [dataclasses.replace(each, p_holm=float(p)) for each, p in zip(found, corrected)]
+
+
+def _per_seed(result: Result, measure: str) -> np.ndarray:
+    return result.relative_regret.mean(1) if measure == "relative_regret" else result.hypervolume
+
+
+def reaches(recorded: Sequence[int], results: Mapping[str, Result]) -> list[Reach]:
+    """How many evaluations every method needs for the regret of independent searches at the counts of `REACHED_AT`."""
+    sweep = _independent(results)
+    others = {name: result for name, result in results.items() if not name.startswith("independent")}
+    found = []
+    for count in (count for count in REACHED_AT if sweep and count in recorded):
+        e = list(recorded).index(count)
+        best = min(sweep.values(), key=lambda result: result.mean_regret[e])
+        level = float(best.mean_regret[e])
+        for name, result in others.items():
+            needed = metrics.evaluations_to_reach(recorded, result.mean_regret, level)
+            reached = np.isfinite(needed)
+            evaluations, ratio = (int(needed), needed / count) if reached else (None, None)
+            found.append(Reach(name, count, level, best.samples, evaluations, ratio))
+    return found
