@@ -179,7 +179,7 @@ class CellSupernet(nn.Module):
 
     @nn.compact
     def parameters(self) -> Params:
-        """Declares the parameters; nothing else is computed, so that initialising compiles no network."""
+        """The arrays of `declare`, as Flax parameters."""
         return {name: self.param(name, init.draw, arrays) for name, arrays in declare(self.space).items()}
 
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
@@ -188,4 +188,4 @@ class CellSupernet(nn.Module):
 
     def init_params(self, key: jax.Array) -> Params:
         """He-initialised weights of all choices, without running the network."""
-        return self.init(key, method=CellSupernet.parameters)["params"]
+        return init.draw(key, declare(self.space))

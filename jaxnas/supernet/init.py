@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,15 @@ def draw(key: jax.Array, arrays: Any) -> Any:
     """
     leaves, structure = jax.tree.flatten(arrays)
     random = [leaf for leaf in leaves if leaf.deviation > 0]
-    pieces = iter(_cut(jax.random.normal(key, (sum(math.prod(leaf.shape) for leaf in random),)), random))
-    drawn = [next(pieces) if leaf.deviation > 0 else jnp.full(leaf.shape, leaf.mean, jnp.float32) for leaf in leaves]
-    return jax.tree.unflatten(structure, drawn)
+    flat = jax.random.normal(key, (sum(math.prod(leaf.shape) for leaf in random),))
+    if not isinstance(flat, jax.core.Tracer):
+        flat = np.asarray(flat)  # cut on the host, where a slice of every new size compiles nothing
+    pieces = iter(_cut(flat, random))
+    drawn = [next(pieces) if leaf.deviation > 0 else np.full(leaf.shape, leaf.mean, np.float32) for leaf in leaves]
+    return jax.tree.unflatten(structure, [jnp.asarray(array, jnp.float32) for array in drawn])
 
 
-def _cut(flat: jax.Array, leaves: list[Array]) -> list[jax.Array]:
+def _cut(flat: jax.Array | np.ndarray, leaves: list[Array]) -> list[jax.Array | np.ndarray]:
     pieces, start = [], 0
     for leaf in leaves:
         size = math.prod(leaf.shape)
