@@ -80,14 +80,14 @@ PRESETS: dict[str, Preset] = {
     "cpu": Preset(
         dataset="cifar10",
         space="nasbench_macro",
-        penalties=(0.02, 0.05, 0.12, 0.3),
-        samples=4,
+        penalties=(0.01, 0.06, 0.18, 0.5),
+        samples=8,
         valid_fraction=0.1,
         width=0.5,
         image_size=16,
         settings=SearchSettings(
             weight_steps=5000,
-            distribution_steps=300,
+            distribution_steps=700,
             batch_size=128,
             valid_batch_size=128,
             weight_samples=1,

@@ -121,12 +121,13 @@ class Search:
 
     def init(self, seed: int) -> SearchState:
         """The state before the first step."""
-        return self._init(jax.random.key(seed))
+        key, params_key = jax.random.split(jax.random.key(seed))
+        # Not inside jit, where the many small arrays take seconds to compile.
+        return self._init(key, self.supernet.init_params(params_key))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _init(self, key: jax.Array) -> SearchState:
-        key, params_key, strategy_key, data_key = jax.random.split(key, 4)
-        params = self.supernet.init_params(params_key)
+    def _init(self, key: jax.Array, params: chex.ArrayTree) -> SearchState:
+        key, strategy_key, data_key = jax.random.split(key, 3)
         data_keys = jax.random.split(data_key)
         return SearchState(
             step=jnp.int32(0),
