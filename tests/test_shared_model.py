@@ -34,23 +34,24 @@ def all_archs():
 
 
 def search(method, scale, seed, offset):
-    """Theta [K, D, C] after a search with scaled losses, each step's minibatch adding an offset to all of its losses."""
+    """Theta after each step, [STEPS, K, D, C], of a search whose minibatches add an offset to all of their losses."""
 
     def step(state, key):
         ask_key, offset_key = jax.random.split(key)
         archs, state = method.ask(ask_key, state)
         losses = scale * (task().lookup(archs) + offset * jax.random.normal(offset_key))
-        return method.tell(state, archs, losses)[0], None
+        state, _ = method.tell(state, archs, losses)
+        return state, state.theta
 
     init_key, scan_key = jax.random.split(jax.random.key(seed))
-    return jax.lax.scan(step, method.init(init_key), jax.random.split(scan_key, STEPS))[0].theta
+    return jax.lax.scan(step, method.init(init_key), jax.random.split(scan_key, STEPS))[1]
 
 
 @functools.cache
-def searches(scale=1.0):
-    """Four searches in one program, [4, K, D, C]: three seeds, and the first seed again with offsets."""
-    program = jax.jit(jax.vmap(functools.partial(search, strategy(scale), scale)))
-    return program(jnp.asarray([0, 1, 2, 0]), jnp.asarray([0.0, 0.0, 0.0, 0.5]))
+def searches():
+    """Four searches in one program, [4, STEPS, K, D, C]: three seeds, and the first seed again with offsets."""
+    program = jax.jit(jax.vmap(functools.partial(search, strategy(), 1.0)))
+    return np.asarray(program(jnp.asarray([0, 1, 2, 0]), jnp.asarray([0.0, 0.0, 0.0, 0.5])))
 
 
 def test_features_are_orthonormal_under_uniform_choices():
@@ -109,7 +110,8 @@ def test_an_additive_cost_is_projected_exactly():
     archs = all_archs()
     coefficients = shared_model_design.project_cost(DESIGN, cost, archs)
     projected = DESIGN.features(jnp.asarray(archs)) @ coefficients
-    np.testing.assert_allclose(projected, cost(archs) - cost(archs).mean(), atol=1e-5)
+    exact = np.asarray(cost(archs))
+    np.testing.assert_allclose(projected, exact - exact.mean(), atol=1e-5)
 
 
 def hand_sized_memory(steps=6, samples=5, written=6):
@@ -166,29 +168,25 @@ def test_the_cap_is_the_quantile_of_live_entries():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("side", [0, 1, 2, 5, 17])
+@pytest.mark.parametrize("side", [0, 1, 5])
 def test_triangular_inverse(side):
     lower = np.tril(np.random.default_rng(side).uniform(0.5, 1, size=(side, side))) + np.eye(side)
-    inverse = shared_model_posterior.invert_lower(jnp.asarray(lower, jnp.float32))
+    inverse = jax.jit(shared_model_posterior.invert_lower)(jnp.asarray(lower, jnp.float32))
     np.testing.assert_allclose(inverse @ lower, np.eye(side), atol=1e-4)
 
 
 def test_finds_the_enumerated_optimum_for_every_penalty():
-    modes = np.asarray(jnp.argmax(searches(), -1))  # [4, K, D]
+    modes = searches()[:, -1].argmax(-1)  # [4, K, D]
     np.testing.assert_array_equal(task().rows(modes), [task().objective(PENALTIES).argmin(1)] * 4)
 
 
 def test_an_offset_common_to_a_step_changes_nothing():
+    assert np.any(searches()[0] != searches()[1])  # other seeds take other paths, so that equal paths mean something
     np.testing.assert_allclose(searches()[3], searches()[0], atol=1e-6)
 
 
-def test_the_scale_of_losses_and_penalties_changes_nothing():
-    np.testing.assert_allclose(searches(10.0), searches(), atol=1e-6)
-
-
-def test_seeds_in_one_vmap_are_the_searches_alone():
-    assert np.any(searches()[1] != searches()[2])
-    alone = jax.jit(functools.partial(search, strategy(), 1.0))(1, 0.0)
+def test_scaled_losses_and_penalties_and_a_search_outside_of_the_vmap_change_nothing():
+    alone = jax.jit(functools.partial(search, strategy(10.0), 10.0))(1, 0.0)
     np.testing.assert_allclose(alone, searches()[1], atol=1e-6)
 
 

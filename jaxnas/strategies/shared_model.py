@@ -72,7 +72,8 @@ class SharedModel:
 
     Attributes:
       space: the search space.
-      penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each.
+      penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each. All share
+        one noise variance, so none may be far larger than the spread of the losses: 100 beside 0.3 spoils the 0.3.
       samples: lambda, architectures drawn from each distribution in a step.
       cost: scaled cost R(c); None for the first cost of the space. The optimum of a draw is sought under its projection
         onto the features, exact for additive costs.
