@@ -7,9 +7,9 @@ all the remembered samples of all k, and theta_k is set to the probability that 
     theta_k[d, j] = P(c*_k[d] = j | data),   c*_k = argmin_c  phi(c) . beta_k + eps_k R(c),   beta_k ~ posterior.
 
 Of all products of categoricals it is the nearest, in KL divergence, to the posterior law of the optimum. There is no
-step size and no temperature. Thompson, "On the likelihood that one unknown probability exceeds another", Biometrika 25
-(1933); with linear models Russo and Van Roy, "Learning to optimize via posterior sampling", arXiv 1301.2609. What it
-gains, what it costs and what was not tried: docs/ablation.md.
+step size; `spread`, which is set by hand, tempers the posterior. Thompson, "On the likelihood that one unknown
+probability exceeds another", Biometrika 25 (1933); with linear models Russo and Van Roy, "Learning to optimize via
+posterior sampling", arXiv 1301.2609. What it gains, what it costs and what was not tried: docs/ablation.md.
 """
 
 import functools
