@@ -10,6 +10,7 @@ from jaxnas.strategies.importance_sampling import ImportanceSampling
 from jaxnas.strategies.independent import Independent
 from jaxnas.strategies.nsga2 import NSGA2
 from jaxnas.strategies.random import Random
+from jaxnas.strategies.shared_model import SharedModel
 
 # Called with (space, penalties) and the settings of each; every member passes tests/test_strategies.py.
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
@@ -19,6 +20,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "random": Random,
     "evolution": RegularisedEvolution,
     "nsga2": NSGA2,
+    "shared_model": SharedModel,
 }
 
 

@@ -1,0 +1,213 @@
+"""K architectures of different complexity from one Bayesian model of the loss; optional, not the default method.
+
+Samples are drawn, as in `ImportanceSampling`, from K products of categoricals. What changes is how the distributions
+learn. L(c) is one function for all k, so one linear model of it, on single choices and pairs of choices, learns from
+all the remembered samples of all k, and theta_k is set to the probability that a choice belongs to the optimum of f_k:
+
+    theta_k[d, j] = P(c*_k[d] = j | data),   c*_k = argmin_c  phi(c) . beta_k + eps_k R(c),   beta_k ~ posterior.
+
+Of all products of categoricals it is the nearest, in KL divergence, to the posterior law of the optimum. There is no
+step size; `spread`, which is set by hand, tempers the posterior. Thompson, "On the likelihood that one unknown
+probability exceeds another", Biometrika 25 (1933); with linear models Russo and Van Roy, "Learning to optimize via
+posterior sampling", arXiv 1301.2609. What it gains, what it costs and what was not tried: docs/ablation.md.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import asng, distribution, importance
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import base, shared_model_design, shared_model_posterior
+
+INITIAL_RATIO = (1.0, 10.0)  # noise over prior variance of single and of pair coefficients, before any fit
+FIRST_FIT = 2  # steps before the first fit
+
+
+@flax.struct.dataclass
+class State:
+    """State of the search; P is the number of features.
+
+    Attributes:
+      theta: float32 [K, D, C], the K distributions.
+      coefficients: float32 [K, P], posterior means.
+      log_ratio: float32 [2], log of noise over prior variance, of single and of pair coefficients.
+      memory: past samples, and how many steps were told.
+      next_fit: int32 [], the step of the next fit.
+      key_data: uint32 [2], integers of the random key for posterior draws.
+    """
+
+    theta: jax.Array
+    coefficients: jax.Array
+    log_ratio: jax.Array
+    memory: shared_model_posterior.Memory
+    next_fit: jax.Array
+    key_data: jax.Array
+
+
+@flax.struct.dataclass
+class Info:
+    """Diagnostics of one `tell`; there is no utility, for the model learns from the losses themselves.
+
+    Attributes:
+      weights: float32 [K, S], importance weights w_k(c_i), at most K; for comparison, nothing is weighted by them.
+      objective: float32 [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i).
+      ess: float32 [K], effective sample size.
+    """
+
+    weights: jax.Array
+    objective: jax.Array
+    ess: jax.Array
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """One Bayesian model of the loss for all K distributions.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each. All share
+        one noise variance, so none may be far larger than the spread of the losses: 100 beside 0.3 spoils the 0.3.
+      samples: lambda, architectures drawn from each distribution in a step.
+      cost: scaled cost R(c); None for the first cost of the space. The optimum of a draw is sought under its projection
+        onto the features, exact for additive costs.
+      memory: samples remembered; older ones are forgotten.
+      draws: M, posterior draws that make up theta_k.
+      worst: objectives worse than this quantile of all that are remembered count as just as bad as it: failed networks
+        must not bend the model where it matters. Applied to f_k and not to L, so that cheap networks gain nothing.
+      spread: standard deviation of the draws, in units of the posterior's; 1 is Thompson sampling.
+      growth: a fit follows when the number of steps has grown by this factor.
+      sweeps: visits of each decision by the coordinate descent that finds the optimum of a draw.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int = 4
+    cost: Callable[[jax.Array], jax.Array] | None = None
+    memory: int = 4096
+    draws: int = 32
+    worst: float = 0.7
+    spread: float = 0.5
+    growth: float = 1.25
+    sweeps: int = 3
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        base.check_settings(self.space, self.penalties, self.samples)
+        if self.cost is None:
+            object.__setattr__(self, "cost", base.default_cost(self.space))
+        if self.memory < 2 * self.step_samples:
+            raise ValueError(f"memory must hold at least 2 steps of {self.step_samples} samples, got {self.memory}")
+        for name, value in (("draws", self.draws), ("sweeps", self.sweeps)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 < self.worst <= 1:
+            raise ValueError(f"worst must be a quantile above 0 and at most 1 (1 caps nothing), got {self.worst}")
+        if not self.spread >= 0:
+            raise ValueError(f"spread must not be negative (1 is the posterior's own), got {self.spread}")
+        if not self.growth >= 1:
+            raise ValueError(f"growth must be at least 1 (1 fits at every step), got {self.growth}")
+
+    @property
+    def step_samples(self) -> int:
+        """S."""
+        return len(self.penalties) * self.samples
+
+    @property
+    def design(self) -> shared_model_design.Design:
+        """The features of the model."""
+        return shared_model_design.build(self.space.num_choices)
+
+    @functools.cached_property
+    def cost_coefficients(self) -> np.ndarray:
+        """R(c) on the features of the model, float32 [P]."""
+        rows = shared_model_design.rows_for_cost(self.design)
+        archs = self.space.sample_uniform(np.random.default_rng(0), rows)
+        return shared_model_design.project_cost(self.design, self.cost, archs)
+
+    def init(self, key: jax.Array) -> State:
+        """K uniform distributions and an empty memory; the key is kept for the posterior draws."""
+        k = len(self.penalties)
+        steps = -(-self.memory // self.step_samples)
+        return State(
+            theta=jnp.repeat(distribution.uniform(self.space.num_choices)[None], k, axis=0),
+            coefficients=jnp.zeros((k, self.design.size), jnp.float32),
+            log_ratio=jnp.log(jnp.asarray(INITIAL_RATIO, jnp.float32)),
+            memory=shared_model_posterior.empty(steps, self.step_samples, len(self.space.decisions)),
+            next_fit=jnp.int32(FIRST_FIT),
+            key_data=jax.random.key_data(key),
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Draws lambda architectures from each distribution: int32 [S, D], and the state as it was."""
+        return distribution.sample(key, state.theta, self.samples), state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Info]:
+        """Remembers the samples and, on a schedule that depends on the step alone, fits the model anew.
+
+        The step is the same for all seeds of a `vmap`, so that the fit stays a branch that is mostly not taken.
+
+        Args:
+          state: the state that the architectures were drawn from.
+          archs: int32 [S, D].
+          losses: float [S], finite, all measured on one minibatch.
+
+        Returns:
+          The next state and the diagnostics of the step.
+        """
+        chex.assert_shape(archs, (self.step_samples, len(self.space.decisions)))
+        chex.assert_shape(losses, (self.step_samples,))
+        costs = self.cost(archs)
+        log_weights = importance.mixture_log_weights(state.theta, archs)  # [K, S]
+        objective = losses + jnp.asarray(self.penalties)[:, None] * costs  # [K, S]
+        memory = shared_model_posterior.remember(state.memory, archs, losses, costs)
+        due = memory.step >= state.next_fit
+        state = state.replace(memory=memory, next_fit=jnp.where(due, self.fit_after(memory), state.next_fit))
+        # The memory stays outside of the branches: passing through one would copy it in every step.
+        kept = (state.theta, state.coefficients, state.log_ratio)
+        theta, coefficients, log_ratio = jax.lax.cond(due, self.fit, lambda _: kept, state)
+        state = state.replace(theta=theta, coefficients=coefficients, log_ratio=log_ratio)
+        return state, Info(jnp.exp(log_weights), objective, importance.effective_sample_size(log_weights))
+
+    def modes(self, state: State) -> jax.Array:
+        """The most probable architecture of each distribution, int32 [K, D]."""
+        return distribution.mode(state.theta)
+
+    def fit_after(self, memory: shared_model_posterior.Memory) -> jax.Array:
+        """The step of the fit after this one, int32 []: ever later, by at most a quarter of the memory."""
+        grown = jnp.ceil(memory.step * self.growth).astype(jnp.int32)
+        longest = max(1, len(memory.losses) // 4)
+        return jnp.clip(grown, memory.step + 1, memory.step + longest)
+
+    def fit(self, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Theta [K, D, C], coefficients [K, P] and log_ratio [2] from what is remembered."""
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.memory.step)
+        key_posterior, key_start = jax.random.split(key)
+        penalties = jnp.asarray(self.penalties, jnp.float32)
+        design = self.design
+        with jax.default_matmul_precision("highest"):  # accelerators round otherwise, and a Gram matrix must not
+            response = shared_model_posterior.responses(state.memory, design, state.coefficients, penalties, self.worst)
+            equations = shared_model_posterior.normal_equations(state.memory, design, response)
+            infer = functools.partial(
+                shared_model_posterior.posterior, equations, design.order, key=key_posterior, draws=self.draws
+            )
+            _, log_ratio = infer(log_ratio=state.log_ratio)
+            posterior, next_log_ratio = infer(log_ratio=log_ratio)
+            price = penalties[:, None] * self.cost_coefficients  # [K, P]
+            drawn = posterior.mean[:, None] + self.spread * posterior.deviations + price[:, None]  # [K, M, P]
+            start = jax.random.categorical(key_start, jnp.log(state.theta), shape=(self.draws, *state.theta.shape[:2]))
+            optima = shared_model_design.descend(design, drawn, jnp.swapaxes(start, 0, 1), self.sweeps)  # [K, M, D]
+        frequency = jax.nn.one_hot(optima, self.space.max_choices).mean(1)  # [K, D, C]
+        theta = jax.vmap(functools.partial(asng.apply_margin, num_choices=self.space.num_choices))(frequency)
+        return theta, posterior.mean, next_log_ratio

@@ -1,0 +1,236 @@
+"""The shared model against enumeration, a ridge regression in numpy, and the invariances that it claims."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas.strategies import make, shared_model_design, shared_model_posterior
+from jaxnas.strategies.shared_model import SharedModel
+from jaxnas.tasks import TabularTask, synthetic_table
+
+COUNTS = (3, 1, 2, 4)
+PENALTIES = (0.0, 0.1, 0.4)
+STEPS = 24
+DESIGN = shared_model_design.build(COUNTS)
+
+
+@functools.cache
+def task():
+    """Errors of single choices and of neighbouring pairs, without noise: the model's own family."""
+    return TabularTask.from_table(synthetic_table(COUNTS, seed=5))
+
+
+@functools.cache
+def strategy(scale=1.0):
+    return SharedModel(task().space, tuple(scale * penalty for penalty in PENALTIES), cost=task().cost, spread=0.25)
+
+
+def all_archs():
+    return np.stack(np.unravel_index(np.arange(np.prod(COUNTS)), COUNTS), axis=1).astype(np.int32)
+
+
+def search(method, scale, seed, offset):
+    """Theta after each step, [STEPS, K, D, C], of a search whose minibatches add an offset to all of their losses."""
+
+    def step(state, key):
+        ask_key, offset_key = jax.random.split(key)
+        archs, state = method.ask(ask_key, state)
+        losses = scale * (task().lookup(archs) + offset * jax.random.normal(offset_key))
+        state, _ = method.tell(state, archs, losses)
+        return state, state.theta
+
+    init_key, scan_key = jax.random.split(jax.random.key(seed))
+    return jax.lax.scan(step, method.init(init_key), jax.random.split(scan_key, STEPS))[1]
+
+
+@functools.cache
+def searches():
+    """Four searches in one program, [4, STEPS, K, D, C]: three seeds, and the first seed again with offsets."""
+    program = jax.jit(jax.vmap(functools.partial(search, strategy(), 1.0)))
+    return np.asarray(program(jnp.asarray([0, 1, 2, 0]), jnp.asarray([0.0, 0.0, 0.0, 0.5])))
+
+
+def test_features_are_orthonormal_under_uniform_choices():
+    features = np.asarray(DESIGN.features(jnp.asarray(all_archs())), np.float64)
+    assert features.shape == (24, DESIGN.size)
+    assert DESIGN.size == (2 + 1 + 3) + (2 * 1 + 2 * 3 + 1 * 3)
+    np.testing.assert_array_equal(DESIGN.order, [0] * 6 + [1] * 11)
+    np.testing.assert_allclose(features.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(features.T @ features / 24, np.eye(DESIGN.size), atol=1e-5)
+
+
+def test_spaces_with_too_many_pairs_are_modelled_by_single_choices():
+    large = shared_model_design.build((7,) * 21)
+    assert large.size == 21 * 6
+    assert not large.order.any()
+
+
+def test_tables_are_the_model_choice_by_choice():
+    coefficients = jax.random.normal(jax.random.key(0), (2, DESIGN.size))
+    archs = jnp.asarray(all_archs())
+    singles, pairs = DESIGN.tables(coefficients)
+    chosen = jax.nn.one_hot(archs, 4).reshape(24, -1)
+    both = jnp.einsum("na,kab,nb->kn", chosen, pairs, chosen)
+    np.testing.assert_allclose(singles @ chosen.T + both / 2, coefficients @ DESIGN.features(archs).T, atol=1e-4)
+
+
+def test_coordinate_descent_is_enumeration_for_additive_models():
+    archs = all_archs()
+    additive = jax.random.normal(jax.random.key(0), (50, DESIGN.size)) * (DESIGN.order == 0)
+    values = np.asarray(additive @ DESIGN.features(jnp.asarray(archs)).T)
+    start = jnp.zeros((50, len(COUNTS)), jnp.int32)
+    found = shared_model_design.descend(DESIGN, additive, start, sweeps=1)
+    np.testing.assert_array_equal(found, archs[values.argmin(1)])
+    singles = shared_model_design.Design(COUNTS, DESIGN.contrasts, DESIGN.left[:0], DESIGN.right[:0])
+    no_pairs = shared_model_design.descend(singles, additive[:, : singles.size], start, sweeps=1)
+    np.testing.assert_array_equal(no_pairs, found)
+
+
+def test_coordinate_descent_ends_where_no_single_change_improves():
+    archs = all_archs()
+    models = jax.random.normal(jax.random.key(1), (50, DESIGN.size))
+    values = np.asarray(models @ DESIGN.features(jnp.asarray(archs)).T)  # [50, 24]
+    start = jnp.asarray(archs[np.arange(50) % 24])
+    found = np.asarray(shared_model_design.descend(DESIGN, models, start, sweeps=8))
+    neighbours = (found[:, None] != archs[None]).sum(-1) <= 1
+    reached = values[np.arange(50), np.ravel_multi_index(found.T, COUNTS)]
+    np.testing.assert_allclose(reached, np.where(neighbours, values, np.inf).min(1), atol=1e-5)
+
+
+def test_an_additive_cost_is_projected_exactly():
+    space_cost = jnp.asarray([[0.0, 0.1, 0.3, 0], [0] * 4, [0, 0.2, 0, 0], [0, 0.1, 0.2, 0.5]])
+
+    def cost(archs):
+        return space_cost[jnp.arange(4), archs].sum(-1)
+
+    archs = all_archs()
+    coefficients = shared_model_design.project_cost(DESIGN, cost, archs)
+    projected = DESIGN.features(jnp.asarray(archs)) @ coefficients
+    exact = np.asarray(cost(archs))
+    np.testing.assert_allclose(projected, exact - exact.mean(), atol=1e-5)
+
+
+def hand_sized_memory(steps=6, samples=5, written=6):
+    archs = np.random.default_rng(0).integers(0, COUNTS, size=(written, samples, len(COUNTS))).astype(np.int32)
+    losses = np.random.default_rng(1).normal(size=(written, samples)).astype(np.float32)
+    costs = np.random.default_rng(2).uniform(size=(written, samples)).astype(np.float32)
+    memory = shared_model_posterior.empty(steps, samples, len(COUNTS))
+    for row in zip(archs, losses, costs):
+        memory = shared_model_posterior.remember(memory, *row)
+    return memory, archs, losses
+
+
+def test_posterior_is_ridge_regression_in_numpy():
+    memory, archs, losses = hand_sized_memory()
+    ratios = np.asarray([0.7, 3.0])
+
+    @jax.jit
+    def fit(memory, coefficients, penalties):
+        response = shared_model_posterior.responses(memory, DESIGN, coefficients, penalties, worst=1.0)
+        equations = shared_model_posterior.normal_equations(memory, DESIGN, response)
+        log_ratio = jnp.log(jnp.asarray(ratios))
+        return shared_model_posterior.posterior(equations, DESIGN.order, log_ratio, jax.random.key(0), draws=4000)
+
+    posterior, _ = fit(memory, jnp.zeros((2, DESIGN.size)), jnp.asarray([0.1, 0.5]))
+
+    features = np.asarray(DESIGN.features(jnp.asarray(archs.reshape(30, -1))), np.float64).reshape(6, 5, -1)
+    x = (features - features.mean(1, keepdims=True)).reshape(30, -1)
+    y = (losses.astype(np.float64) - losses.mean(1, keepdims=True)).ravel()
+    matrix = x.T @ x + np.diag(ratios[DESIGN.order])
+    ridge = np.linalg.solve(matrix, x.T @ y)
+    np.testing.assert_allclose(posterior.mean, np.stack([ridge, ridge]), atol=1e-4)  # without a cap all k are alike
+    # Noise: the squared residual over what the coefficients leave of 6 (5 - 1) degrees of freedom.
+    covariance = np.linalg.inv(matrix)
+    determined = 1 - ratios[DESIGN.order] * np.diag(covariance)
+    noise = np.square(y - x @ ridge).sum() / (24 - determined.sum())
+    np.testing.assert_allclose(posterior.noise, noise, rtol=0.03)
+    empirical = np.cov(np.asarray(posterior.deviations).T) / noise
+    np.testing.assert_allclose(empirical, covariance, atol=0.1 * covariance.max())
+
+
+def test_memory_is_a_ring():
+    memory, archs, losses = hand_sized_memory(steps=2, samples=256, written=5)  # blocks of one step
+    assert memory.losses.shape == (2, 256)
+    np.testing.assert_array_equal(memory.losses, losses[[4, 3]])
+    np.testing.assert_array_equal(memory.archs, archs[[4, 3]])
+    assert memory.live.all()
+
+
+def test_the_cap_is_the_quantile_of_live_entries():
+    values = jax.random.normal(jax.random.key(0), (2, 10, 5))
+    live = jnp.arange(10)[:, None] < 8
+    found = shared_model_posterior.masked_quantile(values, live, 0.7)
+    expected = np.sort(np.asarray(values[:, :8]).reshape(2, 40))[:, 27]  # 28 of 40 are not above it
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [0, 1, 5])
+def test_triangular_inverse(side):
+    lower = np.tril(np.random.default_rng(side).uniform(0.5, 1, size=(side, side))) + np.eye(side)
+    inverse = jax.jit(shared_model_posterior.invert_lower)(jnp.asarray(lower, jnp.float32))
+    np.testing.assert_allclose(inverse @ lower, np.eye(side), atol=1e-4)
+
+
+def test_finds_the_enumerated_optimum_for_every_penalty():
+    modes = searches()[:, -1].argmax(-1)  # [4, K, D]
+    np.testing.assert_array_equal(task().rows(modes), [task().objective(PENALTIES).argmin(1)] * 4)
+
+
+def test_an_offset_common_to_a_step_changes_nothing():
+    assert np.any(searches()[0] != searches()[1])  # other seeds take other paths, so that equal paths mean something
+    np.testing.assert_allclose(searches()[3], searches()[0], atol=1e-6)
+
+
+def test_scaled_losses_and_penalties_and_a_search_outside_of_the_vmap_change_nothing():
+    alone = jax.jit(functools.partial(search, strategy(10.0), 10.0))(1, 0.0)
+    np.testing.assert_allclose(alone, searches()[1], atol=1e-6)
+
+
+def test_equal_settings_share_one_compiled_program():
+    method = strategy()
+    twin = SharedModel(task().space, list(PENALTIES), cost=task().cost, spread=0.25)
+    assert method.cost_coefficients.shape == (DESIGN.size,)  # cached in one of the two; must not tell them apart
+    assert method == twin
+    assert hash(method) == hash(twin)
+    state = method.init(jax.random.key(0))
+    method.ask(jax.random.key(0), state)
+    before = SharedModel.ask._cache_size()
+    twin.ask(jax.random.key(0), state)
+    assert SharedModel.ask._cache_size() == before
+
+
+def test_shapes():
+    method = make("shared_model", task().space, PENALTIES, cost=task().cost, samples=2)
+    state = method.init(jax.random.key(0))
+    archs, state = method.ask(jax.random.key(1), state)
+    assert archs.shape == (6, 4)
+    after, info = jax.eval_shape(method.tell, state, archs, jnp.zeros(6))
+    assert state.theta.shape == (3, 4, 4)
+    assert state.coefficients.shape == (3, DESIGN.size)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    assert info.weights.shape == info.objective.shape == (3, 6)
+    assert info.ess.shape == (3,)
+    with pytest.raises(AssertionError):
+        method.tell(state, archs[:-1], jnp.zeros(5))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("memory", 23),
+        ("draws", 0),
+        ("sweeps", 0),
+        ("worst", 0.0),
+        ("worst", 1.5),
+        ("spread", -1.0),
+        ("growth", 0.5),
+        ("growth", float("nan")),
+    ],
+)
+def test_bad_settings_are_errors_that_name_them(setting, value):
+    with pytest.raises(ValueError, match=f"{setting}.*{value}"):
+        SharedModel(task().space, PENALTIES, cost=task().cost, **{setting: value})
