@@ -1,4 +1,4 @@
-"""What all experiments and benchmarks share: a config dataclass as a command line, and errors as one line instead of a traceback."""
+"""What all experiments share: a config dataclass as a command line, and errors as one line, not as a traceback."""
 
 import contextlib
 import io
