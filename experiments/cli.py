@@ -1,4 +1,4 @@
-"""What all experiments share: a config dataclass as a command line, and errors as one line instead of a traceback."""
+"""What all experiments share: a config dataclass as a command line, and errors as one line, not as a traceback."""
 
 import contextlib
 import io
@@ -60,7 +60,7 @@ def _parse(config_type: type[Config], arguments: Sequence[str] | None) -> Config
 
 def _program() -> str | None:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name}" if spec and spec.name.startswith("experiments.") else None
+    return f"python -m {spec.name}" if spec and spec.name.startswith(("experiments.", "benchmarks.")) else None
 
 
 def _first_paragraph(message: str) -> str:

@@ -1,6 +1,6 @@
 """One-shot neural architecture search that finds several networks of different complexity in one search."""
 
-from jaxnas import asng, cost, distribution, importance, spaces, strategies
+from jaxnas import asng, cost, distribution, importance, spaces, strategies, tasks
 from jaxnas.strategies import ImportanceSampling
 from jaxnas.version import __version__
 
@@ -13,4 +13,5 @@ __all__ = [
     "importance",
     "spaces",
     "strategies",
+    "tasks",
 ]
