@@ -1,6 +1,7 @@
 """Phases, resumability in memory, the guard against non-finite losses, and evaluation."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,12 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import presets
 from jaxnas import data, spaces, supernet
 from jaxnas.settings import SearchSettings, make_optimizer
 from jaxnas.spaces.mbconv import SKIP, Operation
 from jaxnas.strategies import ImportanceSampling
+from jaxnas.tasks.supernet import FrozenSupernet
 from jaxnas.training import NonFiniteLossError, Search
 
 SETTINGS = SearchSettings(
@@ -167,3 +170,29 @@ def test_phase_of_each_step():
     ]
     with pytest.raises(ValueError, match="step"):
         SETTINGS.phase(9)
+
+
+def test_a_frozen_supernet_is_a_task(search):
+    task = FrozenSupernet(search, search.init(0).params)
+    archs = jnp.asarray([[0, 0], [1, 1], [0, 0]])
+    losses = task.losses(jax.random.key(0), archs)
+    assert losses[0] == losses[2]
+    assert losses[0] != losses[1]
+    np.testing.assert_array_equal(losses, task.losses(jax.random.key(0), archs))
+    assert not np.array_equal(losses, task.losses(jax.random.key(1), archs))
+    found = task.run(search.strategy, evaluations=8, seed=0)
+    assert found.shape == (2, 2)
+    np.testing.assert_array_equal(found, task.run(search.strategy, evaluations=8, seed=0))
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_presets_survive_their_description(name):
+    preset = presets.PRESETS[name]
+    assert presets.Preset.from_description(json.loads(json.dumps(preset.describe()))) == preset
+
+
+def test_a_description_that_lacks_a_value():
+    with pytest.raises(ValueError, match="penalties, batch_size"):
+        description = presets.PRESETS["cpu"].describe()
+        del description["penalties"], description["batch_size"]
+        presets.Preset.from_description(description)
