@@ -192,7 +192,7 @@ def test_presets_survive_their_description(name):
 
 
 def test_a_description_that_lacks_a_value():
+    description = presets.PRESETS["cpu"].describe()
+    del description["penalties"], description["batch_size"]
     with pytest.raises(ValueError, match="penalties, batch_size"):
-        description = presets.PRESETS["cpu"].describe()
-        del description["penalties"], description["batch_size"]
         presets.Preset.from_description(description)
