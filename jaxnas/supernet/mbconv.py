@@ -6,6 +6,7 @@ nothing (METHOD, traps). The network is a pure function of a dictionary of array
 
 import functools
 import itertools
+from collections.abc import Callable
 
 import chex
 import flax.linen as nn
@@ -13,9 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import Layer, MBConvSpace, Operation
-from jaxnas.supernet import gathered, init, ops
+from jaxnas.supernet import blocked_layer, gathered, init, ops
 from jaxnas.supernet.choice import Branches, Params, switch_with_recompute
 from jaxnas.supernet.conv import full_conv
+
+# (weights of all choices, x, choice, layer) -> the chosen operation of x
+LayerFunction = Callable[[Params, jax.Array, jax.Array, Layer], jax.Array]
 
 
 def _operation(layer: Layer, operation: Operation) -> Params:
@@ -85,11 +89,29 @@ def apply_layer(params: Params, x: jax.Array, choice: jax.Array, layer: Layer) -
     return switch_with_recompute(_branches(layer), choice, params, x)
 
 
+def layer_function(layer: Layer, gather: bool, backend: str) -> LayerFunction:
+    """How a layer is computed.
+
+    Args:
+      layer: the layer.
+      gather: whether chosen operations are gathered, see `forward`.
+      backend: "cpu", "gpu" or "tpu".
+
+    Returns:
+      `gathered.apply_layer`, `blocked_layer.apply_layer` or `apply_layer`: all give the same numbers.
+    """
+    if gather and gathered.supports(layer):
+        return gathered.apply_layer
+    # Blocks of channels are for a processor's caches; an accelerator wants few large operations.
+    if backend == "cpu" and not gather and blocked_layer.supports(layer):
+        return blocked_layer.apply_layer
+    return apply_layer
+
+
 def _scan_step(
-    layer: Layer, gather: bool, x: jax.Array, params_and_choice: tuple[Params, jax.Array]
+    apply: LayerFunction, layer: Layer, x: jax.Array, params_and_choice: tuple[Params, jax.Array]
 ) -> tuple[jax.Array, None]:
     params, choice = params_and_choice
-    apply = gathered.apply_layer if gather and gathered.supports(layer) else apply_layer
     return apply(params, x, choice, layer), None
 
 
@@ -108,15 +130,17 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpa
     """
     chex.assert_rank([images, arch], [4, 1])
     chex.assert_shape(arch, (len(space.layers),))
+    backend = jax.default_backend()
     x = full_conv(images, params["stem"]["kernel"], space.stem_stride)
     x = _norm_act(params["stem"], x, relu6=True)
     for index, layer in enumerate(space.fixed_layers):
-        x = apply_layer(params[f"fixed_{index + 1}"], x, jnp.int32(0), layer)
+        apply = layer_function(layer, False, backend)
+        x = apply(params[f"fixed_{index + 1}"], x, jnp.int32(0), layer)
     # Consecutive layers of one shape are one scan: the program holds a single copy of them, which compiles faster.
     for layer, group in itertools.groupby(enumerate(space.layers), key=lambda item: item[1]):
         indices = [index for index, _ in group]
         layer_params = [params[f"layer_{index + 1}"] for index in indices]
-        step = functools.partial(_scan_step, layer, gather)
+        step = functools.partial(_scan_step, layer_function(layer, gather, backend), layer)
         if len(indices) == 1:
             x, _ = step(x, (layer_params[0], arch[indices[0]]))
         else:
