@@ -20,7 +20,7 @@ from rich.console import Console
 from experiments import cli
 from experiments.presets import PRESETS, Preset
 from experiments.workdir import open_workdir
-from jaxnas import compilation_cache, data, strategies, supernet
+from jaxnas import compilation_cache, data, selection, strategies, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.report import (
     FoundArchitecture,
@@ -55,6 +55,8 @@ class Config:
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
       cost: what is penalised, macs or params.
       samples: architectures drawn from each distribution in a step.
+      candidates: draws from each distribution that compete with the modes at the end, on the whole validation split;
+        0 for the modes alone.
       weight_steps: steps of the weights alone, under uniformly drawn architectures.
       joint_steps: steps of weights and distributions in turn.
       distribution_steps: steps of the distributions alone, with the weights frozen.
@@ -74,6 +76,7 @@ class Config:
     penalties: tuple[float, ...] | None = None
     cost: str = "macs"
     samples: int | None = None
+    candidates: int | None = None
     weight_steps: int | None = None
     joint_steps: int | None = None
     distribution_steps: int | None = None
@@ -102,7 +105,7 @@ def choose_preset(config: Config) -> tuple[str, Preset]:
     settings = {field: given[field] for field in steps if field in given}
     if "batch_size" in settings:
         settings["valid_batch_size"] = settings["batch_size"]
-    fields = {field: given[field] for field in ("dataset", "space", "samples") if field in given}
+    fields = {field: given[field] for field in ("dataset", "space", "samples", "candidates") if field in given}
     if config.penalties is not None:
         fields["penalties"] = tuple(sorted(config.penalties))
     return name, dataclasses.replace(preset, settings=dataclasses.replace(preset.settings, **settings), **fields)
@@ -114,6 +117,8 @@ def build(config: Config, preset: Preset) -> Search:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {preset.space!r}")
     if config.method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
+    if preset.candidates < 0:  # said now and not after the search
+        raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
     space = SPACES[preset.space]()
     cost = space.cost(config.cost)
     strategy = strategies.make(config.method, space, preset.penalties, samples=preset.samples, cost=cost)
@@ -129,11 +134,14 @@ def build(config: Config, preset: Preset) -> Search:
 
 
 def summarise(search: Search, state: SearchState, config: Config, preset: Preset, seconds: float) -> SearchResult:
-    """What the search found, evaluated on the whole validation split with the supernet's weights."""
+    """What the search found: the best candidates of all distributions on the whole validation split."""
     strategy = search.strategy
     space = strategy.space
-    archs = np.asarray(strategy.modes(state.strategy))
+    key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
+    archs = selection.candidates(key, state.strategy.theta, preset.candidates)
     evaluation = search.evaluate(state.params, archs)
+    chosen = selection.least_objective(evaluation.loss, strategy.cost(archs), strategy.penalties)
+    archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
     theta = np.asarray(state.strategy.theta)
     found = tuple(
         FoundArchitecture(

@@ -23,6 +23,7 @@ class Preset:
       space: name of the search space.
       penalties: eps_k.
       samples: lambda, architectures from each distribution in a step.
+      candidates: draws from each distribution that compete with the modes at the end (`jaxnas/selection`).
       valid_fraction: share of the training images that the distributions learn on.
       width: channels of the supernet relative to the space's.
       image_size: height and width that images are reduced to.
@@ -33,6 +34,7 @@ class Preset:
     space: str
     penalties: tuple[float, ...]
     samples: int
+    candidates: int
     valid_fraction: float
     width: float
     image_size: int
@@ -63,6 +65,7 @@ PRESETS: dict[str, Preset] = {
         space="mbconv_digits",
         penalties=(0.02, 0.1, 0.4, 1.6),
         samples=4,
+        candidates=16,
         valid_fraction=0.5,
         width=1.0,
         image_size=8,
@@ -82,6 +85,7 @@ PRESETS: dict[str, Preset] = {
         space="nasbench_macro",
         penalties=(0.01, 0.06, 0.18, 0.5),
         samples=8,
+        candidates=16,
         valid_fraction=0.1,
         width=0.5,
         image_size=16,
@@ -102,6 +106,7 @@ PRESETS: dict[str, Preset] = {
         space="mbconv_cifar10",
         penalties=(0.02, 0.05, 0.12, 0.3),
         samples=2,
+        candidates=16,
         valid_fraction=0.5,
         width=1.0,
         image_size=32,

@@ -9,21 +9,27 @@ from jaxnas import distribution
 BEST_QUANTILE = 0.25  # ASNG-NAS: the best quarter is worth +1, the worst -1 (arXiv 1905.08537, section 4.2)
 
 
-def mixture_log_weights(theta: jax.Array, archs: jax.Array) -> jax.Array:
-    """Log importance weights against the equal mixture of all K distributions.
+def mixture_log_weights(theta: jax.Array, archs: jax.Array, shares: jax.Array | None = None) -> jax.Array:
+    """Log importance weights against the mixture of all K distributions.
 
-    w_k(c) = p_k(c) / q(c) with q = (1/K) sum_j p_j, the balance heuristic of Veach and Guibas (1995): never a ratio of
-    two single distributions, so that 0 <= w_k <= K however far the distributions have parted.
+    w_k(c) = p_k(c) / q(c) with q = sum_j a_j p_j, and a_j = 1/K where all have equal shares: the balance heuristic of
+    Veach and Guibas (1995), never a ratio of two single distributions, so that 0 <= w_k <= 1 / a_k however far the
+    distributions have parted.
 
     Args:
       theta: float [K, D, C].
-      archs: int [S, D], drawn from the mixture in equal parts.
+      archs: int [S, D], drawn from the mixture.
+      shares: float [K], a_k, positive with sum 1; None for equal ones.
 
     Returns:
-      float [K, S], log w_k(c_i) <= log K.
+      float [K, S], log w_k(c_i) <= -log a_k.
     """
     log_p = distribution.log_prob(theta, archs)
-    log_q = jax.nn.logsumexp(log_p, axis=0) - jnp.log(theta.shape[0])
+    if shares is None:
+        log_q = jax.nn.logsumexp(log_p, axis=0) - jnp.log(theta.shape[0])
+    else:
+        chex.assert_shape(shares, (theta.shape[0],))
+        log_q = jax.nn.logsumexp(log_p + jnp.log(shares)[:, None], axis=0)
     return log_p - log_q
 
 

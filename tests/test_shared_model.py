@@ -1,5 +1,6 @@
 """The shared model against enumeration, a ridge regression in numpy, and the invariances that it claims."""
 
+import dataclasses
 import functools
 
 import chex
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.strategies import make, shared_model_design, shared_model_posterior
+from jaxnas.strategies import make, shared_model_design, shared_model_posterior, triangular
 from jaxnas.strategies.shared_model import SharedModel
 from jaxnas.tasks import TabularTask, synthetic_table
 
@@ -69,13 +70,28 @@ def test_spaces_with_too_many_pairs_are_modelled_by_single_choices():
     assert not large.order.any()
 
 
-def test_tables_are_the_model_choice_by_choice():
+def test_split_is_the_model_as_a_quadratic_form():
     coefficients = jax.random.normal(jax.random.key(0), (2, DESIGN.size))
     archs = jnp.asarray(all_archs())
-    singles, pairs = DESIGN.tables(coefficients)
-    chosen = jax.nn.one_hot(archs, 4).reshape(24, -1)
-    both = jnp.einsum("na,kab,nb->kn", chosen, pairs, chosen)
-    np.testing.assert_allclose(singles @ chosen.T + both / 2, coefficients @ DESIGN.features(archs).T, atol=1e-4)
+    linear, quadratic = DESIGN.split(coefficients)
+    singles = DESIGN.singles(archs)
+    both = jnp.einsum("na,kab,nb->kn", singles, quadratic, singles)
+    np.testing.assert_allclose(linear @ singles.T + both / 2, coefficients @ DESIGN.features(archs).T, atol=1e-4)
+    np.testing.assert_array_equal(DESIGN.pairs_of(quadratic), coefficients[:, 6:])
+
+
+def test_curvatures_hold_the_square_of_an_additive_score():
+    archs = jnp.asarray(all_archs())
+    additive, cost = jax.random.normal(jax.random.key(0), (2, 6))
+    directions = shared_model_design.curvatures(DESIGN, additive, cost)
+    np.testing.assert_allclose(jnp.linalg.norm(directions, axis=0), 1, rtol=1e-5)
+    score, price = DESIGN.singles(archs) @ additive, DESIGN.singles(archs) @ cost
+    one_hot = np.asarray(jax.nn.one_hot(archs, 4)).reshape(24, -1)
+    for column, product in zip(directions.T, (score**2, score * price, price**2)):
+        pairs = DESIGN.features(archs)[:, 6:] @ column
+        # What the direction does not explain must be additive: a function of single decisions.
+        x = np.concatenate([np.asarray(pairs)[:, None], one_hot], axis=1)
+        np.testing.assert_allclose(x @ np.linalg.lstsq(x, product, rcond=1e-5)[0], product, atol=1e-3)
 
 
 def test_coordinate_descent_is_enumeration_for_additive_models():
@@ -85,7 +101,7 @@ def test_coordinate_descent_is_enumeration_for_additive_models():
     start = jnp.zeros((50, len(COUNTS)), jnp.int32)
     found = shared_model_design.descend(DESIGN, additive, start, sweeps=1)
     np.testing.assert_array_equal(found, archs[values.argmin(1)])
-    singles = shared_model_design.Design(COUNTS, DESIGN.contrasts, DESIGN.left[:0], DESIGN.right[:0])
+    singles = dataclasses.replace(DESIGN, left=DESIGN.left[:0], right=DESIGN.right[:0])
     no_pairs = shared_model_design.descend(singles, additive[:, : singles.size], start, sweeps=1)
     np.testing.assert_array_equal(no_pairs, found)
 
@@ -118,7 +134,7 @@ def hand_sized_memory(steps=6, samples=5, written=6):
     archs = np.random.default_rng(0).integers(0, COUNTS, size=(written, samples, len(COUNTS))).astype(np.int32)
     losses = np.random.default_rng(1).normal(size=(written, samples)).astype(np.float32)
     costs = np.random.default_rng(2).uniform(size=(written, samples)).astype(np.float32)
-    memory = shared_model_posterior.empty(steps, samples, len(COUNTS))
+    memory = shared_model_posterior.empty(DESIGN, steps, samples)
     for row in zip(archs, losses, costs):
         memory = shared_model_posterior.remember(memory, *row)
     return memory, archs, losses
@@ -130,8 +146,9 @@ def test_posterior_is_ridge_regression_in_numpy():
 
     @jax.jit
     def fit(memory, coefficients, penalties):
-        response = shared_model_posterior.responses(memory, DESIGN, coefficients, penalties, worst=1.0)
-        equations = shared_model_posterior.normal_equations(memory, DESIGN, response)
+        gram, counted = shared_model_posterior.count(memory, DESIGN)
+        memory = memory.replace(gram=gram, counted=counted)
+        equations = shared_model_posterior.normal_equations(memory, DESIGN, coefficients, penalties, worst=1.0)
         log_ratio = jnp.log(jnp.asarray(ratios))
         return shared_model_posterior.posterior(equations, DESIGN.order, log_ratio, jax.random.key(0), draws=4000)
 
@@ -147,8 +164,8 @@ def test_posterior_is_ridge_regression_in_numpy():
     covariance = np.linalg.inv(matrix)
     determined = 1 - ratios[DESIGN.order] * np.diag(covariance)
     noise = np.square(y - x @ ridge).sum() / (24 - determined.sum())
-    np.testing.assert_allclose(posterior.noise, noise, rtol=0.03)
-    empirical = np.cov(np.asarray(posterior.deviations).T) / noise
+    np.testing.assert_allclose(posterior.noise, [noise, noise], rtol=0.03)
+    empirical = np.cov(np.asarray(posterior.deviations).T)
     np.testing.assert_allclose(empirical, covariance, atol=0.1 * covariance.max())
 
 
@@ -157,21 +174,60 @@ def test_memory_is_a_ring():
     assert memory.losses.shape == (2, 256)
     np.testing.assert_array_equal(memory.losses, losses[[4, 3]])
     np.testing.assert_array_equal(memory.archs, archs[[4, 3]])
-    assert memory.live.all()
 
 
-def test_the_cap_is_the_quantile_of_live_entries():
-    values = jax.random.normal(jax.random.key(0), (2, 10, 5))
-    live = jnp.arange(10)[:, None] < 8
-    found = shared_model_posterior.masked_quantile(values, live, 0.7)
-    expected = np.sort(np.asarray(values[:, :8]).reshape(2, 40))[:, 27]  # 28 of 40 are not above it
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+def gram_of(archs):
+    """Of features centred in each step, in numpy: int [T, S, D] -> float64 [P, P]."""
+    features = np.asarray(DESIGN.features(jnp.asarray(archs)), np.float64)
+    rows = (features - features.mean(1, keepdims=True)).reshape(-1, DESIGN.size)
+    return rows.T @ rows
 
 
-@pytest.mark.parametrize("side", [0, 1, 5])
+@pytest.mark.parametrize("fits", [(3,), (2, 5, 6), (1, 4, 9, 11)])
+def test_counting_by_and_by_is_counting_at_once_also_when_the_ring_forgets(fits):
+    samples, steps = 128, 8  # blocks of two steps
+    archs = np.random.default_rng(0).integers(0, COUNTS, size=(12, samples, len(COUNTS))).astype(np.int32)
+    memory = shared_model_posterior.empty(DESIGN, steps, samples)
+    for step in range(fits[-1]):
+        memory = shared_model_posterior.remember(memory, archs[step], jnp.zeros(samples), jnp.zeros(samples))
+        if step + 1 in fits:
+            gram, counted = shared_model_posterior.count(memory, DESIGN)
+            memory = memory.replace(gram=gram, counted=counted)
+    remembered = archs[max(0, fits[-1] - steps) : fits[-1]]
+    np.testing.assert_allclose(memory.gram, gram_of(remembered), rtol=1e-4, atol=0.05)
+    assert int(memory.counted) == len(remembered)
+
+
+def test_responses_beyond_the_quantile_of_the_objective_are_capped():
+    memory, archs, losses = hand_sized_memory()
+    equations = shared_model_posterior.normal_equations(
+        memory, DESIGN, jnp.zeros((1, DESIGN.size)), jnp.asarray([0.0]), worst=0.6
+    )
+    levelled = losses - losses.mean(1, keepdims=True)
+    # 30 samples are fewer than the cap is estimated from, and each step is taken equally often.
+    capped = np.minimum(levelled, np.quantile(np.repeat(levelled, 17, axis=0), 0.6))
+    response = capped - capped.mean(1, keepdims=True)
+    features = np.asarray(DESIGN.features(jnp.asarray(archs)))
+    np.testing.assert_allclose(equations.square, [np.square(response).sum()], rtol=0.02)
+    np.testing.assert_allclose(equations.moment[0], np.einsum("ts,tsp->p", response, features), atol=0.2)
+
+
+def test_augmented_equations_are_those_of_more_features():
+    memory, archs, _ = hand_sized_memory()
+    gram = gram_of(archs)
+    moment = np.random.default_rng(4).normal(size=(2, DESIGN.size))
+    directions = np.random.default_rng(3).normal(size=(len(DESIGN.left), 2))
+    equations = shared_model_posterior.NormalEquations(jnp.asarray(gram), jnp.asarray(moment), jnp.ones(2), 1.0)
+    found = equations.augmented(jnp.asarray(directions))
+    more = np.concatenate([np.eye(DESIGN.size), np.concatenate([np.zeros((6, 2)), directions])], axis=1)
+    np.testing.assert_allclose(found.gram, more.T @ gram @ more, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.moment, moment @ more, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [0, 1, 5, 17, 50])
 def test_triangular_inverse(side):
     lower = np.tril(np.random.default_rng(side).uniform(0.5, 1, size=(side, side))) + np.eye(side)
-    inverse = jax.jit(shared_model_posterior.invert_lower)(jnp.asarray(lower, jnp.float32))
+    inverse = jax.jit(triangular.invert_lower)(jnp.asarray(lower, jnp.float32))
     np.testing.assert_allclose(inverse @ lower, np.eye(side), atol=1e-4)
 
 
@@ -201,6 +257,29 @@ def test_equal_settings_share_one_compiled_program():
     before = SharedModel.ask._cache_size()
     twin.ask(jax.random.key(0), state)
     assert SharedModel.ask._cache_size() == before
+
+
+def test_samples_are_shared_out_by_expected_regret():
+    method = strategy()
+    drawn = jnp.zeros((3, 2, DESIGN.size)).at[:, :, 0].set(jnp.asarray([[0.0, 0.0], [1.0, 3.0], [1.0, 1.0]]))
+    archs = jnp.asarray(all_archs())
+    first = np.asarray(DESIGN.features(archs)[:, 0])
+    worst, best = archs[first.argmax()], archs[first.argmin()]
+    modes = jnp.stack([worst, worst, best])
+    optima = jnp.broadcast_to(best, (3, 2, 4))
+    # Regret is 0, twice the span of the first contrast, and 0: the second gets all that is not shared out evenly.
+    np.testing.assert_allclose(method.share_out(drawn, modes, optima), [1 / 6, 1 / 6 + 1 / 2, 1 / 6], rtol=1e-5)
+    no_regret = method.share_out(drawn, jnp.broadcast_to(best, (3, 4)), optima)
+    np.testing.assert_allclose(no_regret, 1 / 3, rtol=1e-5)
+
+
+def test_each_distribution_gets_its_share_of_the_samples():
+    method = strategy()
+    state = method.init(jax.random.key(0))
+    certain = jax.nn.one_hot(jnp.asarray([[0, 0, 0, 0], [1, 0, 1, 1], [2, 0, 1, 2]]), 4)
+    state = state.replace(theta=certain, shares=jnp.asarray([0.25, 0.5, 0.25]))
+    archs, _ = method.ask(jax.random.key(1), state)
+    assert np.bincount(np.asarray(archs)[:, 0]).tolist() == [3, 6, 3]
 
 
 def test_shapes():

@@ -1,15 +1,17 @@
-"""K architectures of different complexity from one Bayesian model of the loss; optional, not the default method.
+"""K architectures of different complexity from one Bayesian model of the loss: the default method, "importance".
 
-Samples are drawn, as in `ImportanceSampling`, from K products of categoricals. What changes is how the distributions
-learn. L(c) is one function for all k, so one linear model of it, on single choices and pairs of choices, learns from
-all the remembered samples of all k, and theta_k is set to the probability that a choice belongs to the optimum of f_k:
+As in `ImportanceSampling`, samples are drawn from a mixture of K products of categoricals, and every sample serves
+every distribution. What changes is how the distributions learn. The natural gradient of a product of categoricals is a
+regression on the choices (METHOD, measured facts), and L(c) is one function for all k: so one linear model of it, on
+single choices and pairs of choices, learns from all the remembered samples of all k, where importance weights have only
+those of one step. theta_k is set to the probability that a choice belongs to the optimum of f_k:
 
     theta_k[d, j] = P(c*_k[d] = j | data),   c*_k = argmin_c  phi(c) . beta_k + eps_k R(c),   beta_k ~ posterior.
 
 Of all products of categoricals it is the nearest, in KL divergence, to the posterior law of the optimum. There is no
 step size; `spread`, which is set by hand, tempers the posterior. Thompson, "On the likelihood that one unknown
 probability exceeds another", Biometrika 25 (1933); with linear models Russo and Van Roy, "Learning to optimize via
-posterior sampling", arXiv 1301.2609. What it gains, what it costs and what was not tried: docs/ablation.md.
+posterior sampling", arXiv 1301.2609. What it gains, what it costs and what else was tried: docs/ablation.md.
 """
 
 import functools
@@ -28,6 +30,7 @@ from jaxnas.strategies import base, shared_model_design, shared_model_posterior
 
 INITIAL_RATIO = (1.0, 10.0)  # noise over prior variance of single and of pair coefficients, before any fit
 FIRST_FIT = 2  # steps before the first fit
+EVEN_SHARE = 0.5  # of the samples that all distributions get alike; the rest follows their expected regret
 
 
 @flax.struct.dataclass
@@ -36,6 +39,7 @@ class State:
 
     Attributes:
       theta: float32 [K, D, C], the K distributions.
+      shares: float32 [K], of each distribution in the mixture that samples are drawn from.
       coefficients: float32 [K, P], posterior means.
       log_ratio: float32 [2], log of noise over prior variance, of single and of pair coefficients.
       memory: past samples, and how many steps were told.
@@ -44,6 +48,7 @@ class State:
     """
 
     theta: jax.Array
+    shares: jax.Array
     coefficients: jax.Array
     log_ratio: jax.Array
     memory: shared_model_posterior.Memory
@@ -56,7 +61,7 @@ class Info:
     """Diagnostics of one `tell`; there is no utility, for the model learns from the losses themselves.
 
     Attributes:
-      weights: float32 [K, S], importance weights w_k(c_i), at most K; for comparison, nothing is weighted by them.
+      weights: float32 [K, S], importance weights w_k(c_i) against the mixture; nothing learns from them.
       objective: float32 [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i).
       ess: float32 [K], effective sample size.
     """
@@ -72,9 +77,9 @@ class SharedModel:
 
     Attributes:
       space: the search space.
-      penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each. All share
-        one noise variance, so none may be far larger than the spread of the losses: 100 beside 0.3 spoils the 0.3.
-      samples: lambda, architectures drawn from each distribution in a step.
+      penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each.
+      samples: lambda, architectures drawn from each distribution in a step, on average: half of the S = K lambda
+        samples are shared out evenly, half by the regret that the posterior expects of each distribution's mode.
       cost: scaled cost R(c); None for the first cost of the space. The optimum of a draw is sought under its projection
         onto the features, exact for additive costs.
       memory: samples remembered; older ones are forgotten.
@@ -140,17 +145,26 @@ class SharedModel:
         steps = -(-self.memory // self.step_samples)
         return State(
             theta=jnp.repeat(distribution.uniform(self.space.num_choices)[None], k, axis=0),
+            shares=jnp.full(k, 1 / k, jnp.float32),
             coefficients=jnp.zeros((k, self.design.size), jnp.float32),
             log_ratio=jnp.log(jnp.asarray(INITIAL_RATIO, jnp.float32)),
-            memory=shared_model_posterior.empty(steps, self.step_samples, len(self.space.decisions)),
+            memory=shared_model_posterior.empty(self.design, steps, self.step_samples),
             next_fit=jnp.int32(FIRST_FIT),
             key_data=jax.random.key_data(key),
         )
 
     @functools.partial(jax.jit, static_argnums=0)
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
-        """Draws lambda architectures from each distribution: int32 [S, D], and the state as it was."""
-        return distribution.sample(key, state.theta, self.samples), state
+        """Draws S architectures from the mixture: int32 [S, D], and the state as it was.
+
+        Each distribution gets its share of the S samples, up to less than one sample (systematic sampling).
+        """
+        offset_key, choice_key = jax.random.split(key)
+        points = (jnp.arange(self.step_samples) + jax.random.uniform(offset_key)) / self.step_samples
+        bounds = jnp.cumsum(state.shares)[:-1]
+        source = (points[:, None] > bounds).sum(-1)  # [S], the distribution of each sample
+        archs = jax.random.categorical(choice_key, jnp.log(state.theta[source]))
+        return archs.astype(jnp.int32), state
 
     @functools.partial(jax.jit, static_argnums=0)
     def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Info]:
@@ -169,15 +183,17 @@ class SharedModel:
         chex.assert_shape(archs, (self.step_samples, len(self.space.decisions)))
         chex.assert_shape(losses, (self.step_samples,))
         costs = self.cost(archs)
-        log_weights = importance.mixture_log_weights(state.theta, archs)  # [K, S]
+        log_weights = importance.mixture_log_weights(state.theta, archs, state.shares)  # [K, S]
         objective = losses + jnp.asarray(self.penalties)[:, None] * costs  # [K, S]
         memory = shared_model_posterior.remember(state.memory, archs, losses, costs)
         due = memory.step >= state.next_fit
         state = state.replace(memory=memory, next_fit=jnp.where(due, self.fit_after(memory), state.next_fit))
         # The memory stays outside of the branches: passing through one would copy it in every step.
-        kept = (state.theta, state.coefficients, state.log_ratio)
-        theta, coefficients, log_ratio = jax.lax.cond(due, self.fit, lambda _: kept, state)
-        state = state.replace(theta=theta, coefficients=coefficients, log_ratio=log_ratio)
+        changed = ("theta", "shares", "coefficients", "log_ratio")
+        kept = (*(getattr(state, name) for name in changed), memory.gram, memory.counted)
+        *values, gram, counted = jax.lax.cond(due, self.fit, lambda _: kept, state)
+        memory = memory.replace(gram=gram, counted=counted)
+        state = state.replace(memory=memory, **dict(zip(changed, values)))
         return state, Info(jnp.exp(log_weights), objective, importance.effective_sample_size(log_weights))
 
     def modes(self, state: State) -> jax.Array:
@@ -190,24 +206,57 @@ class SharedModel:
         longest = max(1, len(memory.losses) // 4)
         return jnp.clip(grown, memory.step + 1, memory.step + longest)
 
-    def fit(self, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Theta [K, D, C], coefficients [K, P] and log_ratio [2] from what is remembered."""
+    def fit(self, state: State) -> tuple[jax.Array, ...]:
+        """What `tell` changes in a fit: theta, shares, coefficients, log_ratio; the memory's gram and counted."""
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.memory.step)
-        key_posterior, key_start = jax.random.split(key)
+        posterior_key, start_key = jax.random.split(key)
         penalties = jnp.asarray(self.penalties, jnp.float32)
-        design = self.design
+        design, cost = self.design, self.cost_coefficients
         with jax.default_matmul_precision("highest"):  # accelerators round otherwise, and a Gram matrix must not
-            response = shared_model_posterior.responses(state.memory, design, state.coefficients, penalties, self.worst)
-            equations = shared_model_posterior.normal_equations(state.memory, design, response)
-            infer = functools.partial(
-                shared_model_posterior.posterior, equations, design.order, key=key_posterior, draws=self.draws
+            gram, counted = shared_model_posterior.count(state.memory, design)
+            memory = state.memory.replace(gram=gram, counted=counted)
+            equations = shared_model_posterior.normal_equations(
+                memory, design, state.coefficients, penalties, self.worst
             )
-            _, log_ratio = infer(log_ratio=state.log_ratio)
-            posterior, next_log_ratio = infer(log_ratio=log_ratio)
-            price = penalties[:, None] * self.cost_coefficients  # [K, P]
-            drawn = posterior.mean[:, None] + self.spread * posterior.deviations + price[:, None]  # [K, M, P]
-            start = jax.random.categorical(key_start, jnp.log(state.theta), shape=(self.draws, *state.theta.shape[:2]))
+            contrasts, pairs = len(design.owner), len(design.left)
+            additive = state.coefficients[:, :contrasts].mean(0)
+            directions = shared_model_design.curvatures(design, additive, jnp.asarray(cost[:contrasts]))
+            posterior, log_ratio = shared_model_posterior.posterior(
+                equations.augmented(directions),
+                np.append(design.order, [2] * directions.shape[1]),
+                state.log_ratio,
+                posterior_key,
+                self.draws,
+            )
+
+            def fold(coefficients: jax.Array) -> jax.Array:
+                """The coefficients of the directions, which come last, as coefficients of pairs."""
+                single, pair, bend = jnp.split(coefficients, [contrasts, contrasts + pairs], axis=-1)
+                return jnp.concatenate([single, pair + bend @ directions.T], axis=-1)
+
+            mean = fold(posterior.mean)
+            deviations = jnp.sqrt(posterior.noise)[:, None, None] * fold(posterior.deviations)  # [K, M, P]
+            drawn = (mean + penalties[:, None] * cost)[:, None] + self.spread * deviations
+            start = jax.random.categorical(start_key, jnp.log(state.theta), shape=(self.draws, *state.theta.shape[:2]))
             optima = shared_model_design.descend(design, drawn, jnp.swapaxes(start, 0, 1), self.sweeps)  # [K, M, D]
-        frequency = jax.nn.one_hot(optima, self.space.max_choices).mean(1)  # [K, D, C]
-        theta = jax.vmap(functools.partial(asng.apply_margin, num_choices=self.space.num_choices))(frequency)
-        return theta, posterior.mean, next_log_ratio
+            frequency = jax.nn.one_hot(optima, self.space.max_choices).mean(1)  # [K, D, C]
+            theta = jax.vmap(functools.partial(asng.apply_margin, num_choices=self.space.num_choices))(frequency)
+            shares = self.share_out(drawn, distribution.mode(theta), optima)
+        return theta, shares, mean, log_ratio, gram, counted
+
+    def share_out(self, drawn: jax.Array, modes: jax.Array, optima: jax.Array) -> jax.Array:
+        """Shares of the distributions in the samples, by the regret that the draws expect of each mode.
+
+        Args:
+          drawn: float [K, M, P], models of f_k.
+          modes: int [K, D].
+          optima: int [K, M, D], of the draws.
+
+        Returns:
+          float [K], sum 1.
+        """
+        behind = self.design.features(modes)[:, None] - self.design.features(optima)  # [K, M, P]
+        regret = jnp.maximum((drawn * behind).sum(-1), 0).mean(1)
+        total = regret.sum()
+        by_regret = jnp.where(total > 0, regret / jnp.where(total > 0, total, 1), 1 / len(regret))
+        return EVEN_SHARE / len(regret) + (1 - EVEN_SHARE) * by_regret

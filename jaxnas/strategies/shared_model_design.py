@@ -29,57 +29,78 @@ class Design:
     Attributes:
       num_choices: C_d of each decision.
       contrasts: float32 [D * C, P1], the contrasts as functions of the one-hot encoding; 0 in the padding.
+      owner: int [P1], the decision of a contrast, ascending.
       left, right: int [P2], the contrasts multiplied in each pair feature; P2 = 0 where pairs would be too many.
     """
 
     num_choices: tuple[int, ...]
     contrasts: np.ndarray
+    owner: np.ndarray
     left: np.ndarray
     right: np.ndarray
 
     @property
     def order(self) -> np.ndarray:
         """0 for features of single decisions, 1 for those of pairs: int [P]."""
-        return np.repeat([0, 1], [self.contrasts.shape[1], len(self.left)])
+        return np.repeat([0, 1], [len(self.owner), len(self.left)])
 
     @property
     def size(self) -> int:
         """P."""
-        return self.contrasts.shape[1] + len(self.left)
+        return len(self.owner) + len(self.left)
+
+    def columns(self, decision: int) -> slice:
+        """Which contrasts a decision has."""
+        return slice(*np.searchsorted(self.owner, [decision, decision + 1]).tolist())
+
+    def table(self, decision: int) -> np.ndarray:
+        """Contrasts of the choices of one decision: float32 [C_d, C_d - 1]."""
+        start = decision * max(self.num_choices)
+        return self.contrasts[start : start + self.num_choices[decision], self.columns(decision)]
+
+    def singles(self, archs: jax.Array) -> jax.Array:
+        """Contrasts of architectures: int [..., D] -> float32 [..., P1]."""
+        chex.assert_axis_dimension(archs, -1, len(self.num_choices))
+        one_hot = jax.nn.one_hot(archs, max(self.num_choices))
+        return one_hot.reshape(*archs.shape[:-1], -1) @ self.contrasts
 
     def features(self, archs: jax.Array) -> jax.Array:
-        """Features of architectures: int [N, D] -> float32 [N, P]."""
-        chex.assert_shape(archs, (None, len(self.num_choices)))
-        one_hot = distribution.one_hot(archs, max(self.num_choices)).reshape(len(archs), -1)
-        singles = one_hot @ self.contrasts
-        # Selecting columns by a product with 0 and 1 is faster than XLA's gather on CPUs.
-        selection = np.eye(self.contrasts.shape[1], dtype=np.float32)
-        pairs = (singles @ selection[:, self.left]) * (singles @ selection[:, self.right])
-        return jnp.concatenate([singles, pairs], axis=-1)
+        """Features of architectures: int [..., D] -> float32 [..., P]."""
+        singles = self.singles(archs)
+        parts = [singles]
+        for decision in range(len(self.num_choices) - 1) if len(self.left) else ():
+            own = self.columns(decision)
+            # The pairs of a decision with all later ones: an outer product of slices, no gather.
+            products = singles[..., own, None] * singles[..., None, own.stop :]
+            parts.append(products.reshape(*archs.shape[:-1], -1))
+        return jnp.concatenate(parts, axis=-1)
 
-    def tables(self, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A model as tables over choices: what each choice adds, and what each pair of choices adds.
+    def split(self, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A model as a linear and a quadratic form of the contrasts x: value = b . x + x' B x / 2.
 
         Args:
           coefficients: float [..., P].
 
         Returns:
-          float [..., D * C] and symmetric [..., D * C, D * C]; each pair stands in it twice.
+          b [..., P1] and symmetric B [..., P1, P1], 0 between contrasts of one decision.
         """
-        count = self.contrasts.shape[1]
+        count = len(self.owner)
         position = np.full((count, count), self.size)  # of the coefficient of two contrasts; one zero is appended
         position[self.left, self.right] = position[self.right, self.left] = count + np.arange(len(self.left))
         padded = jnp.concatenate([coefficients, jnp.zeros_like(coefficients[..., :1])], axis=-1)
-        pairs = padded[..., position.ravel()].reshape(*coefficients.shape[:-1], count, count)
-        pairs = jnp.einsum("...pq,bq->...pb", pairs, self.contrasts)
-        return coefficients[..., :count] @ self.contrasts.T, jnp.einsum("ap,...pb->...ab", self.contrasts, pairs)
+        quadratic = padded[..., position.ravel()].reshape(*coefficients.shape[:-1], count, count)
+        return coefficients[..., :count], quadratic
+
+    def pairs_of(self, matrix: jax.Array) -> jax.Array:
+        """The entries of [..., P1, P1] that belong to pair features: [..., P2]."""
+        return matrix[..., self.left, self.right]
 
 
 @functools.cache
 def build(num_choices: tuple[int, ...]) -> Design:
     """The design of a space, with pairs where there are at most `MAX_FEATURES` features in all."""
     valid = distribution.valid_choices(num_choices)
-    columns, owner = [], []  # owner: the decision that a contrast belongs to
+    columns, owner = [], []
     for decision, count in enumerate(num_choices):
         centring = np.eye(count) - 1 / count
         basis = np.linalg.svd(centring)[0][:, : count - 1]  # orthonormal, orthogonal to the constant
@@ -93,7 +114,30 @@ def build(num_choices: tuple[int, ...]) -> Design:
     left, right = np.nonzero(owner[:, None] < owner[None, :])
     if len(owner) + len(left) > MAX_FEATURES:
         left, right = left[:0], right[:0]
-    return Design(tuple(num_choices), contrasts, left, right)
+    return Design(tuple(num_choices), contrasts, owner, left, right)
+
+
+def curvatures(design: Design, additive: jax.Array, cost: jax.Array) -> jax.Array:
+    """Directions among the pairs in which a loss that saturates would bend.
+
+    Were the loss a curved function of one additive score, as of the cost, its pair coefficients would be products of
+    the single ones. Three such directions take most of what pairs hold on complete tables, and need three
+    coefficients and not P2.
+
+    Args:
+      design: the features.
+      additive: float [P1], coefficients of single decisions, of the loss.
+      cost: float [P1], likewise of the scaled cost.
+
+    Returns:
+      float [P2, 3], unit columns (0 where there is no such direction): score squared, score times cost, cost squared.
+    """
+
+    def product(u: jax.Array, v: jax.Array) -> jax.Array:
+        return design.pairs_of(u[:, None] * v + v[:, None] * u)
+
+    directions = jnp.stack([product(additive, additive), product(additive, cost), product(cost, cost)], axis=1)
+    return directions / jnp.maximum(jnp.linalg.norm(directions, axis=0), jnp.finfo(jnp.float32).tiny)
 
 
 def project_cost(design: Design, cost: Callable[[jax.Array], jax.Array], archs: np.ndarray) -> np.ndarray:
@@ -132,26 +176,23 @@ def descend(design: Design, coefficients: jax.Array, start: jax.Array, sweeps: i
     Returns:
       int32 [..., D].
     """
-    valid = distribution.valid_choices(design.num_choices)
-    decisions, choices = valid.shape
-    chex.assert_shape(start, (*coefficients.shape[:-1], decisions))
-    if not len(design.left):
-        energy = jnp.where(valid, (coefficients @ design.contrasts.T).reshape(*start.shape, choices), jnp.inf)
-        return jnp.argmin(energy, axis=-1).astype(jnp.int32)
-    singles, pairs = design.tables(coefficients)
-    singles = jnp.where(valid.ravel(), singles, jnp.inf)
+    chex.assert_shape(start, (*coefficients.shape[:-1], len(design.num_choices)))
+    linear, quadratic = design.split(coefficients)
+    tables = [design.table(decision) for decision in range(len(design.num_choices))]
 
-    def visit(index: jax.Array, chosen: jax.Array) -> jax.Array:
-        at = (index % decisions) * choices
-        rows = jax.lax.dynamic_slice_in_dim(pairs, at, choices, axis=-2)
-        energy = jax.lax.dynamic_slice_in_dim(singles, at, choices, axis=-1)
-        energy = energy + (rows * chosen[..., None, :]).sum(-1)
-        best = jax.nn.one_hot(jnp.argmin(energy, axis=-1), choices)
-        return jax.lax.dynamic_update_slice_in_dim(chosen, best, at, axis=-1)
+    def sweep(_: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        singles, chosen = state
+        for decision, table in enumerate(tables):
+            own = design.columns(decision)
+            slope = linear[..., own] + (quadratic[..., own, :] * singles[..., None, :]).sum(-1)
+            choice = (slope[..., None, :] * table).sum(-1).argmin(-1)
+            best = jax.nn.one_hot(choice, len(table))
+            singles = singles.at[..., own].set((best[..., None] * table).sum(-2))
+            chosen = chosen.at[..., decision].set(choice.astype(jnp.int32))
+        return singles, chosen
 
-    chosen = jax.nn.one_hot(start, choices).reshape(*start.shape[:-1], decisions * choices)
-    chosen = jax.lax.fori_loop(0, decisions * sweeps, visit, chosen)
-    return jnp.argmax(chosen.reshape(*start.shape, choices), axis=-1).astype(jnp.int32)
+    sweeps = sweeps if len(design.left) else 1
+    return jax.lax.fori_loop(0, sweeps, sweep, (design.singles(start), jnp.asarray(start, jnp.int32)))[1]
 
 
 def rows_for_cost(design: Design) -> int:
