@@ -214,7 +214,7 @@ def start_and_memory(config: Config, name: str, cache: str) -> tuple[float, floa
 
 
 def starts_and_memory(config: Config, console: Console) -> None:
-    """Each program started twice: the second time from the persistent cache, and so without the memory of a compiler."""
+    """Each program started twice: then from the persistent cache, without the memory of a compiler."""
     config = dataclasses.replace(config, steps=1)
     for name in config.only:
         with tempfile.TemporaryDirectory() as cache:
