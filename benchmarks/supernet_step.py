@@ -2,7 +2,6 @@
 
     python -m benchmarks.supernet_step
     python -m benchmarks.supernet_step --only map torch_channels_last --rounds 9
-    python -m benchmarks.supernet_step --measure memory
     python -m benchmarks.supernet_step --measure start --only map --space mbconv_cifar10
 
 The programs: `map`, the library's step on CPUs (one architecture after the other); `vmap`, its step on accelerators
@@ -34,7 +33,7 @@ from experiments import cli
 from jaxnas import compilation_cache, spaces, supernet
 
 PROGRAMS = ("map", "vmap", "switch_vmap", "discrete", "torch_channels_last", "torch")
-MEASURES = ("time", "memory", "start")
+MEASURES = ("time", "start")
 LEARNING_RATE = 0.05
 
 
@@ -61,8 +60,8 @@ class Config:
     space: str | None = None
     """A registered search space in place of the benchmark's network; for the time to compile map."""
     measure: str = "time"
-    """time; memory (growth of a process's peak from before a program is built to after two runs); or start (seconds of
-    the first call, without and with the persistent compilation cache). The last two use a process for each program."""
+    """time, or start: in processes of their own, seconds of the first call, without and with the persistent compilation
+    cache, and the growth of the peak of memory from before a program is built to after two runs."""
 
 
 class Problem:
@@ -219,10 +218,8 @@ def starts_and_memory(config: Config, console: Console) -> None:
     for name in config.only:
         with tempfile.TemporaryDirectory() as cache:
             (first, _), (second, memory) = (in_a_process(start_and_memory, config, name, cache) for _ in range(2))
-        if config.measure == "start":
-            console.print(f"{name}: first call {first:.1f} s, from the cache {second:.1f} s ({second / first:.0%})")
-        else:
-            console.print(f"{name}: {memory:.0f} MiB")
+        start = f"first call {first:.1f} s, from the cache {second:.1f} s ({second / first:.0%})"
+        console.print(f"{name}: {start}, memory {memory:.0f} MiB")
 
 
 def main(config: Config) -> None:
