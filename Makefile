@@ -1,5 +1,6 @@
 # make search   install, then search on real images (no download)
 # make test     install, then run the tests
+# make bench    install, then time the supernet and the search
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -24,6 +25,11 @@ lint: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Minutes on an idle machine; PyTorch, the yardstick, is left out where it is not installed.
+bench: install
+	$(BIN)/python -m benchmarks.supernet_step
+	$(BIN)/python -m benchmarks.search_step
 
 install: $(INSTALLED)
 

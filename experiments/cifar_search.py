@@ -63,6 +63,8 @@ class Config:
       batch_size: images in a minibatch, of the training and the validation split alike.
       seed: of everything random.
       batching: auto, vmap (all architectures at once) or map (one after the other); auto is vmap on accelerators.
+      chunk_size: architectures at once under vmap, where all at once do not fit into memory.
+      precision: of computation, float32 or bfloat16 (for accelerators); parameters, statistics and losses are float32.
       steps_per_dispatch: steps in one program on the device; a checkpoint falls between two programs.
       checkpoint_seconds: seconds between checkpoints.
     """
@@ -83,6 +85,8 @@ class Config:
     batch_size: int | None = None
     seed: int = 0
     batching: str = "auto"
+    chunk_size: int | None = None
+    precision: str = "float32"
     steps_per_dispatch: int | None = None
     checkpoint_seconds: float = 20.0
 
@@ -101,8 +105,9 @@ def choose_preset(config: Config) -> tuple[str, Preset]:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     preset = PRESETS[name]
     given = {field: value for field, value in dataclasses.asdict(config).items() if value is not None}
-    steps = ("weight_steps", "joint_steps", "distribution_steps", "batch_size", "steps_per_dispatch", "batching")
-    settings = {field: given[field] for field in steps if field in given}
+    steps = ("weight_steps", "joint_steps", "distribution_steps", "batch_size", "steps_per_dispatch")
+    computing = ("batching", "chunk_size", "precision")
+    settings = {field: given[field] for field in (*steps, *computing) if field in given}
     if "batch_size" in settings:
         settings["valid_batch_size"] = settings["batch_size"]
     fields = {field: given[field] for field in ("dataset", "space", "samples", "candidates") if field in given}

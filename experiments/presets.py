@@ -13,6 +13,10 @@ from typing import Any
 
 from jaxnas.settings import SearchSettings
 
+# Settings that came later, with their defaults: a description leaves them out where they have these values, so that
+# one from before them means the same search.
+LATER = {"chunk_size": None, "precision": "float32"}
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -44,6 +48,7 @@ class Preset:
         """All values, flat and JSON-ready; `from_description` reads them."""
         values = dataclasses.asdict(self)
         values |= values.pop("settings")
+        values = {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -51,6 +56,7 @@ class Preset:
         """The preset that `describe` described; ValueError if a value is missing."""
         names = [field.name for field in dataclasses.fields(cls) if field.name != "settings"]
         setting_names = [field.name for field in dataclasses.fields(SearchSettings)]
+        description = {**LATER, **description}
         missing = [name for name in (*names, *setting_names) if name not in description]
         if missing:
             raise ValueError(f"the description of the search lacks {', '.join(missing)}")

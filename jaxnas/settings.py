@@ -6,6 +6,7 @@ import chex
 import jax
 import optax
 
+from jaxnas.supernet import precision
 from jaxnas.supernet.batching import resolve_batching
 
 PHASES = ("weights", "joint", "distributions")
@@ -32,6 +33,8 @@ class SearchSettings:
       cutout: side of the square that cutout masks, pixels; 0 for none.
       steps_per_dispatch: steps in one program on the device.
       batching: "auto", "vmap" or "map".
+      chunk_size: architectures at once under "vmap", which bounds its memory; None for all.
+      precision: of computation, "float32" or "bfloat16"; parameters, statistics and losses are float32.
     """
 
     weight_steps: int = 0
@@ -50,6 +53,8 @@ class SearchSettings:
     cutout: int = 0
     steps_per_dispatch: int = 50
     batching: str = "auto"
+    chunk_size: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self):
         for name in ("weight_steps", "joint_steps", "distribution_steps"):
@@ -63,6 +68,9 @@ class SearchSettings:
         if self.joint_steps + self.distribution_steps == 0:
             raise ValueError("joint_steps + distribution_steps must be at least 1: no step would move a distribution")
         resolve_batching(self.batching)
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
+        precision.check(self.precision)
 
     @property
     def total_steps(self) -> int:

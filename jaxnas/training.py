@@ -22,6 +22,7 @@ from jaxnas import data, distribution
 from jaxnas.settings import SearchSettings, make_optimizer
 from jaxnas.strategies.base import Strategy
 from jaxnas.supernet import batching as batching_lib
+from jaxnas.supernet.precision import compute_in
 
 
 @flax.struct.dataclass
@@ -220,6 +221,7 @@ class Search:
             train.labels[indices],
             archs,
             batching=settings.batching,
+            chunk_size=settings.chunk_size,
             label_smoothing=settings.label_smoothing,
         )
         updates, optimizer = make_optimizer(settings).update(gradient, state.optimizer, state.params)
@@ -273,11 +275,20 @@ class Search:
     ) -> batching_lib.Evaluation:
         images = data.normalize(minibatch.images, self.dataset.mean, self.dataset.std)
         return batching_lib.evaluate(
-            self._apply, params, images, minibatch.labels, archs, batching=self.settings.batching
+            self._apply,
+            params,
+            images,
+            minibatch.labels,
+            archs,
+            batching=self.settings.batching,
+            chunk_size=self.settings.chunk_size,
         )
 
     def _apply(self, params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> jax.Array:
-        return self.supernet.apply({"params": params}, images, arch)
+        def apply(params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> jax.Array:
+            return self.supernet.apply({"params": params}, images, arch)
+
+        return compute_in(self.settings.precision, apply)(params, images, arch)
 
     def _no_metrics(self) -> StepMetrics:
         nan, nans = jnp.float32(jnp.nan), jnp.full(len(self.strategy.penalties), jnp.nan, jnp.float32)

@@ -181,6 +181,8 @@ def fails(capsys, *arguments):
         (["--dataset=digits", "--penalties", "nan"], ["penalties", "nan"]),
         (["--dataset=digits", "--samples=0"], ["samples", "0"]),
         (["--dataset=digits", "--batching=both"], ["batching", "both"]),
+        (["--dataset=digits", "--chunk-size=0"], ["chunk_size", "0"]),
+        (["--dataset=digits", "--precision=half"], ["precision", "half", "bfloat16"]),
         (["--dataset=digits", "--batch-size=100000"], ["batch_size", "100000"]),
         (["--dataset=digits", "--cost=joules"], ["joules", "macs"]),
     ],

@@ -51,3 +51,17 @@ def test_layers_that_cannot_be_padded_to_one():
     assert not gathered.supports(without_expansion)
     assert not gathered.supports(Layer(4, 4, 1, 6, (Operation(3, 3),)))
     assert gathered.supports(Layer(4, 4, 1, 6, (Operation(3, 3), SKIP)))
+
+
+@pytest.mark.parametrize("chunk_size", [2, 3])
+def test_chunks_of_architectures_change_nothing(problem, chunk_size):
+    _, _, images, labels, archs = problem
+    params = {"kernel": jnp.linspace(-1, 1, 18).reshape(6, 3)}
+
+    def apply(params, images, arch):
+        return jnp.tanh(images.mean((1, 2)) * arch) @ params["kernel"].T[:, :10].repeat(2, 1)
+
+    for batching in (supernet.gradient, supernet.evaluate):
+        expected = batching(apply, params, images, labels % 6, archs, batching="vmap")
+        chunked = batching(apply, params, images, labels % 6, archs, batching="vmap", chunk_size=chunk_size)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), chunked, expected)

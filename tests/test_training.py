@@ -148,7 +148,15 @@ def test_weight_decay_spares_norms_and_biases():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("weight_steps", -1), ("batch_size", 0), ("weight_samples", 0), ("batching", "both"), ("steps_per_dispatch", 0)],
+    [
+        ("weight_steps", -1),
+        ("batch_size", 0),
+        ("weight_samples", 0),
+        ("batching", "both"),
+        ("chunk_size", 0),
+        ("precision", "float8"),
+        ("steps_per_dispatch", 0),
+    ],
 )
 def test_settings_are_checked(field, value):
     with pytest.raises(ValueError, match=field):
@@ -196,3 +204,13 @@ def test_a_description_that_lacks_a_value():
     del description["penalties"], description["batch_size"]
     with pytest.raises(ValueError, match="penalties, batch_size"):
         presets.Preset.from_description(description)
+
+
+def test_descriptions_from_before_a_setting():
+    preset = presets.PRESETS["cpu"]
+    assert not presets.LATER.keys() & preset.describe().keys()
+    changed = dataclasses.replace(
+        preset, settings=dataclasses.replace(preset.settings, chunk_size=2, precision="bfloat16")
+    )
+    assert presets.LATER.keys() <= changed.describe().keys()
+    assert presets.Preset.from_description(changed.describe()) == changed

@@ -2,9 +2,11 @@
 
 Under `vmap` all architectures are one large batch, which suits accelerators; build the supernet with `gather=True`, or
 a choice becomes a selection among all operations of a layer, every one computed. Under `map` only the chosen operation
-is computed, which suits CPUs. Both give the same numbers.
+is computed, which suits CPUs. Both give the same numbers. A chunk size bounds the memory of `vmap`: only so many
+architectures at once, chunk after chunk.
 """
 
+import functools
 from collections.abc import Callable
 
 import chex
@@ -53,6 +55,7 @@ def evaluate(
     archs: jax.Array,
     *,
     batching: str = "map",
+    chunk_size: int | None = None,
 ) -> Evaluation:
     """Losses and accuracies of S architectures on one minibatch.
 
@@ -63,6 +66,7 @@ def evaluate(
       labels: int [B].
       archs: int32 [S, D].
       batching: "vmap" or "map".
+      chunk_size: architectures at once under "vmap"; None for all.
 
     Returns:
       Evaluation with arrays [S].
@@ -72,7 +76,11 @@ def evaluate(
     def one(arch: jax.Array) -> Evaluation:
         return _evaluate_one(apply, params, images, labels, arch, 0.0)
 
-    return jax.vmap(one)(archs) if resolve_batching(batching) == "vmap" else jax.lax.map(one, archs)
+    if resolve_batching(batching) == "map":
+        return jax.lax.map(one, archs)
+    if chunk_size is None or chunk_size >= len(archs):
+        return jax.vmap(one)(archs)
+    return jax.lax.map(one, archs, batch_size=chunk_size)
 
 
 def gradient(
@@ -83,6 +91,7 @@ def gradient(
     archs: jax.Array,
     *,
     batching: str = "map",
+    chunk_size: int | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[chex.ArrayTree, Evaluation]:
     """Gradient of the mean loss of S architectures with respect to the shared weights (METHOD, step 7).
@@ -94,6 +103,7 @@ def gradient(
       labels: int [B].
       archs: int32 [S, D].
       batching: "vmap" or "map"; under "map" the activations of one architecture at a time are held.
+      chunk_size: architectures at once under "vmap", whose activations are held together; None for all.
       label_smoothing: share of the target spread evenly over the classes.
 
     Returns:
@@ -105,19 +115,31 @@ def gradient(
         evaluation = _evaluate_one(apply, params, images, labels, arch, label_smoothing)
         return evaluation.loss, evaluation
 
-    if resolve_batching(batching) == "vmap":
+    def of_chunk(params: chex.ArrayTree, chunk: jax.Array) -> tuple[jax.Array, Evaluation]:
+        losses, evaluation = jax.vmap(one, (None, 0))(params, chunk)
+        return losses.sum() / len(archs), evaluation
 
-        def mean_loss(params: chex.ArrayTree) -> tuple[jax.Array, Evaluation]:
-            losses, evaluation = jax.vmap(one, (None, 0))(params, archs)
-            return losses.mean(), evaluation
+    def of_one(params: chex.ArrayTree, arch: jax.Array) -> tuple[jax.Array, Evaluation]:
+        loss, evaluation = one(params, arch)
+        return loss / len(archs), evaluation
 
-        return jax.grad(mean_loss, has_aux=True)(params)
+    def add(total: chex.ArrayTree, part: jax.Array, function: Callable) -> tuple[chex.ArrayTree, Evaluation]:
+        grads, evaluation = jax.grad(function, has_aux=True)(params, part)
+        return jax.tree.map(jnp.add, total, grads), evaluation
 
-    def add(total: chex.ArrayTree, arch: jax.Array) -> tuple[chex.ArrayTree, Evaluation]:
-        grads, evaluation = jax.grad(one, has_aux=True)(params, arch)
-        return jax.tree.map(lambda t, g: t + g / len(archs), total, grads), evaluation
-
-    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), archs)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    if resolve_batching(batching) == "map":
+        return jax.lax.scan(functools.partial(add, function=of_one), zero, archs)
+    if chunk_size is None or chunk_size >= len(archs):
+        return jax.grad(of_chunk, has_aux=True)(params, archs)
+    whole = len(archs) // chunk_size * chunk_size
+    chunks = archs[:whole].reshape(-1, chunk_size, archs.shape[1])
+    total, evaluation = jax.lax.scan(functools.partial(add, function=of_chunk), zero, chunks)
+    evaluation = jax.tree.map(lambda leaf: leaf.reshape(-1), evaluation)
+    if whole == len(archs):
+        return total, evaluation
+    total, rest = add(total, archs[whole:], of_chunk)
+    return total, jax.tree.map(lambda *parts: jnp.concatenate(parts), evaluation, rest)
 
 
 def _evaluate_one(
