@@ -4,9 +4,13 @@
 
 Trains a supernet with `cifar_search --preset cpu` (20 minutes on two CPU cores), or takes that of an earlier search
 (`--run DIR`); scores random architectures with it; then runs every method on the frozen weights with equal evaluations.
+
+All methods answer the same K penalties: for `constrained`, whose K searches keep budgets evenly spaced in cost, that is
+the least measured objective of all it evaluated (`modes`), as for the other methods without a distribution.
 """
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,12 @@ import rich.table
 from rich.console import Console
 
 from experiments import cifar_search, cli
-from experiments.presets import Preset
+from experiments.presets import PRESETS, Preset
 from experiments.table_truth import best_within_cost
 from jaxnas import compilation_cache, metrics, strategies
 from jaxnas.checkpoint import Checkpoints
-from jaxnas.report.files import replacing
+from jaxnas.report.files import replacing, to_plain
+from jaxnas.spaces import SPACES
 from jaxnas.tasks import Table, TabularTask, read_table
 from jaxnas.tasks.supernet import FrozenSupernet
 
@@ -51,10 +56,41 @@ class Config:
     cost: str = "flops"
     architectures: int = 300
     images: int = 2500
-    methods: tuple[str, ...] = ("importance", "independent", "random", "nsga2")
+    methods: tuple[str, ...] = ("importance", "independent", "random", "nsga2", "constrained")
     evaluations: int = 1600
     search_seeds: int = 3
     samples: int = 4
+
+
+def check(config: Config) -> None:
+    """Raises ValueError on settings that would fail only after the training."""
+    for name, least in (("architectures", 4), ("images", 1), ("evaluations", 1), ("search_seeds", 1), ("samples", 1)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    for name in config.methods:
+        if name not in strategies.STRATEGIES:
+            raise ValueError(f"method {name!r} is not known; choose from {', '.join(strategies.STRATEGIES)}")
+
+
+def read_run(run: Path) -> tuple[dict[str, Any], Preset]:
+    """The description of the search in a folder, and its preset; ValueError if the folder holds no search."""
+    try:
+        description = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return {name: description[name] for name in ("seed", "method", "cost")}, Preset.from_description(description)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search") from error
+
+
+def check_table(task: TabularTask, path: Path, space_name: str) -> None:
+    """Raises ValueError unless the table has the decisions of the supernet's space."""
+    if space_name not in SPACES:
+        raise ValueError(f"space must be one of {', '.join(SPACES)}, got {space_name!r}")
+    wanted = SPACES[space_name]().num_choices
+    if task.space.num_choices != wanted:
+        raise ValueError(
+            f"table {path} is of another space: its decisions have {task.space.num_choices} choices, those of the "
+            f"supernet's {space_name!r} have {wanted}; give the table of {space_name!r}, or the run of another supernet"
+        )
 
 
 def load_supernet(run: Path, data_dir: Path | None) -> FrozenSupernet:
@@ -63,15 +99,10 @@ def load_supernet(run: Path, data_dir: Path | None) -> FrozenSupernet:
     Raises:
       ValueError: if the folder holds no finished search.
     """
-    try:
-        description = json.loads((run / "config.json").read_text())
-        seed, method, cost = (description[name] for name in ("seed", "method", "cost"))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search") from error
-    preset = Preset.from_description(description)
-    search = cifar_search.build(cifar_search.Config(method=method, cost=cost, seed=seed, data_dir=data_dir), preset)
+    description, preset = read_run(run)
+    search = cifar_search.build(cifar_search.Config(**description, data_dir=data_dir), preset)
     with Checkpoints(run / "checkpoints") as checkpoints:
-        restored = checkpoints.restore_newest(search.init(seed))
+        restored = checkpoints.restore_newest(search.init(description["seed"]))
     if restored is None or restored.step < preset.settings.total_steps:
         raise ValueError(f"run {run} is not finished; run its cifar_search command again to resume it")
     return FrozenSupernet(search, restored.state.params)
@@ -90,10 +121,13 @@ def score(supernet: FrozenSupernet, archs: np.ndarray, images: int) -> np.ndarra
 
 def main(config: Config) -> None:
     """Trains or loads, scores, searches, prints and writes `result.json`."""
-    console = Console()
+    console, started = Console(), time.perf_counter()
+    check(config)
     compilation_cache.enable()
     table = read_table(config.table, config.cost)
     task = TabularTask.from_table(table)
+    preset = PRESETS["cpu"] if config.run is None else read_run(config.run)[1]
+    check_table(task, config.table, preset.space)
     config.out.mkdir(parents=True, exist_ok=True)
     run = config.run
     if run is None:
@@ -103,56 +137,80 @@ def main(config: Config) -> None:
 
     archs = task.space.sample_uniform(np.random.default_rng(0), config.architectures)
     rows = task.rows(archs)
-    costs, errors = table.cost, table.error
-    losses = score(supernet, archs, config.images)
-    cheap, dear = metrics.binned_kendall_tau(losses, errors[rows], costs[rows])
-    tau = {
-        "overall": metrics.kendall_tau(losses, errors[rows]),
-        "cheaper_half": cheap,
-        "dearer_half": dear,
-        "cost_alone": metrics.kendall_tau(-costs[rows], errors[rows]),
-    }
+    tau = rank_correlations(score(supernet, archs, config.images), table.error[rows], table.cost[rows])
     console.print("Kendall tau with the true error: " + ", ".join(f"{name} {value:.3f}" for name, value in tau.items()))
 
     searches = {name: search(supernet, name, config, task, table) for name in config.methods}
     console.print(searches_table(searches, config))
+    result = {
+        "table": config.table,
+        "cost": config.cost,
+        "space": preset.space,
+        "penalties": supernet.search.strategy.penalties,
+        "networks": len(rows),
+        "kendall_tau": tau,
+        "evaluations": config.evaluations,
+        "samples": config.samples,
+        "methods": searches,
+        "wall_seconds": time.perf_counter() - started,
+    }
     with replacing(config.out / "result.json") as temporary:
-        temporary.write_text(json.dumps({"kendall_tau": tau, "networks": len(rows), "methods": searches}, indent=2))
+        temporary.write_text(json.dumps(to_plain(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    console.print(f"results in {config.out}")
+
+
+def rank_correlations(losses: np.ndarray, errors: np.ndarray, costs: np.ndarray) -> dict[str, float]:
+    """Kendall's tau of N scores with true errors, overall and in each half by cost, and that of the cost alone."""
+    cheap, dear = metrics.binned_kendall_tau(losses, errors, costs)
+    return {
+        "overall": metrics.kendall_tau(losses, errors),
+        "cheaper_half": cheap,
+        "dearer_half": dear,
+        "cost_alone": metrics.kendall_tau(-costs, errors),
+    }
 
 
 def search(supernet: FrozenSupernet, name: str, config: Config, task: TabularTask, table: Table) -> dict[str, Any]:
-    """Every seed's networks and their true figures: errors, costs, and distance to the best that costs no more."""
+    """What one method found with every seed, by true figures, and the seconds it took, compiling included.
+
+    For each seed: encodings [K, D], errors [K], costs [K], distances [K] to the least error of a network that costs no
+    more, and the hypervolume of the K true errors and scaled costs.
+    """
     search_of = supernet.search.strategy
     strategy = strategies.make(name, search_of.space, search_of.penalties, samples=config.samples, cost=search_of.cost)
-    found = []
+    found, started = [], time.perf_counter()
     for seed in range(config.search_seeds):
         archs = supernet.run(strategy, config.evaluations, seed)
         rows = task.rows(archs)
         found.append(
             {
-                "encodings": archs.tolist(),
-                "error": table.error[rows].tolist(),
-                "cost": table.cost[rows].tolist(),
+                "encodings": archs,
+                "error": table.error[rows],
+                "cost": table.cost[rows],
                 "distance": [float(table.error[row]) - best_within_cost(table, row) for row in rows],
+                "hypervolume": float(metrics.hypervolume(table.error[rows], task.cost.scaled[rows])),
             }
         )
-    return {"seeds": found}
+    return {"seeds": found, "wall_seconds": time.perf_counter() - started}
 
 
 def searches_table(searches: dict[str, Any], config: Config) -> rich.table.Table:
-    """True errors of what each method found, means over the seeds, cheapest penalty first."""
+    """True errors of what each method found, means over the seeds, smallest penalty first."""
     table = rich.table.Table(title=f"true errors of the networks found with {config.evaluations} evaluations, %")
     table.add_column("method")
     table.add_column("error for each penalty", justify="right")
     table.add_column(f"{config.cost} for each penalty, millions", justify="right")
     table.add_column("distance to the best no dearer, points", justify="right")
+    table.add_column("hypervolume", justify="right")
     for name, method in searches.items():
-        mean = {key: np.mean([seed[key] for seed in method["seeds"]], axis=0) for key in ("error", "cost", "distance")}
+        keys = ("error", "cost", "distance", "hypervolume")
+        mean = {key: np.mean([seed[key] for seed in method["seeds"]], axis=0) for key in keys}
         table.add_row(
             name,
             " ".join(f"{100 * error:.2f}" for error in mean["error"]),
             " ".join(f"{cost / 1e6:.0f}" for cost in mean["cost"]),
             f"{100 * mean['distance'].mean():.2f}",
+            f"{mean['hypervolume']:.4f}",
         )
     return table
 

@@ -116,7 +116,11 @@ class SearchSpace:
         is_list_of_integers = isinstance(encoding, list) and all(type(choice) is int for choice in encoding)
         if not is_list_of_integers:
             raise ValueError(f'"encoding" must be a list of integers, got {encoding!r}')
-        return self.validate(np.asarray(encoding, np.int64))
+        try:
+            array = np.asarray(encoding, np.int64)
+        except OverflowError as error:
+            raise ValueError(f'"encoding" must hold choices counted from 0, got {encoding!r}') from error
+        return self.validate(array)
 
     def sample_uniform(self, rng: np.random.Generator, samples: int) -> np.ndarray:
         """Uniform random architectures on the host, int32 [samples, D]."""

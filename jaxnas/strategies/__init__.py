@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies.base import Strategy
+from jaxnas.strategies.constrained import ConstrainedEvolution
 from jaxnas.strategies.evolution import RegularisedEvolution
 from jaxnas.strategies.importance_sampling import ImportanceSampling
 from jaxnas.strategies.independent import Independent
@@ -20,6 +21,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "random": Random,
     "evolution": RegularisedEvolution,
     "nsga2": NSGA2,
+    "constrained": ConstrainedEvolution,
     "shared_model": SharedModel,
 }
 
@@ -38,6 +40,7 @@ def make(name: str, space: SearchSpace, penalties: tuple[float, ...], **settings
 __all__ = [
     "NSGA2",
     "STRATEGIES",
+    "ConstrainedEvolution",
     "ImportanceSampling",
     "Independent",
     "Random",

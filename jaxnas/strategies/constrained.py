@@ -1,0 +1,215 @@
+"""One evolutionary search for each budget, on one trained supernet: "train once, search many".
+
+Cai, Gan, Wang, Zhang, Han: "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020,
+arXiv 1908.09791; Wang et al.: "AlphaNet", arXiv 2102.07954. The supernet is trained under uniform architectures; then
+every target runs an evolutionary search of its own under the hard constraint R(c) <= budget_k, and learns nothing from
+the others. This is what K networks cost in common practice, so it is what a search for all K is to be compared with.
+
+A constraint asks another question than a penalty does. `within_budgets` answers the constraints; `modes` answers the
+penalties as a practitioner could, by the least measured f_k of all that the K searches evaluated.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import distribution
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import base, incumbents
+
+ROUNDING = 1e-6  # R is float32: the dearest architecture must stay within a budget of 1
+
+
+@flax.struct.dataclass
+class State:
+    """The parents of every search, and the answer.
+
+    Attributes:
+      archs: int32 [K, P, D], the P best architectures that each search evaluated, best first.
+      losses: float32 [K, P], their measured losses.
+      excess: float32 [K, P], by how much R exceeds the budget, 0 where it does not; infinite where there is none yet.
+      evaluated: int32 [], architectures that each search evaluated so far.
+      incumbents: the best measured architecture for each penalty.
+    """
+
+    archs: jax.Array
+    losses: jax.Array
+    excess: jax.Array
+    evaluated: jax.Array
+    incumbents: incumbents.Incumbents
+
+
+@dataclass(frozen=True)
+class ConstrainedEvolution:
+    """K separate evolutionary searches, each for the smallest loss within its budget.
+
+    Once-for-all founds a population of 100, keeps the best 25 as parents and makes half of the next 100 by mutation
+    (each decision with probability 0.1) and half by crossover, for tens of thousands of evaluations. Here a child is
+    made at a time, and the numbers suit hundreds.
+
+    What exceeds the budget is drawn again, up to `tries` times; of draws within it, one that is no parent already is
+    preferred. Where all exceed it, the closest to the budget is taken, and a parent before a dearer child.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      samples: lambda, children of each search in a step.
+      cost: scaled cost R(c); None for the first cost of the space.
+      budgets: the largest R of each of the K networks, in the order of the penalties. None for evenly spaced ones, from
+        1 for the smallest penalty down to 1 / K for the largest.
+      founders: uniform samples within the budget that each search starts from, at least P.
+      parents: P, the best of all that a search has evaluated; they have the children.
+      mutation: probability that a mutation changes a decision.
+      crossover: share of children that take each decision from one of two parents; the others are mutations.
+      tries: draws for each founder or child.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int = 2
+    cost: Callable[[jax.Array], jax.Array] | None = None
+    budgets: tuple[float, ...] | None = None
+    founders: int = 20
+    parents: int = 5
+    mutation: float = 0.1
+    crossover: float = 0.5
+    tries: int = 32
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        base.check_settings(self.space, self.penalties, self.samples)
+        budgets = evenly_spaced_budgets(self.penalties) if self.budgets is None else self.budgets
+        object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
+        _check_budgets(self.budgets, len(self.penalties))
+        for name in ("founders", "parents", "tries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.founders < self.parents:
+            raise ValueError(f"founders must be at least the {self.parents} parents, got {self.founders}")
+        if not 0 < self.mutation <= 1:
+            raise ValueError(f"mutation must be a probability above 0, such as 0.1, got {self.mutation}")
+        if not 0 <= self.crossover < 1:
+            raise ValueError(f"crossover must be a share below 1 (the rest are mutations), got {self.crossover}")
+        if self.cost is None:
+            object.__setattr__(self, "cost", base.default_cost(self.space))
+
+    def init(self, key: jax.Array) -> State:
+        """No parents yet; the key is not used."""
+        del key
+        k, decisions = len(self.penalties), len(self.space.decisions)
+        return State(
+            archs=jnp.zeros((k, self.parents, decisions), jnp.int32),
+            losses=jnp.full((k, self.parents), jnp.inf),
+            excess=jnp.full((k, self.parents), jnp.inf),
+            evaluated=jnp.int32(0),
+            incumbents=incumbents.empty(k, decisions),
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Founders, then children: int32 [S, D], lambda for each search in turn, and the state as it was."""
+        founder_key, child_key = jax.random.split(key)
+        k, decisions = len(self.penalties), len(self.space.decisions)
+        theta = distribution.uniform(self.space.num_choices)
+        founders = distribution.sample(founder_key, theta[None], k * self.samples * self.tries)
+        founders = founders.reshape(k, self.samples, self.tries, decisions)
+        founding = state.evaluated < self.founders
+        draws = jnp.where(founding, founders, self._children(child_key, state.archs))
+        # A parent is the last resort: within the budget, if a founder ever was.
+        last = jnp.broadcast_to(state.archs[:, None, :1], (k, self.samples, 1, decisions))
+        last = jnp.where(founding, founders[:, :, :1], last)
+        draws = jnp.concatenate([draws, last], axis=2)  # [K, lambda, tries + 1, D]
+
+        excess = self._excess(draws)
+        is_parent = (draws[:, :, :, None] == state.archs[:, None, None]).all(-1).any(-1)
+        # 0 for what is new and within the budget, 1 for what is within it, more for what exceeds it; the first wins.
+        order = jnp.where(excess > 0, 1 + excess, jnp.where(founding, 0.0, is_parent))
+        chosen = order.argmin(-1)[..., None, None]
+        return jnp.take_along_axis(draws, chosen, axis=2).reshape(-1, decisions), state
+
+    def _children(self, key: jax.Array, parents: jax.Array) -> jax.Array:
+        """Draws of the children of each search: int32 [K, P, D] -> [K, lambda, tries, D]."""
+        counts = np.asarray(self.space.num_choices)
+        parent_key, kind_key, side_key, mutation_key, shift_key = jax.random.split(key, 5)
+        k, decisions = len(self.penalties), len(counts)
+        shape = (k, self.samples, self.tries)
+        pairs = jax.random.randint(parent_key, (k, *shape[1:], 2), 0, self.parents)
+        pairs = jax.vmap(lambda archs, index: archs[index])(parents, pairs)  # [K, lambda, tries, 2, D]
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        crossed = jnp.where(jax.random.bernoulli(side_key, shape=(*shape, decisions)), first, second)
+        shift = jax.random.randint(shift_key, (*shape, decisions), 1, np.maximum(counts, 2))
+        changes = jax.random.bernoulli(mutation_key, self.mutation, (*shape, decisions))
+        mutated = jnp.where(changes, (first + shift) % counts, first)
+        return jnp.where(jax.random.bernoulli(kind_key, self.crossover, (*shape, 1)), crossed, mutated)
+
+    def _excess(self, archs: jax.Array) -> jax.Array:
+        """By how much R exceeds each search's budget, 0 where it does not: int32 [K, ..., D] -> float32 [K, ...]."""
+        cost = self.cost(archs.reshape(-1, archs.shape[-1])).reshape(archs.shape[:-1])
+        budgets = jnp.asarray(self.budgets, jnp.float32).reshape(-1, *[1] * (cost.ndim - 1))
+        over = cost - budgets
+        return jnp.where(over > ROUNDING, over, 0.0)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
+        """Lets the best of parents and children be parents; the diagnostics are the objectives, float32 [K, S].
+
+        Args:
+          state: the state that `ask` was given.
+          archs: int32 [S, D], lambda for each search in turn, as `ask` returned them.
+          losses: float32 [S].
+        """
+        objective = incumbents.scalarised(losses, self.penalties, self.cost(archs))
+        archs = jnp.asarray(archs, jnp.int32)
+        k = len(self.penalties)
+        children = archs.reshape(k, self.samples, -1)
+        all_archs = jnp.concatenate([state.archs, children], axis=1)
+        all_losses = jnp.concatenate([state.losses, losses.reshape(k, self.samples)], axis=1)
+        all_excess = jnp.concatenate([state.excess, self._excess(children)], axis=1)
+        # Whatever keeps the budget is better than whatever does not.
+        best = jnp.lexsort((all_losses, all_excess), axis=-1)[:, : self.parents]
+        return State(
+            archs=jnp.take_along_axis(all_archs, best[..., None], axis=1),
+            losses=jnp.take_along_axis(all_losses, best, axis=1),
+            excess=jnp.take_along_axis(all_excess, best, axis=1),
+            evaluated=state.evaluated + self.samples,
+            incumbents=incumbents.update(state.incumbents, archs, objective),
+        ), objective
+
+    def modes(self, state: State) -> jax.Array:
+        """The architecture with the least measured f_k of all evaluated ones, int32 [K, D]."""
+        return state.incumbents.archs
+
+    def within_budgets(self, state: State) -> jax.Array:
+        """The best measured architecture of each search within its budget, int32 [K, D].
+
+        Where a search has not met its budget yet, this is what exceeds it least.
+        """
+        return state.archs[:, 0]
+
+
+def evenly_spaced_budgets(penalties: tuple[float, ...]) -> tuple[float, ...]:
+    """Budgets from 1 for the smallest penalty in even steps down to 1 / K for the largest.
+
+    >>> evenly_spaced_budgets((0.02, 0.3, 0.1, 0.2))
+    (1.0, 0.25, 0.75, 0.5)
+    """
+    k = len(penalties)
+    rank = np.argsort(np.argsort(penalties, kind="stable"), kind="stable")
+    return tuple(((k - rank) / k).tolist())
+
+
+def _check_budgets(budgets: tuple[float, ...], distributions: int) -> None:
+    if len(budgets) != distributions:
+        raise ValueError(f"budgets must be one for each of the {distributions} penalties, got {len(budgets)}")
+    for budget in budgets:
+        if not (math.isfinite(budget) and 0 <= budget <= 1):
+            raise ValueError(f"budgets must be scaled costs from 0 (the cheapest) to 1 (the dearest), got {budget}")
