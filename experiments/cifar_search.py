@@ -35,7 +35,7 @@ from jaxnas.report import (
 from jaxnas.spaces import SPACES
 from jaxnas.training import Search, SearchState, StepMetrics
 
-METHODS = ("importance", "importance_plain")  # strategies that keep distributions and weigh samples for each of them
+METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
 SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
@@ -51,7 +51,8 @@ class Config:
       preset: quickstart, cpu or full; by default quickstart for digits, otherwise full on an accelerator and cpu
         without one.
       space: search space; by default the preset's.
-      method: search strategy, importance or importance_plain (the paper's form).
+      method: search strategy: importance_plain (the paper's form) or importance (one model of the loss for all
+        distributions: better on complete tables, not yet compared with the former on a supernet).
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
       cost: what is penalised, macs or params.
       samples: architectures drawn from each distribution in a step.
@@ -74,7 +75,7 @@ class Config:
     data_dir: Path | None = None
     preset: str | None = None
     space: str | None = None
-    method: str = "importance"
+    method: str = "importance_plain"
     penalties: tuple[float, ...] | None = None
     cost: str = "macs"
     samples: int | None = None

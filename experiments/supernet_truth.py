@@ -56,7 +56,7 @@ class Config:
     cost: str = "flops"
     architectures: int = 300
     images: int = 2500
-    methods: tuple[str, ...] = ("importance", "independent", "random", "nsga2", "constrained")
+    methods: tuple[str, ...] = ("importance", "importance_plain", "independent", "random", "nsga2", "constrained")
     evaluations: int = 1600
     search_seeds: int = 3
     samples: int = 4

@@ -98,7 +98,7 @@ def undisturbed(tmp_path_factory, cache):
 def test_writes_the_contract(undisturbed):
     result = json.loads((undisturbed / "result.json").read_text())
     assert (result["method"], result["space"], result["dataset"], result["seed"]) == (
-        "importance",
+        "importance_plain",
         "tiny",
         "digits",
         0,

@@ -283,7 +283,7 @@ def test_each_distribution_gets_its_share_of_the_samples():
 
 
 def test_shapes():
-    method = make("shared_model", task().space, PENALTIES, cost=task().cost, samples=2)
+    method = make("importance", task().space, PENALTIES, cost=task().cost, samples=2)
     state = method.init(jax.random.key(0))
     archs, state = method.ask(jax.random.key(1), state)
     assert archs.shape == (6, 4)

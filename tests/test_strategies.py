@@ -112,10 +112,7 @@ def test_a_huge_penalty_finds_the_cheapest_architecture(name):
 
 
 @all_strategies
-def test_the_search_ends_far_below_the_regret_of_a_random_architecture(name, request):
-    if name == "shared_model":
-        reason = "one noise variance for all k: a penalty of 100 among small ones blurs the others (docs/ablation.md)"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_the_search_ends_far_below_the_regret_of_a_random_architecture(name):
     objective = task().objective(PENALTIES)
     rows = task().rows(found(name)[:, 1])  # [seeds, K]
     regret = np.stack([objective[k, rows[:, k]] - objective[k].min() for k in range(K)], axis=1)

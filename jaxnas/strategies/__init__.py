@@ -15,14 +15,13 @@ from jaxnas.strategies.shared_model import SharedModel
 
 # Called with (space, penalties) and the settings of each; every member passes tests/test_strategies.py.
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
-    "importance": ImportanceSampling,
-    "importance_plain": ImportanceSampling,
+    "importance": SharedModel,  # the default: the samples of all distributions serve each, through one model
+    "importance_plain": ImportanceSampling,  # the paper's form: importance weights
     "independent": Independent,
     "random": Random,
     "evolution": RegularisedEvolution,
     "nsga2": NSGA2,
     "constrained": ConstrainedEvolution,
-    "shared_model": SharedModel,
 }
 
 
