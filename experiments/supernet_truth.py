@@ -197,7 +197,7 @@ def search(supernet: FrozenSupernet, name: str, config: Config, task: TabularTas
 def searches_table(searches: dict[str, Any], config: Config) -> rich.table.Table:
     """True errors of what each method found, means over the seeds, smallest penalty first."""
     table = rich.table.Table(title=f"true errors of the networks found with {config.evaluations} evaluations, %")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     table.add_column("error for each penalty", justify="right")
     table.add_column(f"{config.cost} for each penalty, millions", justify="right")
     table.add_column("distance to the best no dearer, points", justify="right")

@@ -165,14 +165,13 @@ class SearchDisplay:
         return Group(head, bar, table, *([Text(shown.note, style="dim")] if shown.note else []))
 
 
-def result_table(result: SearchResult) -> Table:
-    """The K networks of a search, a row each."""
+def result_table(result: SearchResult) -> Group:
+    """The K networks of a search, a row each, and below it what they are made of, which no terminal is wide enough for."""
     table = Table(
         title=f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}", title_justify="left"
     )
     for name in ("k", "penalty", "multiply-adds", "parameters", "loss", "accuracy", "probability"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("network", overflow="fold")
     for found in result.architectures:
         table.add_row(
             str(found.k),
@@ -182,9 +181,9 @@ def result_table(result: SearchResult) -> Table:
             _optional(found.valid_loss, ".4f"),
             _optional(found.valid_accuracy, ".1%"),
             _optional(found.probability, ".3f"),
-            Text(found.description),  # Brackets in it are no markup.
         )
-    return table
+    # Text, since brackets in a description are no markup.
+    return Group(table, *(Text(f"k={found.k}: {found.description}") for found in result.architectures))
 
 
 def _columns(shown: _Snapshot) -> list[tuple[str, np.ndarray, int]]:

@@ -77,7 +77,7 @@ def result_table(recorded: Sequence[int], results: Mapping[str, Result]) -> Tabl
     wanted = [count for count in (250, 1000, 2000, 4000) if count in recorded]
     counts = wanted if recorded[-1] in wanted else [*wanted, recorded[-1]]
     table = Table(title="Relative regret over evaluations: mean (quartiles over seeds)")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     table.add_column("samples", justify="right")
     for count in counts:
         table.add_column(str(count), justify="right")
@@ -98,7 +98,11 @@ def comparison_table(method: str, comparisons: Sequence[Comparison]) -> Table:
     """The tests of a method against the others."""
     table = Table(title=f"{method} against the others: Wilcoxon over seeds, Holm-corrected over this table")
     for column in ("against", "measure", "evaluations", method, "other", "better", "p"):
-        table.add_column(column, justify="left" if column in ("against", "measure", "better") else "right")
+        table.add_column(
+            column,
+            justify="left" if column in ("against", "measure", "better") else "right",
+            no_wrap=column == "against",
+        )
     for each in comparisons:
         significant = "yes" if each.p_holm < 0.01 else "not significantly"
         verdict = significant if each.better else "no"
@@ -111,7 +115,7 @@ def reach_table(reaches: Sequence[Reach]) -> Table:
     """Evaluations needed for the regret of independent searches."""
     table = Table(title="Evaluations needed for the regret of independent searches with their best lambda")
     for column in ("method", "independent at", "with samples", "regret", "needed", "ratio"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
     for reach in reaches:
         needed = ("never", "-") if reach.evaluations is None else (str(reach.evaluations), f"{reach.ratio:.3f}")
         table.add_row(reach.method, str(reach.at), str(reach.samples), f"{reach.level:.3f}", *needed)
