@@ -166,7 +166,7 @@ class SearchDisplay:
 
 
 def result_table(result: SearchResult) -> Group:
-    """The K networks of a search, a row each, and below it what they are made of, which no terminal is wide enough for."""
+    """The K networks of a search, a row each; what they are made of, too long for a column, below."""
     table = Table(
         title=f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}", title_justify="left"
     )
