@@ -11,7 +11,6 @@ from jaxnas import asng, distribution, importance
 from jaxnas.cost import AdditiveCost
 from jaxnas.spaces import Decision, SearchSpace
 from jaxnas.strategies import ImportanceSampling
-from jaxnas.strategies.importance_sampling import State
 
 # Decisions x {0, 1}, y {0, 1}, z {0, 1, 2}; R = (x + y + z) / 4.
 COST = AdditiveCost("size", "units", 10, ((0, 1), (0, 1), (0, 1, 2)))
@@ -123,7 +122,7 @@ def test_equal_losses_without_penalty_leave_the_state_of_that_distribution():
 
 
 def test_modes_are_the_most_probable_architectures():
-    state = State(theta=THETA.at[0, 0].set(jnp.asarray([0.4, 0.6, 0])), asng=first_state().asng)
+    state = first_state().replace(theta=THETA.at[0, 0].set(jnp.asarray([0.4, 0.6, 0])))
     np.testing.assert_array_equal(METHOD.modes(state), [[1, 0, 0], [0, 0, 0]])
 
 

@@ -124,7 +124,7 @@ def test_an_additive_cost_is_projected_exactly():
         return space_cost[jnp.arange(4), archs].sum(-1)
 
     archs = all_archs()
-    coefficients = shared_model_design.project_cost(DESIGN, cost, archs)
+    (coefficients,) = shared_model_design.project_cost(DESIGN, cost, archs)
     projected = DESIGN.features(jnp.asarray(archs)) @ coefficients
     exact = np.asarray(cost(archs))
     np.testing.assert_allclose(projected, exact - exact.mean(), atol=1e-5)
@@ -133,8 +133,8 @@ def test_an_additive_cost_is_projected_exactly():
 def hand_sized_memory(steps=6, samples=5, written=6):
     archs = np.random.default_rng(0).integers(0, COUNTS, size=(written, samples, len(COUNTS))).astype(np.int32)
     losses = np.random.default_rng(1).normal(size=(written, samples)).astype(np.float32)
-    costs = np.random.default_rng(2).uniform(size=(written, samples)).astype(np.float32)
-    memory = shared_model_posterior.empty(DESIGN, steps, samples)
+    costs = np.random.default_rng(2).uniform(size=(written, samples, 1)).astype(np.float32)
+    memory = shared_model_posterior.empty(DESIGN, steps, samples, costs=1)
     for row in zip(archs, losses, costs):
         memory = shared_model_posterior.remember(memory, *row)
     return memory, archs, losses
@@ -152,7 +152,7 @@ def test_posterior_is_ridge_regression_in_numpy():
         log_ratio = jnp.log(jnp.asarray(ratios))
         return shared_model_posterior.posterior(equations, DESIGN.order, log_ratio, jax.random.key(0), draws=4000)
 
-    posterior, _ = fit(memory, jnp.zeros((2, DESIGN.size)), jnp.asarray([0.1, 0.5]))
+    posterior, _ = fit(memory, jnp.zeros((2, DESIGN.size)), jnp.asarray([[0.1], [0.5]]))
 
     features = np.asarray(DESIGN.features(jnp.asarray(archs.reshape(30, -1))), np.float64).reshape(6, 5, -1)
     x = (features - features.mean(1, keepdims=True)).reshape(30, -1)
@@ -187,9 +187,9 @@ def gram_of(archs):
 def test_counting_by_and_by_is_counting_at_once_also_when_the_ring_forgets(fits):
     samples, steps = 128, 8  # blocks of two steps
     archs = np.random.default_rng(0).integers(0, COUNTS, size=(12, samples, len(COUNTS))).astype(np.int32)
-    memory = shared_model_posterior.empty(DESIGN, steps, samples)
+    memory = shared_model_posterior.empty(DESIGN, steps, samples, costs=1)
     for step in range(fits[-1]):
-        memory = shared_model_posterior.remember(memory, archs[step], jnp.zeros(samples), jnp.zeros(samples))
+        memory = shared_model_posterior.remember(memory, archs[step], jnp.zeros(samples), jnp.zeros((samples, 1)))
         if step + 1 in fits:
             gram, counted = shared_model_posterior.count(memory, DESIGN)
             memory = memory.replace(gram=gram, counted=counted)
@@ -201,7 +201,7 @@ def test_counting_by_and_by_is_counting_at_once_also_when_the_ring_forgets(fits)
 def test_responses_beyond_the_quantile_of_the_objective_are_capped():
     memory, archs, losses = hand_sized_memory()
     equations = shared_model_posterior.normal_equations(
-        memory, DESIGN, jnp.zeros((1, DESIGN.size)), jnp.asarray([0.0]), worst=0.6
+        memory, DESIGN, jnp.zeros((1, DESIGN.size)), jnp.asarray([[0.0]]), worst=0.6
     )
     levelled = losses - losses.mean(1, keepdims=True)
     # 30 samples are fewer than the cap is estimated from, and each step is taken equally often.
@@ -249,7 +249,7 @@ def test_scaled_losses_and_penalties_and_a_search_outside_of_the_vmap_change_not
 def test_equal_settings_share_one_compiled_program():
     method = strategy()
     twin = SharedModel(task().space, list(PENALTIES), cost=task().cost, spread=0.25)
-    assert method.cost_coefficients.shape == (DESIGN.size,)  # cached in one of the two; must not tell them apart
+    assert method.cost_coefficients.shape == (1, DESIGN.size)  # cached in one of the two; must not tell them apart
     assert method == twin
     assert hash(method) == hash(twin)
     state = method.init(jax.random.key(0))

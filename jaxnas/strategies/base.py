@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from jaxnas.spaces.base import SearchSpace
 
-# Scaled cost R(c): int [S, D] -> float32 [S] in [0, 1], jit-compilable and hashable.
+# Scaled cost R(c): int [S, D] -> float32 [S] in [0, 1], or [S, J] of J costs; jit-compilable and hashable.
 Cost = Callable[[jax.Array], jax.Array]
 
 
@@ -65,6 +66,23 @@ def check_penalties(penalties: tuple[float, ...]) -> None:
     for penalty in penalties:
         if not math.isfinite(penalty) or penalty < 0:
             raise ValueError(f"penalties must be finite and not negative, got {penalty}")
+
+
+def initial_penalties(penalties: tuple[float, ...]) -> jax.Array:
+    """Penalties as part of a state, where a strategy around this one may adapt them: float32 [K, 1], one cost each."""
+    return jnp.asarray(penalties, jnp.float32)[:, None]
+
+
+def costs_of(cost: Cost, archs: jax.Array) -> jax.Array:
+    """The costs of architectures, also where there is one alone: int [S, D] -> float32 [S, J]."""
+    costs = cost(archs)
+    return costs[:, None] if costs.ndim == 1 else costs
+
+
+def price(penalties: jax.Array, costs: jax.Array) -> jax.Array:
+    """What the objectives add to the loss, sum_j eps_kj R_j: float [K, J], [..., J] -> [K, ...]."""
+    penalties = penalties.reshape(len(penalties), *[1] * (costs.ndim - 1), -1)
+    return (penalties * costs).sum(-1)  # no matmul, which accelerators round
 
 
 def default_cost(space: SearchSpace) -> Cost:

@@ -27,10 +27,19 @@ class State:
     Attributes:
       theta: float32 [K, D, C], the K distributions.
       asng: their ASNG states, every array with a leading axis K.
+      penalties: float32 [K, J], eps_k of each of J costs, J = 1 unless `budgeted.py` is around this.
     """
 
     theta: jax.Array
     asng: asng.ASNGState
+    penalties: jax.Array
+
+
+def initial_state(space: SearchSpace, penalties: tuple[float, ...]) -> State:
+    """K uniform distributions."""
+    start = (distribution.uniform(space.num_choices), asng.init(space.num_choices))
+    theta, asng_state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(penalties), axis=0), start)
+    return State(theta=theta, asng=asng_state, penalties=base.initial_penalties(penalties))
 
 
 @flax.struct.dataclass
@@ -78,10 +87,7 @@ class ImportanceSampling:
     def init(self, key: jax.Array) -> State:
         """K uniform distributions; the key is not used."""
         del key
-        k = len(self.penalties)
-        start = (distribution.uniform(self.space.num_choices), asng.init(self.space.num_choices))
-        theta, asng_state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], k, axis=0), start)
-        return State(theta=theta, asng=asng_state)
+        return initial_state(self.space, self.penalties)
 
     @functools.partial(jax.jit, static_argnums=0)
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
@@ -102,16 +108,15 @@ class ImportanceSampling:
         """
         chex.assert_rank([archs, losses], [2, 1])
         chex.assert_equal(archs.shape[0], losses.shape[0])
-        penalties = jnp.asarray(self.penalties)[:, None]
         log_weights = importance.mixture_log_weights(state.theta, archs)  # [K, S], step 3
-        objective = losses + penalties * self.cost(archs)  # [K, S]
+        objective = losses + base.price(state.penalties, base.costs_of(self.cost, archs))  # [K, S]
         utility = importance.weighted_quantile_utility(objective, log_weights)  # [K, S], step 4
         weights = jnp.exp(log_weights)
         gradient = distribution.natural_gradient(state.theta, archs, weights * utility)  # [K, D, C], step 5
         update = functools.partial(asng.update, num_choices=self.space.num_choices)
         theta, asng_state = jax.vmap(update)(state.theta, state.asng, gradient)  # step 6
         info = Info(weights, utility, objective, importance.effective_sample_size(log_weights))
-        return State(theta, asng_state), info
+        return state.replace(theta=theta, asng=asng_state), info
 
     def modes(self, state: State) -> jax.Array:
         """The most probable architecture of each distribution, int32 [K, D]."""

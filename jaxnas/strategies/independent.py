@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxnas import asng, distribution, importance
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base
-from jaxnas.strategies.importance_sampling import State
+from jaxnas.strategies.importance_sampling import State, initial_state
 
 
 @flax.struct.dataclass
@@ -66,10 +66,7 @@ class Independent:
     def init(self, key: jax.Array) -> State:
         """K uniform distributions; the key is not used."""
         del key
-        k = len(self.penalties)
-        start = (distribution.uniform(self.space.num_choices), asng.init(self.space.num_choices))
-        theta, asng_state = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], k, axis=0), start)
-        return State(theta=theta, asng=asng_state)
+        return initial_state(self.space, self.penalties)
 
     @functools.partial(jax.jit, static_argnums=0)
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
@@ -92,8 +89,9 @@ class Independent:
         chex.assert_shape(archs, (k * self.samples, decisions))
         chex.assert_shape(losses, (k * self.samples,))
         own_archs = archs.reshape(k, self.samples, decisions)
-        own_losses, own_costs = losses.reshape(k, self.samples), self.cost(archs).reshape(k, self.samples)
-        objective = own_losses + jnp.asarray(self.penalties)[:, None] * own_costs  # [K, lambda]
+        own_losses = losses.reshape(k, self.samples)
+        own_costs = base.costs_of(self.cost, archs).reshape(k, self.samples, -1)
+        objective = own_losses + (state.penalties[:, None] * own_costs).sum(-1)  # [K, lambda]
         utility = importance.weighted_quantile_utility(objective, jnp.zeros_like(objective))
 
         def update(theta, asng_state, archs, utility):
@@ -101,7 +99,7 @@ class Independent:
             return asng.update(theta, asng_state, gradient, self.space.num_choices)
 
         theta, asng_state = jax.vmap(update)(state.theta, state.asng, own_archs, utility)
-        return State(theta, asng_state), Info(utility, objective)
+        return state.replace(theta=theta, asng=asng_state), Info(utility, objective)
 
     def modes(self, state: State) -> jax.Array:
         """The most probable architecture of each distribution, int32 [K, D]."""

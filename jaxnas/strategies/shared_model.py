@@ -44,6 +44,7 @@ class State:
       log_ratio: float32 [2], log of noise over prior variance, of single and of pair coefficients.
       memory: past samples, and how many steps were told.
       next_fit: int32 [], the step of the next fit.
+      penalties: float32 [K, J], eps_k of each of J costs, J = 1 unless `budgeted.py` is around this.
       key_data: uint32 [2], integers of the random key for posterior draws.
     """
 
@@ -53,6 +54,7 @@ class State:
     log_ratio: jax.Array
     memory: shared_model_posterior.Memory
     next_fit: jax.Array
+    penalties: jax.Array
     key_data: jax.Array
 
 
@@ -134,7 +136,7 @@ class SharedModel:
 
     @functools.cached_property
     def cost_coefficients(self) -> np.ndarray:
-        """R(c) on the features of the model, float32 [P]."""
+        """R(c) on the features of the model, float32 [J, P]."""
         rows = shared_model_design.rows_for_cost(self.design)
         archs = self.space.sample_uniform(np.random.default_rng(0), rows)
         return shared_model_design.project_cost(self.design, self.cost, archs)
@@ -148,8 +150,9 @@ class SharedModel:
             shares=jnp.full(k, 1 / k, jnp.float32),
             coefficients=jnp.zeros((k, self.design.size), jnp.float32),
             log_ratio=jnp.log(jnp.asarray(INITIAL_RATIO, jnp.float32)),
-            memory=shared_model_posterior.empty(self.design, steps, self.step_samples),
+            memory=shared_model_posterior.empty(self.design, steps, self.step_samples, len(self.cost_coefficients)),
             next_fit=jnp.int32(FIRST_FIT),
+            penalties=base.initial_penalties(self.penalties),
             key_data=jax.random.key_data(key),
         )
 
@@ -182,9 +185,9 @@ class SharedModel:
         """
         chex.assert_shape(archs, (self.step_samples, len(self.space.decisions)))
         chex.assert_shape(losses, (self.step_samples,))
-        costs = self.cost(archs)
+        costs = base.costs_of(self.cost, archs)
         log_weights = importance.mixture_log_weights(state.theta, archs, state.shares)  # [K, S]
-        objective = losses + jnp.asarray(self.penalties)[:, None] * costs  # [K, S]
+        objective = losses + base.price(state.penalties, costs)  # [K, S]
         memory = shared_model_posterior.remember(state.memory, archs, losses, costs)
         due = memory.step >= state.next_fit
         state = state.replace(memory=memory, next_fit=jnp.where(due, self.fit_after(memory), state.next_fit))
@@ -210,17 +213,16 @@ class SharedModel:
         """What `tell` changes in a fit: theta, shares, coefficients, log_ratio; the memory's gram and counted."""
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.memory.step)
         posterior_key, start_key = jax.random.split(key)
-        penalties = jnp.asarray(self.penalties, jnp.float32)
         design, cost = self.design, self.cost_coefficients
         with jax.default_matmul_precision("highest"):  # accelerators round otherwise, and a Gram matrix must not
             gram, counted = shared_model_posterior.count(state.memory, design)
             memory = state.memory.replace(gram=gram, counted=counted)
             equations = shared_model_posterior.normal_equations(
-                memory, design, state.coefficients, penalties, self.worst
+                memory, design, state.coefficients, state.penalties, self.worst
             )
             contrasts, pairs = len(design.owner), len(design.left)
             additive = state.coefficients[:, :contrasts].mean(0)
-            directions = shared_model_design.curvatures(design, additive, jnp.asarray(cost[:contrasts]))
+            directions = shared_model_design.curvatures(design, additive, jnp.asarray(cost[:, :contrasts].mean(0)))
             posterior, log_ratio = shared_model_posterior.posterior(
                 equations.augmented(directions),
                 np.append(design.order, [2] * directions.shape[1]),
@@ -236,7 +238,7 @@ class SharedModel:
 
             mean = fold(posterior.mean)
             deviations = jnp.sqrt(posterior.noise)[:, None, None] * fold(posterior.deviations)  # [K, M, P]
-            drawn = (mean + penalties[:, None] * cost)[:, None] + self.spread * deviations
+            drawn = (mean + state.penalties @ cost)[:, None] + self.spread * deviations
             start = jax.random.categorical(start_key, jnp.log(state.theta), shape=(self.draws, *state.theta.shape[:2]))
             optima = shared_model_design.descend(design, drawn, jnp.swapaxes(start, 0, 1), self.sweeps)  # [K, M, D]
             frequency = jax.nn.one_hot(optima, self.space.max_choices).mean(1)  # [K, D, C]

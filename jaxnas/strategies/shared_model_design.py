@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import distribution
+from jaxnas.strategies import base
 
 MAX_FEATURES = 640  # pairs enter where singles and pairs together are no more: a fit costs the cube of their number
 COST_ROWS = (8, 64)  # architectures to fit a cost on: so many for each feature, and so many more
@@ -148,17 +149,17 @@ def project_cost(design: Design, cost: Callable[[jax.Array], jax.Array], archs: 
 
     Args:
       design: the features.
-      cost: R, int [N, D] -> float [N].
+      cost: R, int [N, D] -> float [N] or, of J costs, [N, J].
       archs: int [N, D], uniform architectures; several for each feature.
 
     Returns:
-      float32 [P].
+      float32 [J, P].
     """
     with jax.ensure_compile_time_eval():
         features = np.asarray(design.features(jnp.asarray(archs)), np.float64)
-        costs = np.asarray(cost(jnp.asarray(archs)), np.float64)
+        costs = np.asarray(base.costs_of(cost, jnp.asarray(archs)), np.float64)
     with_constant = np.concatenate([features, np.ones((len(archs), 1))], axis=1)
-    return np.linalg.lstsq(with_constant, costs, rcond=1e-6)[0][:-1].astype(np.float32)
+    return np.linalg.lstsq(with_constant, costs, rcond=1e-6)[0][:-1].T.astype(np.float32)
 
 
 def descend(design: Design, coefficients: jax.Array, start: jax.Array, sweeps: int) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.strategies import base
 from jaxnas.strategies.shared_model_design import Design
 from jaxnas.strategies.triangular import invert_lower
 
@@ -25,7 +26,7 @@ class Memory:
     Attributes:
       archs: int32 [T, S, D].
       losses: float32 [T, S].
-      costs: float32 [T, S], R of the architectures.
+      costs: float32 [T, S, J], R of the architectures.
       step: int32 [], steps told so far, those forgotten included.
       gram: float32 [P, P], of features centred in each step, over the first `counted` steps.
       counted: int32 [].
@@ -39,17 +40,24 @@ class Memory:
     counted: jax.Array
 
 
-def empty(design: Design, steps: int, samples: int) -> Memory:
+def empty(design: Design, steps: int, samples: int, costs: int) -> Memory:
     """Nothing told yet; T = `steps` rounded up to whole blocks."""
     block = _block_steps(samples)
     steps = -(-steps // block) * block
     zeros = jnp.zeros((steps, samples), jnp.float32)
     archs = jnp.zeros((steps, samples, len(design.num_choices)), jnp.int32)
-    return Memory(archs, zeros, zeros, jnp.int32(0), jnp.zeros((design.size, design.size)), jnp.int32(0))
+    return Memory(
+        archs,
+        zeros,
+        jnp.zeros((steps, samples, costs)),
+        jnp.int32(0),
+        jnp.zeros((design.size, design.size)),
+        jnp.int32(0),
+    )
 
 
 def remember(memory: Memory, archs: jax.Array, losses: jax.Array, costs: jax.Array) -> Memory:
-    """Writes one step over the oldest: int32 [S, D], float [S], float [S]."""
+    """Writes one step over the oldest: int32 [S, D], float [S], float [S, J]."""
     row = memory.step % len(memory.losses)
     return memory.replace(
         archs=memory.archs.at[row].set(archs),
@@ -117,13 +125,12 @@ def normal_equations(
       memory: the samples; its Gram matrix must count all of them.
       design: the features.
       coefficients: float [K, P], of the previous fit.
-      penalties: float [K].
+      penalties: float [K, J].
       worst: objectives beyond this quantile count as equal to it; 1 caps nothing.
     """
     steps, samples = memory.losses.shape
     block, live = _block_steps(samples), _live_steps(memory)
     linear, quadratic = design.split(coefficients.mean(0))
-    penalties = penalties[:, None, None]
 
     def level(archs: jax.Array, losses: jax.Array) -> tuple[jax.Array, jax.Array]:
         singles = design.singles(archs)
@@ -133,7 +140,7 @@ def normal_equations(
     picked = max(1, min(steps, QUANTILE_ROWS // samples))
     sample = (jnp.arange(picked) * live) // picked  # while few are live, some twice
     levelled, _ = level(memory.archs[sample], memory.losses[sample])
-    objective = (levelled + penalties * memory.costs[sample]).reshape(len(penalties), -1)
+    objective = (levelled + base.price(penalties, memory.costs[sample])).reshape(len(penalties), -1)
     cap = jnp.quantile(objective, worst, axis=1)[:, None, None] if worst < 1 else jnp.inf
 
     def add(index: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -143,7 +150,7 @@ def normal_equations(
             for leaf in (memory.archs, memory.losses, memory.costs)
         )
         levelled, singles = level(archs, losses)
-        price = penalties * costs
+        price = base.price(penalties, costs)
         response = jnp.minimum(levelled + price, cap) - price  # [K, block, S]
         response = response - response.mean(-1, keepdims=True)
         response = response * (index * block + jnp.arange(block) < live)[:, None]
