@@ -51,14 +51,42 @@ class AdditiveCost:
 
     def __call__(self, archs: jax.Array) -> jax.Array:
         """Scaled cost, jit-compilable: int [S, D] -> float32 [S] in [0, 1]; 0 everywhere if all cost the same."""
+        archs = jnp.asarray(archs)
+        return jnp.asarray(self.scaled_table(), jnp.float32)[jnp.arange(archs.shape[-1]), archs].sum(-1)
+
+    def scale(self, total: float) -> float:
+        """R of a total in units; 0 if all architectures cost the same."""
         span = self.highest - self.lowest
-        max_choices = max(len(row) for row in self.table)
-        scaled = np.zeros((len(self.table), max_choices))
+        return (total - self.lowest) / span if span > 0 else 0.0
+
+    def scaled_table(self) -> np.ndarray:
+        """What each choice adds to R, float64 [D, C]; 0 in the padding."""
+        span = self.highest - self.lowest
+        scaled = np.zeros((len(self.table), max(len(row) for row in self.table)))
         if span > 0:
             for d, row in enumerate(self.table):
                 scaled[d, : len(row)] = (np.asarray(row) - min(row)) / span
-        archs = jnp.asarray(archs)
-        return jnp.asarray(scaled, jnp.float32)[jnp.arange(archs.shape[-1]), archs].sum(-1)
+        return scaled
+
+
+@dataclass(frozen=True)
+class JointCost:
+    """Several additive costs at once.
+
+    Attributes:
+      costs: J costs of one space.
+    """
+
+    costs: tuple[AdditiveCost, ...]
+
+    def __call__(self, archs: jax.Array) -> jax.Array:
+        """Scaled costs, jit-compilable: int [S, D] -> float32 [S, J], each in [0, 1]."""
+        return jnp.stack([cost(archs) for cost in self.costs], axis=-1)
+
+    def expected(self, theta: jax.Array) -> jax.Array:
+        """Exact mean of the scaled costs under distributions: float [K, D, C] -> float32 [K, J]."""
+        tables = jnp.asarray(np.stack([cost.scaled_table() for cost in self.costs]), jnp.float32)
+        return (theta[:, None] * tables).sum((-2, -1))
 
 
 def by_name(costs: Sequence[AdditiveCost], name: str) -> AdditiveCost:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,8 +152,7 @@ def test_killed_anywhere_resumes_bit_for_bit(undisturbed, cache, tmp_path, after
 
 
 def test_truncated_newest_checkpoint_falls_back(undisturbed, cache, tmp_path):
-    completed = search(tmp_path, cache)
-    assert completed.returncode == 0, completed.stderr
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     for file in (tmp_path / "checkpoints" / "16").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

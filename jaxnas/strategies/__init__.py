@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies.base import Strategy
+from jaxnas.strategies.budgeted import WithinBudgets, within_budgets
 from jaxnas.strategies.constrained import ConstrainedEvolution
 from jaxnas.strategies.evolution import RegularisedEvolution
 from jaxnas.strategies.importance_sampling import ImportanceSampling
@@ -45,5 +46,7 @@ __all__ = [
     "Random",
     "RegularisedEvolution",
     "Strategy",
+    "WithinBudgets",
     "make",
+    "within_budgets",
 ]

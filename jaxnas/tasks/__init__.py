@@ -1,13 +1,14 @@
 """Problems to search on."""
 
 from jaxnas.tasks.synthetic import synthetic_table
-from jaxnas.tasks.tables import Table, read_table
+from jaxnas.tasks.tables import Table, additive_cost, read_table
 from jaxnas.tasks.tabular import TableCost, TabularTask, search, search_seeds
 
 __all__ = [
     "Table",
     "TableCost",
     "TabularTask",
+    "additive_cost",
     "read_table",
     "search",
     "search_seeds",

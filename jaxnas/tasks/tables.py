@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxnas.cost import AdditiveCost
 from jaxnas.spaces.base import Decision
+
+ADDITIVE_TOLERANCE = 1e-9  # of the span of the cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,30 @@ class Table:
         num_choices = tuple(int(n) for n in choices.max(0) + 1)
         order = _lexicographic_order(choices, num_choices)
         return cls(_decisions(num_choices, choice_names), error[order], cost[order])
+
+
+def additive_cost(table: Table, name: str) -> AdditiveCost:
+    """The cost of a table as a sum over decisions.
+
+    Raises:
+      ValueError: if it is none, naming an architecture that tells.
+    """
+    num_choices = tuple(len(decision.choices) for decision in table.decisions)
+    cost = table.cost.reshape(num_choices)
+    first = (0,) * len(num_choices)
+    rows = tuple(
+        tuple((cost[(*first[:d], slice(None), *first[d + 1 :])] - cost[first]).tolist())
+        for d in range(len(num_choices))
+    )
+    additive = AdditiveCost(name, name, float(cost[first]), rows)
+    archs = np.stack(np.unravel_index(np.arange(len(table.cost)), num_choices), axis=1)
+    off = np.abs(additive.total(archs) - table.cost)
+    if off.max() > ADDITIVE_TOLERANCE * np.ptp(table.cost):
+        worst = archs[off.argmax()].tolist()
+        raise ValueError(
+            f"cost {name!r} must be a sum over decisions for a budget to be kept exactly; it is not for {worst}"
+        )
+    return additive
 
 
 def read_table(path: str | os.PathLike, cost: str, error: str = "error") -> Table:

@@ -5,8 +5,9 @@ A whole search is one `jax.lax.scan` over ask, evaluate and tell; its seeds are 
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import chex
 import jax
@@ -103,7 +104,13 @@ def evaluations_of_a_step(method: Strategy) -> int:
     return method.samples * len(method.penalties)
 
 
-def search(task: TabularTask, method: Strategy, recorded: Sequence[int], key: jax.Array) -> jax.Array:
+def search(
+    task: TabularTask,
+    method: Strategy,
+    recorded: Sequence[int],
+    key: jax.Array,
+    read: Callable[[Any], jax.Array] | None = None,
+) -> jax.Array:
     """One search of a strategy, as one scan; jit- and vmap-able in the key.
 
     Args:
@@ -112,9 +119,10 @@ def search(task: TabularTask, method: Strategy, recorded: Sequence[int], key: ja
       recorded: E evaluation counts, ascending. Steps are whole: the networks recorded at a count are those after the
         last step that does not exceed it.
       key: a JAX random key.
+      read: what to record of a state; None for the strategy's modes.
 
     Returns:
-      int32 [E, K, D], the K networks found by each count.
+      int32 [E, K, D], the K networks found by each count, or [E, ...] of what is read.
 
     Raises:
       ValueError: if the counts do not ascend, or the first is smaller than one step.
@@ -131,6 +139,7 @@ def search(task: TabularTask, method: Strategy, recorded: Sequence[int], key: ja
     slots = np.full(steps[-1], -1, np.int32)
     slots[steps - 1] = np.arange(len(steps))
     init_key, scan_key = jax.random.split(key)
+    read = method.modes if read is None else read
 
     def step(carry, xs):
         state, found = carry
@@ -139,29 +148,42 @@ def search(task: TabularTask, method: Strategy, recorded: Sequence[int], key: ja
         archs, state = method.ask(ask_key, state)
         state, _ = method.tell(state, archs, task.evaluate(noise_key, archs))
         # Reading the networks out may cost more than the step: only where they are recorded.
-        found = jax.lax.cond(slot >= 0, lambda: found.at[slot].set(method.modes(state)), lambda: found)
+        found = jax.lax.cond(slot >= 0, lambda: found.at[slot].set(read(state)), lambda: found)
         return (state, found), None
 
-    found = jnp.zeros((len(steps), len(method.penalties), len(task.space.decisions)), jnp.int32)
+    state = method.init(init_key)
+    like = jax.eval_shape(read, state)
+    found = jnp.zeros((len(steps), *like.shape), like.dtype)
     xs = (jax.random.split(scan_key, len(slots)), jnp.asarray(slots))
-    (_, found), _ = jax.lax.scan(step, (method.init(init_key), found), xs)
+    (_, found), _ = jax.lax.scan(step, (state, found), xs)
     return found[counts_of_a_step]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _search_keys(task: TabularTask, method: Strategy, recorded: tuple[int, ...], keys: jax.Array) -> jax.Array:
-    return jax.vmap(functools.partial(search, task, method, recorded))(keys)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 4))
+def _search_keys(
+    task: TabularTask,
+    method: Strategy,
+    recorded: tuple[int, ...],
+    keys: jax.Array,
+    read: Callable[[Any], jax.Array] | None,
+) -> jax.Array:
+    return jax.vmap(functools.partial(search, task, method, recorded, read=read))(keys)
 
 
 def search_seeds(
-    task: TabularTask, method: Strategy, recorded: Sequence[int], seeds: int, first_seed: int = 0
+    task: TabularTask,
+    method: Strategy,
+    recorded: Sequence[int],
+    seeds: int,
+    first_seed: int = 0,
+    read: Callable[[Any], jax.Array] | None = None,
 ) -> np.ndarray:
     """Searches with seeds first_seed ... first_seed + seeds - 1, all in one program.
 
     Returns:
-      int32 [seeds, E, K, D], the K networks found by each count (see `search`).
+      int32 [seeds, E, K, D], the K networks found by each count, or what is read (see `search`).
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     keys = jax.vmap(jax.random.key)(jnp.arange(first_seed, first_seed + seeds, dtype=jnp.uint32))
-    return np.asarray(_search_keys(task, method, tuple(recorded), keys))
+    return np.asarray(_search_keys(task, method, tuple(recorded), keys, read))

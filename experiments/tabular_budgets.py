@@ -1,0 +1,134 @@
+"""Networks for given budgets, on a table where the best within each budget is known.
+
+    python -m experiments.tabular_budgets --table ../shared/tabular/nasbench_macro.npz --cost flops --noise 0.03 \
+        --percentiles 10 30 60 90 --evaluations 4000 --seeds 32 --out runs/budgets
+
+It prints, for each budget, how far the returned networks' true errors are from the best network within the budget, and
+how many exceed it (none ever should); it writes result.json.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import rich.console
+import rich.table
+
+from experiments import cli
+from jaxnas import selection, strategies, tasks
+from jaxnas.report import tabular as report
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Searches for networks within budgets on a table of evaluated networks."""
+
+    table: pathlib.Path
+    """npz file with choices int [N, D] (all combinations), errors [N] in [0, 1] and costs [N]."""
+    cost: str
+    """Name of the array of costs; it must be a sum over decisions."""
+    out: pathlib.Path
+    """Folder for result.json."""
+    budgets: tuple[float, ...] | None = None
+    """Largest costs, in the table's unit; one network is found for each."""
+    percentiles: tuple[float, ...] | None = None
+    """Instead of budgets: percentiles of the costs in the table (default 10 30 60 90)."""
+    error: str = "error"
+    """Name of the array of errors."""
+    noise: float = 0.0
+    """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
+    method: str = "importance"
+    """The strategy that dual ascent steers: importance or importance_plain."""
+    samples: int = 4
+    """Architectures drawn for each network in a step."""
+    evaluations: int = 4000
+    """Evaluations of one search, all networks together."""
+    seeds: int = 32
+    """Number of searches."""
+    first_seed: int = 0
+    """The first of the seeds."""
+
+
+def main(config: Config) -> None:
+    """Runs the searches."""
+    if config.method not in ("importance", "importance_plain"):
+        raise ValueError(f"method must be importance or importance_plain, got {config.method!r}")
+    table = tasks.read_table(config.table, config.cost, config.error)
+    cost = tasks.additive_cost(table, config.cost)
+    task = tasks.TabularTask.from_table(table, config.noise, name=config.table.stem)
+    budgets = budgets_of(config, table.cost)
+    search = strategies.within_budgets(
+        strategies.STRATEGIES[config.method], task.space, [cost], [[b] for b in budgets], samples=config.samples
+    )
+    folder = report.prepare(config.out)
+    thetas = tasks.search_seeds(
+        task, search, [config.evaluations], config.seeds, config.first_seed, read=lambda state: state.theta
+    )[:, 0]
+    archs = np.stack([search.most_probable(theta) for theta in thetas])  # [seeds, K, D]
+    rows = task.rows(archs)
+    best = [table.error[selection.within(_all(task), [cost], [budget])].min() for budget in budgets]
+    distance = table.error[rows] - best  # [seeds, K]
+    over = table.cost[rows] > np.asarray(budgets)
+    (folder / "result.json").write_text(
+        json.dumps(
+            {
+                **{
+                    name: getattr(config, name)
+                    for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")
+                },
+                "table": str(config.table),
+                "budgets": list(budgets),
+                "best_error": best,
+                "encodings": archs.tolist(),
+                "error": table.error[rows].tolist(),
+                "distance": distance.tolist(),
+                "over_budget": int(over.sum()),
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+    shown = rich.table.Table(title=f"{config.seeds} searches of {config.evaluations} evaluations, errors in %")
+    for name in (
+        f"budget, {config.cost}",
+        "best within",
+        "found, median",
+        "distance, median",
+        "90th percentile",
+        "over",
+    ):
+        shown.add_column(name, justify="right")
+    for k, budget in enumerate(budgets):
+        shown.add_row(
+            f"{budget:,.6g}",
+            f"{100 * best[k]:.2f}",
+            f"{100 * np.median(table.error[rows[:, k]]):.2f}",
+            f"{100 * np.median(distance[:, k]):.2f}",
+            f"{100 * np.quantile(distance[:, k], 0.9):.2f}",
+            str(int(over[:, k].sum())),
+        )
+    console = rich.console.Console()
+    console.print(shown)
+    console.print(f"wrote {folder / 'result.json'}")
+
+
+def budgets_of(config: Config, costs: np.ndarray) -> tuple[float, ...]:
+    """The budgets, given or by percentile."""
+    if config.budgets is not None and config.percentiles is not None:
+        raise ValueError("give either budgets or percentiles, not both")
+    if config.budgets is not None:
+        return config.budgets
+    percentiles = (10, 30, 60, 90) if config.percentiles is None else config.percentiles
+    if not all(0 <= percentile <= 100 for percentile in percentiles):
+        raise ValueError(f"percentiles must lie between 0 and 100, got {list(percentiles)}")
+    return tuple(np.percentile(costs, percentiles).tolist())
+
+
+def _all(task: tasks.TabularTask) -> np.ndarray:
+    counts = task.space.num_choices
+    return np.stack(np.unravel_index(np.arange(len(task.error)), counts), axis=1)
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -1,0 +1,70 @@
+"""The most probable architecture of a distribution among those within given budgets, exactly.
+
+For additive costs this is a multiple-choice knapsack: one choice for each decision, the sum of log-probabilities as
+large as can be, each cost's sum at most its budget (Kellerer, Pferschy, Pisinger: "Knapsack Problems", 2004, chapter
+11). It is solved to proven optimality by branch and bound (HiGHS, through scipy), which unlike a dynamic program over
+one cost takes any number of costs, measured ones too. The solver's own tolerance is not trusted with the budget: totals
+are added up exactly, and an architecture that exceeds a budget by rounding is forbidden and the problem solved again.
+"""
+
+from collections.abc import Sequence
+
+import chex
+import numpy as np
+from scipy import optimize
+
+from jaxnas.cost import AdditiveCost
+
+
+def check_reachable(costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> None:
+    """Raises ValueError unless each budget, alone, holds the cheapest architecture; names the reachable range."""
+    for cost, budget in zip(costs, budgets, strict=True):
+        if not budget >= cost.lowest:
+            raise ValueError(
+                f"budget of {budget:g} {cost.unit} ({cost.name}) is out of reach: "
+                f"architectures of this space have {cost.lowest:g} to {cost.highest:g}"
+            )
+
+
+def most_probable(theta: np.ndarray, costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> np.ndarray:
+    """The most probable architecture whose costs are within the budgets.
+
+    Args:
+      theta: float [D, C], one distribution; choices of probability 0, padding among them, are never taken.
+      costs: J additive costs.
+      budgets: J largest totals, in the units of the costs.
+
+    Returns:
+      int32 [D].
+
+    Raises:
+      ValueError: if no architecture is within the budgets.
+    """
+    theta = np.asarray(theta, np.float64)
+    chex.assert_rank(theta, 2)
+    check_reachable(costs, budgets)
+    decisions, choices = np.nonzero(theta > 0)  # one variable for each possible choice
+    gain = np.log(theta[decisions, choices])
+    one_choice = np.equal.outer(np.arange(len(theta)), decisions).astype(float)
+    constraints = [optimize.LinearConstraint(one_choice, 1, 1)]
+    for cost, budget in zip(costs, budgets, strict=True):
+        # In units of the span, so that the solver's tolerance means the same for every cost.
+        scaled = cost.scaled_table()[decisions, choices]
+        constraints.append(optimize.LinearConstraint(scaled, -np.inf, cost.scale(budget)))
+    while True:
+        solved = optimize.milp(
+            -gain, integrality=np.ones(len(gain)), bounds=(0, 1), constraints=constraints, options={"mip_rel_gap": 0}
+        )
+        if solved.x is None:
+            wanted = ", ".join(f"{cost.name} <= {budget:g}" for cost, budget in zip(costs, budgets))
+            raise ValueError(f"budgets {wanted} cannot be met by one architecture together; raise one of them")
+        taken = solved.x > 0.5
+        arch = choices[taken].astype(np.int32)  # nonzero() lists decisions in order
+        if within(arch, costs, budgets):
+            return arch
+        constraints.append(optimize.LinearConstraint(taken.astype(float), -np.inf, len(theta) - 1))
+
+
+def within(archs: np.ndarray, costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> np.ndarray:
+    """Whether architectures keep all budgets, by exact totals: int [..., D] -> bool [...]."""
+    return np.all([cost.total(archs) <= budget for cost, budget in zip(costs, budgets, strict=True)], axis=0)

@@ -1,0 +1,173 @@
+"""One network for each budget: a search whose penalties are found on the way.
+
+Budgets ("30, 60 and 120 million multiply-adds") are what people have. A budget b is a constraint on the mean cost,
+
+    minimise over theta_k  E_{c ~ p_k}[ L(c) ]   subject to  E_{c ~ p_k}[ R_j(c) ] <= b_kj,  j = 1..J,
+
+and its penalties are the multipliers of the Lagrangian: dual ascent raises eps_kj while the expected cost is over the
+budget and lowers it while it is under (Boyd et al., "Distributed Optimization and Statistical Learning via the
+Alternating Direction Method of Multipliers", 2011, section 2.1). Steps are taken in log eps, so that losses of any
+scale will do; expected costs are exact, as the costs are additive. An expected cost is no promise: what is returned is
+the most probable architecture *within* the budgets, by `selection.most_probable`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import distribution, selection
+from jaxnas.cost import AdditiveCost, JointCost
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies.base import Strategy
+
+LONGEST_STEP = 1.0  # in log eps
+PENALTY_RANGE = (1e-4, 1e2)  # relative to the first: a budget that binds nothing must not drive its penalty to 0
+
+
+@flax.struct.dataclass
+class State:
+    """State of the search.
+
+    Attributes:
+      inner: the strategy's own, which holds the penalties, float32 [K, J].
+      first_penalty: float32 [], where all penalties began.
+      step: int32 [], steps told.
+      moved: int32 [], the step at which theta last changed.
+    """
+
+    inner: Any
+    first_penalty: jax.Array
+    step: jax.Array
+    moved: jax.Array
+
+    @property
+    def theta(self) -> jax.Array:
+        """float32 [K, D, C]."""
+        return self.inner.theta
+
+
+@dataclass(frozen=True)
+class WithinBudgets:
+    """Dual ascent on the penalties of a strategy that keeps them in its state.
+
+    Attributes:
+      inner: `ImportanceSampling` or `SharedModel`, on a `JointCost` of the costs that have budgets; its own penalties
+        only say how many networks there are. Build both with `within_budgets`.
+      budgets: [K][J], in the units of the costs.
+      rate: step in log eps for each step of the search and each unit of scaled cost beyond the budget.
+
+    Raises:
+      ValueError: on budgets that do not fit, or that no architecture meets.
+    """
+
+    inner: Strategy
+    budgets: tuple[tuple[float, ...], ...]
+    rate: float = 0.1
+
+    def __post_init__(self):
+        if len(self.budgets) != len(self.inner.penalties):
+            raise ValueError(
+                f"budgets must be one for each of {len(self.inner.penalties)} networks, got {len(self.budgets)}"
+            )
+        self.most_probable(np.broadcast_to(distribution.uniform(self.space.num_choices), self._theta_shape))
+        if not self.rate > 0:
+            raise ValueError(f"rate must be positive, such as 0.1, got {self.rate}")
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return self.inner.space
+
+    @property
+    def penalties(self) -> tuple[float, ...]:
+        """As many as there are budgets; those in use are in the state."""
+        return self.inner.penalties
+
+    @property
+    def samples(self) -> int:
+        """Lambda."""
+        return self.inner.samples
+
+    @property
+    def cost(self) -> JointCost:
+        """The costs that have budgets."""
+        return self.inner.cost
+
+    @property
+    def _theta_shape(self) -> tuple[int, int, int]:
+        return len(self.budgets), len(self.space.decisions), self.space.max_choices
+
+    def scaled_budgets(self) -> np.ndarray:
+        """The budgets on the scale of R, float32 [K, J]."""
+        costs = self.cost.costs
+        return np.asarray([[cost.scale(b) for cost, b in zip(costs, row)] for row in self.budgets], np.float32)
+
+    def init(self, key: jax.Array) -> State:
+        """The inner state; penalties begin with the first losses."""
+        inner = self.inner.init(key)
+        inner = inner.replace(penalties=jnp.ones((len(self.budgets), len(self.cost.costs)), jnp.float32))
+        return State(inner, jnp.float32(0), jnp.int32(0), jnp.int32(0))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """Architectures to evaluate, int32 [S, D], and the next state."""
+        archs, inner = self.inner.ask(key, state.inner)
+        return archs, state.replace(inner=inner)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Any]:
+        """The inner update, then a step of dual ascent if theta has moved: int32 [S, D], float [S]."""
+        costs = self.cost(archs)
+        # The slope of loss over cost among the first samples is as large as this, if the cost explains all of the loss.
+        slope = losses.std() / jnp.maximum(costs.std(0).mean(), 1e-6)
+        first = jnp.where(state.step == 0, jnp.maximum(slope, 1e-6), state.first_penalty)
+        penalties = jnp.where(state.step == 0, first, state.inner.penalties)
+        inner, info = self.inner.tell(state.inner.replace(penalties=penalties), archs, losses)
+        step = state.step + 1
+        moves = (inner.theta != state.inner.theta).any()
+        excess = self.cost.expected(inner.theta) - self.scaled_budgets()  # [K, J]
+        # A strategy that learns now and then has its ascent for all the steps that went by.
+        ascent = jnp.clip(self.rate * (step - state.moved) * excess, -LONGEST_STEP, LONGEST_STEP)
+        lowest, highest = PENALTY_RANGE
+        ascended = jnp.clip(penalties * jnp.exp(ascent), lowest * first, highest * first)
+        inner = inner.replace(penalties=jnp.where(moves, ascended, penalties))
+        return State(inner, first, step, jnp.where(moves, step, state.moved)), info
+
+    def modes(self, state: State) -> np.ndarray:
+        """The most probable architecture of each distribution within its budgets, int32 [K, D]; runs on the host."""
+        return self.most_probable(np.asarray(state.theta))
+
+    def most_probable(self, theta: np.ndarray) -> np.ndarray:
+        """The most probable architectures within the budgets: float [K, D, C] -> int32 [K, D]."""
+        costs = self.cost.costs
+        pairs = zip(theta, self.budgets, strict=True)
+        return np.stack([selection.most_probable(one, costs, budget) for one, budget in pairs])
+
+
+def within_budgets(
+    method: Callable[..., Strategy],
+    space: SearchSpace,
+    costs: Sequence[AdditiveCost],
+    budgets: Sequence[Sequence[float]],
+    **settings: Any,
+) -> WithinBudgets:
+    """Builds a search with budgets: `within_budgets(SharedModel, space, [space.cost("macs")], [[30e6], [60e6]])`.
+
+    Args:
+      method: `ImportanceSampling` or `SharedModel`.
+      space: the search space.
+      costs: J additive costs.
+      budgets: [K][J], in their units.
+      **settings: of the method.
+
+    Raises:
+      ValueError: on bad settings, or a budget that no architecture meets.
+    """
+    inner = method(space, (1.0,) * len(budgets), cost=JointCost(tuple(costs)), **settings)
+    return WithinBudgets(inner, tuple(tuple(float(b) for b in row) for row in budgets))

@@ -1,0 +1,167 @@
+"""Budgets: the most probable architecture within them against enumeration, and the search that steers towards them."""
+
+import functools
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments import cli, tabular_budgets
+from jaxnas import selection, strategies, tasks
+from jaxnas.cost import AdditiveCost, JointCost
+from jaxnas.spaces.base import Decision, SearchSpace
+from jaxnas.strategies import ImportanceSampling, SharedModel, within_budgets
+
+COUNTS = (3, 2, 4)
+ARCHS = np.array(list(itertools.product(*map(range, COUNTS))))
+SPACE = SearchSpace("small", tuple(Decision(f"d{d}", tuple("abcd"[:n])) for d, n in enumerate(COUNTS)))
+MACS = AdditiveCost("macs", "multiply-adds", 10, ((0, 4, 9), (0, 7), (1, 2, 3, 11)))
+LATENCY = AdditiveCost("latency", "seconds", 0.001, ((0.0, 0.003, 0.001), (0.002, 0.0), (0.0, 0.0, 0.004, 0.001)))
+
+
+def random_theta(seed):
+    """Probabilities [D, C] with zeros in the padding."""
+    theta = np.zeros((len(COUNTS), max(COUNTS)))
+    for d, count in enumerate(COUNTS):
+        theta[d, :count] = np.random.default_rng([seed, d]).dirichlet(np.ones(count))
+    return theta
+
+
+def probabilities(theta):
+    return theta[np.arange(len(COUNTS)), ARCHS].prod(1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10_000), first=st.integers(0, len(ARCHS) - 1), second=st.integers(0, len(ARCHS) - 1))
+def test_most_probable_equals_enumeration_and_a_budget_met_exactly_is_met(seed, first, second):
+    theta, costs = random_theta(seed), (MACS, LATENCY)
+    # Totals of architectures: whether one is within the budget hangs on the last bit.
+    budgets = (MACS.total(ARCHS[first]), LATENCY.total(ARCHS[second]))
+    fits = (MACS.total(ARCHS) <= budgets[0]) & (LATENCY.total(ARCHS) <= budgets[1])
+    np.testing.assert_array_equal(selection.within(ARCHS, costs, budgets), fits)
+    if not fits.any():
+        with pytest.raises(ValueError, match="cannot be met by one architecture together"):
+            selection.most_probable(theta, costs, budgets)
+        return
+    found = selection.most_probable(theta, costs, budgets)
+    assert selection.within(found, costs, budgets)
+    (row,) = np.flatnonzero((found == ARCHS).all(1))
+    np.testing.assert_allclose(probabilities(theta)[row], probabilities(theta)[fits].max(), rtol=1e-5)
+
+
+def test_a_budget_one_unit_short_is_not_met():
+    theta = np.zeros((3, 4))
+    theta[:, :2] = [[0.01, 0.99]] * 3
+    big = AdditiveCost("macs", "multiply-adds", 0, ((0, 50_000_000), (0, 50_000_001), (0, 50_000_000)))
+    total = 150_000_001
+    np.testing.assert_array_equal(selection.most_probable(theta, [big], [total]), [1, 1, 1])
+    assert selection.most_probable(theta, [big], [total - 1]).sum() == 2
+
+
+def test_an_unreachable_budget_is_refused_with_the_range():
+    with pytest.raises(ValueError, match=r"budget of 10 multiply-adds \(macs\) is out of reach.* 11 to 37"):
+        within_budgets(ImportanceSampling, SPACE, [MACS], [[20], [10]])
+
+
+def test_expected_cost_is_the_mean_over_all_architectures():
+    theta = random_theta(1)
+    expected = JointCost((MACS, LATENCY)).expected(jnp.asarray(theta, jnp.float32)[None])
+    mean = [probabilities(theta) @ np.asarray(cost(ARCHS)) for cost in (MACS, LATENCY)]
+    np.testing.assert_allclose(expected[0], mean, rtol=1e-5)
+
+
+def loss(archs):
+    """Size pays, less and less; another slope for each decision."""
+    return 1 / (1 + archs @ jnp.asarray([0.9, 0.5, 0.4]))
+
+
+@functools.cache
+def searched(method, scale):
+    budgets = ((20.0, 1.0), (37.0, 0.006), (28.0, 1.0))
+    search = within_budgets(method, SPACE, (MACS, LATENCY), budgets)
+
+    def step(state, key):
+        archs, state = search.ask(key, state)
+        state, _ = search.tell(state, archs, scale * loss(archs))
+        return state, search.cost.expected(state.theta)
+
+    run = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys))
+    state, expected = run(search.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 400))
+    return search, state, expected
+
+
+@pytest.mark.parametrize("method", [SharedModel, ImportanceSampling])
+def test_expected_costs_come_to_the_budgets_and_networks_are_within_them(method):
+    search, state, expected = searched(method, 1.0)
+    found = search.modes(state)
+    mean, scaled = np.asarray(expected[-100:]).mean(0), search.scaled_budgets()
+    assert (mean <= scaled + 0.1).all()
+    for arch, budget in zip(found, search.budgets):
+        fits = selection.within(ARCHS, search.cost.costs, budget)
+        assert selection.within(arch, search.cost.costs, budget)
+        assert loss(arch) <= np.median(loss(ARCHS[fits]))
+    assert (np.asarray(state.inner.penalties) > 0).all()
+
+
+def test_losses_of_another_scale_make_the_same_search():
+    (search, one, _), (_, large, _) = searched(SharedModel, 1.0), searched(SharedModel, 1000.0)
+    np.testing.assert_array_equal(search.modes(one), search.modes(large))
+
+
+def test_additive_cost_of_a_table():
+    table = tasks.Table.from_arrays(ARCHS, np.full(len(ARCHS), 0.5), MACS.total(ARCHS).astype(float))
+    cost = tasks.additive_cost(table, "flops")
+    np.testing.assert_allclose(cost.total(ARCHS), MACS.total(ARCHS))
+    bent = table.cost + (ARCHS.sum(1) > 4)
+    with pytest.raises(ValueError, match="cost 'flops' must be a sum over decisions"):
+        tasks.additive_cost(tasks.Table.from_arrays(ARCHS, table.error, bent), "flops")
+
+
+def run_command(folder, *arguments):
+    np.savez(folder / "table.npz", choices=ARCHS, error=np.asarray(loss(ARCHS)), flops=MACS.total(ARCHS))
+    cli.run(
+        tabular_budgets.main,
+        tabular_budgets.Config,
+        [f"--table={folder / 'table.npz'}", "--cost=flops", f"--out={folder / 'out'}", *arguments],
+    )
+
+
+def test_the_command_returns_networks_within_their_budgets(tmp_path):
+    run_command(tmp_path, "--budgets", "15", "30", "--noise=0.02", "--evaluations=160", "--seeds=3")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    cost = MACS.total(result["encodings"])
+    assert result["over_budget"] == 0
+    assert cost.shape == (3, 2)
+    assert (cost <= [15, 30]).all()
+    errors = np.asarray(loss(ARCHS))
+    best = [errors[MACS.total(ARCHS) <= budget].min() for budget in (15, 30)]
+    np.testing.assert_allclose(result["distance"], np.asarray(loss(np.asarray(result["encodings"]))) - best, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--budgets", "5"], "out of reach"),
+        (["--budgets", "20", "--percentiles", "10"], "give either"),
+        (["--percentiles", "101"], "between 0 and 100"),
+        (["--budgets", "20", "--method=random"], "method must be"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, arguments, words):
+    with pytest.raises(SystemExit) as stopped:
+        run_command(tmp_path, *arguments)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err.strip()
+    assert words in message
+    assert "\n" not in message
+
+
+def test_registry_methods_that_take_budgets_keep_penalties_in_their_state():
+    for name in ("importance", "importance_plain"):
+        state = strategies.make(name, SPACE, (0.1, 0.2), cost=MACS).init(jax.random.key(0))
+        np.testing.assert_allclose(state.penalties, [[0.1], [0.2]])
