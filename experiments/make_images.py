@@ -1,7 +1,6 @@
 """A small data set in the format of TFDS's `imagenet2012`, for trying the whole path without ImageNet.
 
     python -m experiments.make_images --out data --classes 20 --images 2000
-    python -m experiments.imagenet_search --preset smoke --data-dir data
 
 JPEGs of varying size in array_record files. Every class has a colour and the direction and width of stripes of its own,
 under noise and varying light, so that a network can learn it.
