@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def _load_digits(data_dir: Path) -> ImageDataset:
 
 def _load_cifar10(data_dir: Path) -> ImageDataset:
     """CIFAR-10: 50,000 training and 10,000 test images, 32x32, of ten classes."""
-    builder = _open_tfds("cifar10", data_dir)
+    builder = open_tfds("cifar10", data_dir)
     train_images, train_labels = _read_images(builder, "train")
     test_images, test_labels = _read_images(builder, "test")
     mean, std = channel_statistics(train_images)
@@ -145,7 +145,7 @@ def _load_cifar10(data_dir: Path) -> ImageDataset:
     )
 
 
-def _open_tfds(name: str, data_dir: Path) -> Any:
+def open_tfds(name: str, data_dir: Path, parts: Sequence[str] = ("train", "test")) -> Any:
     """The TFDS builder of the newest prepared version of a data set, checked to be readable without TensorFlow.
 
     It is built from the folder, not from the name: by name TFDS would import the generating code and could go to the
@@ -166,7 +166,9 @@ def _open_tfds(name: str, data_dir: Path) -> Any:
         found = ", ".join(sorted(formats)) or "no known format"
         problem = f"{folder} is stored as {found}, but only array_record is read without TensorFlow"
         raise DatasetNotFoundError(name, data_dir, problem, overwrite=True)
-    for part in ("train", "test"):
+    for part in parts:
+        if part not in builder.info.splits:
+            raise ValueError(f"dataset {name} has no split {part!r}, only {', '.join(sorted(builder.info.splits))}")
         # TFDS itself notices a missing file only at the first read, deep inside array_record.
         missing = [path for path in builder.info.splits[part].filepaths if not Path(path).is_file()]
         if missing:

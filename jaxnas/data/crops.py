@@ -1,0 +1,71 @@
+"""Decoding and cropping of one encoded image on the host, fit for any thread or process.
+
+A JPEG much larger than the crop is decoded at a half, a quarter or an eighth of its size, which libjpeg does without
+computing the rest.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+MIN_SIDE = 8  # pixels; smaller images hold nothing to learn from
+MAX_PIXELS = 1 << 28  # beyond, a file is taken for a decompression bomb
+SCALE, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)  # share of the area and aspect ratio of a random crop (ProxylessNAS)
+CENTRAL = 0.875  # share of the shorter side that the central crop keeps
+
+
+class DeadImageError(ValueError):
+    """An image cannot be decoded or is too small."""
+
+
+def decode(encoded: bytes, size: int, generator: np.random.Generator | None) -> np.ndarray:
+    """Decodes and crops one image.
+
+    Args:
+      encoded: a JPEG or PNG file.
+      size: height and width of the result.
+      generator: of the random-resized crop (Szegedy et al., arXiv 1409.4842); None for the central crop.
+
+    Returns:
+      uint8 [size, size, 3].
+
+    Raises:
+      DeadImageError: if it is no image, truncated, or smaller than 8 pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
+        width, height = image.size
+        if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+            raise DeadImageError(f"{width}x{height} pixels")
+        box = central_box(width, height) if generator is None else random_box(generator, width, height)
+        # The smallest scale of which the box still has `size` pixels.
+        wanted = size / min(box[2] - box[0], box[3] - box[1])
+        image.draft("RGB", (int(np.ceil(width * wanted)), int(np.ceil(height * wanted))))
+        shrunk = (image.size[0] / width, image.size[1] / height) * 2
+        box = tuple(min(edge * scale, limit) for edge, scale, limit in zip(box, shrunk, image.size * 2))
+        pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=box)
+    except DeadImageError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds for broken files.
+        raise DeadImageError(" ".join(str(error).split()) or type(error).__name__) from error
+    return np.asarray(pixels)
+
+
+def random_box(generator: np.random.Generator, width: int, height: int) -> tuple[float, float, float, float]:
+    """(left, upper, right, lower) of a random part; of very long images the middle, at the nearest allowed ratio."""
+    for _ in range(10):
+        area = width * height * generator.uniform(*SCALE)
+        ratio = np.exp(generator.uniform(*np.log(RATIO)))
+        w, h = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        if w <= width and h <= height:
+            left, upper = generator.uniform(0, width - w), generator.uniform(0, height - h)
+            return left, upper, left + w, upper + h
+    w, h = min(width, height * RATIO[1]), min(height, width / RATIO[0])
+    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+
+
+def central_box(width: int, height: int) -> tuple[float, float, float, float]:
+    """(left, upper, right, lower) of the central square."""
+    side = CENTRAL * min(width, height)
+    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2

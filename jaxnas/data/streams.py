@@ -1,0 +1,144 @@
+"""An endless, shuffled stream of image minibatches, read by grain, whose position is one number.
+
+Which images make batch t of the whole job depends on the seed and t alone, not on the number of hosts, devices or
+workers: host p of P takes rows p B/P to (p + 1) B/P. A search that saves t continues with the very images it would have
+seen, on any other number of devices.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from absl import flags
+
+from jaxnas.data import crops
+from jaxnas.data.sources import ImageSource, Subset
+
+_LOGGER = logging.getLogger(__name__)
+TRIES = 100  # images read in place of a dead one before the data set is given up
+
+
+class DeadImagesError(ValueError):
+    """More images than allowed cannot be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A shuffled stream over a part of a source.
+
+    Attributes:
+      source: of the images.
+      subset: which of them.
+      size: height and width of the images.
+      batch_size: B, of the whole job.
+      seed: of the order and the crops.
+      augment: random-resized crops and flips; else central crops.
+      host: this host's number, and how many there are.
+      threads: that decode, where there are no workers.
+      workers: processes that decode; 0 for threads of this one.
+      max_dead: distinct dead images that are skipped before the stream gives up.
+    """
+
+    source: ImageSource
+    subset: Subset
+    size: int
+    batch_size: int
+    seed: int
+    augment: bool
+    host: tuple[int, int] = (0, 1)
+    threads: int = 4
+    workers: int = 0
+    max_dead: int = 100
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.batch_size % self.host[1]:
+            raise ValueError(f"batch_size must be a multiple of the {self.host[1]} hosts, got {self.batch_size}")
+        if not len(self.subset.indices):
+            raise ValueError(f"data set {self.source.name} has no image in one of its halves; change valid_fraction")
+        for name, least in (("threads", 1), ("workers", 0), ("max_dead", 0), ("size", 8)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def example(self, position: int) -> dict[str, np.ndarray]:
+        """The image at one position of the endless stream of the whole job.
+
+        Returns:
+          image uint8 [size, size, 3]; label int32; flip bool, whether to mirror it (on the device); dead int64 [TRIES],
+          the dead images met on the way, padded with -1.
+        """
+        count = len(self.subset.indices)
+        order = grain.MapDataset.range(count).seed(self.seed).shuffle().repeat()
+        index, dead = int(order[position]), []
+        while len(dead) < min(TRIES, count):
+            number = int(self.subset.indices[index])
+            encoded, label = self.source.read(number)
+            generator = np.random.default_rng((self.seed, position, number)) if self.augment else None
+            try:
+                image = crops.decode(encoded, self.size, generator)
+            except crops.DeadImageError:
+                dead.append(number)
+                index = (index + 1) % count
+                continue
+            flip = generator is not None and generator.random() < 0.5
+            padded = np.array(dead + [-1] * (TRIES - len(dead)), np.int64)
+            return {
+                "image": image,
+                "label": np.int32(self.subset.label_map[label]),
+                "flip": np.bool_(flip),
+                "dead": padded,
+            }
+        raise DeadImagesError(
+            f"{len(dead)} images of {self.source.name} in a row cannot be decoded, from number {dead[0]} on; "
+            "the data set is damaged"
+        )
+
+    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """Minibatches of this host from batch number `start` on, without end.
+
+        Yields:
+          image uint8 [B/P, size, size, 3], label int32 [B/P], flip bool [B/P].
+
+        Raises:
+          DeadImagesError: if more than `max_dead` distinct images are dead.
+        """
+        rows = self.batch_size // self.host[1]
+        first = start * self.batch_size + self.host[0] * rows
+        examples = grain.MapDataset.source(_Positions(first, rows, self.batch_size)).map(self.example)
+        if self.workers:
+            if not flags.FLAGS.is_parsed():  # grain asks absl's flags, which only absl's own programs parse
+                flags.FLAGS.mark_as_parsed()
+            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+            iterable = examples.batch(rows).to_iter_dataset(options)
+            iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+        else:
+            options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * rows)
+            iterable = examples.to_iter_dataset(options).batch(rows)
+        dead: set[int] = set()
+        for batch in iterable:
+            met = set(batch.pop("dead").ravel().tolist()) - {-1} - dead
+            dead |= met
+            for number in sorted(met):
+                _LOGGER.warning("image %d of %s is dead and skipped (%d so far)", number, self.source.name, len(dead))
+            if len(dead) > self.max_dead:
+                raise DeadImagesError(
+                    f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "
+                    "max_dead_images allows; mend the data set or raise the limit"
+                )
+            yield batch
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """Positions, in the whole job's stream, of one host's images."""
+
+    first: int
+    rows: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __getitem__(self, index: int) -> int:
+        return self.first + index // self.rows * self.batch_size + index % self.rows

@@ -1,0 +1,156 @@
+"""Encoded images from folders and TFDS files, damaged ones, and the stream that shuffles them."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import make_images
+from jaxnas.data import crops
+from jaxnas.data.sources import FolderSource, TfdsSource, halves
+from jaxnas.data.streams import DeadImagesError, Stream
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("made")
+    make_images.main(make_images.Config(out=out, classes=4, images=48, smallest=20, largest=60))
+    return out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of six good images, each one colour; class b also holds four bad or odd files."""
+    for label, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            pixels = np.full((20 + index, 30, 3), 40 + 100 * label, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.{'png' if index % 2 else 'jpg'}")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "b" / "whole.jpg")
+    data = (tmp_path / "b" / "whole.jpg").read_bytes()
+    (tmp_path / "b" / "truncated.jpg").write_bytes(data[: len(data) // 2])
+    (tmp_path / "b" / "text.jpg").write_text("no image")
+    Image.new("RGB", (1, 1)).save(tmp_path / "b" / "point.png")
+    Image.new("RGB", (10000, 10), (140,) * 3).save(tmp_path / "b" / "long.jpg")
+    return tmp_path
+
+
+def stream(source, batch_size=4, host=(0, 1), **settings):
+    train, _ = halves(source, 0.5, seed=0)
+    return Stream(source, train, 16, batch_size, 3, True, host, **settings)
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def test_made_data_set_is_read_as_tfds(made):
+    source = TfdsSource("imagenet2012", made)
+    assert (len(source), len(source.class_names)) == (48, 4)
+    np.testing.assert_array_equal(source.labels(), np.arange(48) % 4)
+    sizes = {crops.Image.open(crops.io.BytesIO(source.read(index)[0])).size for index in range(48)}
+    assert len(sizes) > 20
+    with pytest.raises(ValueError, match="has no split 'test', only train"):
+        TfdsSource("imagenet2012", made, split="test")
+
+
+def test_subsets_are_of_the_named_size_disjoint_and_relabelled(made):
+    source = TfdsSource("imagenet2012", made)
+    train, valid = halves(source, 0.5, seed=1, classes=3, per_class=8)
+    assert (len(train.indices), len(valid.indices)) == (12, 12)
+    assert not set(train.indices) & set(valid.indices)
+    labels = train.label_map[source.labels()[train.indices]]
+    np.testing.assert_array_equal(np.bincount(labels), [4, 4, 4])
+    assert len(train.class_names) == 3
+    whole = halves(source, 0.25, seed=1)
+    assert sorted(np.concatenate([part.indices for part in whole])) == list(range(48))
+    for arguments in ({"classes": 5}, {"classes": 1}, {"per_class": 1}):
+        with pytest.raises(ValueError, match="must be"):
+            halves(source, 0.5, 0, **arguments)
+
+
+def test_dead_images_are_those_that_cannot_be_decoded(folder):
+    for name in ("truncated.jpg", "text.jpg", "point.png"):
+        with pytest.raises(crops.DeadImageError):
+            crops.decode((folder / "b" / name).read_bytes(), 16, None)
+    for name in ("long.jpg", "whole.jpg"):
+        for generator in (None, np.random.default_rng(0)):
+            assert crops.decode((folder / "b" / name).read_bytes(), 16, generator).shape == (16, 16, 3)
+    long = crops.decode((folder / "b" / "long.jpg").read_bytes(), 16, np.random.default_rng(0))
+    assert abs(long.astype(int) - 140).max() < 5
+
+
+def test_stream_skips_and_counts_dead_images_up_to_the_limit(folder, caplog):
+    source = FolderSource(folder)
+    _, everything = halves(source, 0.5, 0)
+    everything = type(everything)(np.arange(len(source)), everything.label_map, everything.class_names)
+    good = Stream(source, everything, 16, 4, 0, True, max_dead=3)
+    with caplog.at_level(logging.WARNING):
+        batches = take(good.batches(0), 12)
+    assert "(3 so far)" in caplog.text
+    for batch in batches:
+        assert batch["image"].shape == (4, 16, 16, 3)
+        for image, label in zip(batch["image"], batch["label"]):
+            if image.std() < 5:  # not the one image of noise
+                assert abs(image.mean() - (40 + 100 * label)) < 5
+    with pytest.raises(DeadImagesError, match="more than the 2"):
+        take(Stream(source, everything, 16, 4, 0, True, max_dead=2).batches(0), 12)
+
+
+def test_folders_that_make_no_data_set(tmp_path):
+    with pytest.raises(ValueError, match="no folder"):
+        FolderSource(tmp_path / "absent")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="no images"):
+        FolderSource(tmp_path)
+    for name, count in (("a", 4), ("b", 1)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for index in range(count):
+            Image.new("RGB", (16, 16)).save(tmp_path / name / f"{index}.png")
+    with pytest.raises(ValueError, match="class 'b' .* has 1 image, too few"):
+        halves(FolderSource(tmp_path), 0.5, 0)
+    for file in (tmp_path / "a").iterdir():
+        file.write_text("text")
+    (tmp_path / "b" / "1.png").write_text("text")
+    (tmp_path / "b" / "0.png").write_text("text")
+    with pytest.raises(DeadImagesError, match="cannot be decoded"):
+        take(stream(FolderSource(tmp_path)).batches(0), 1)
+
+
+def test_fingerprint_sees_another_file(folder):
+    before = FolderSource(folder).fingerprint()
+    assert before == FolderSource(folder).fingerprint()
+    (folder / "a" / "0.jpg").unlink()
+    assert before != FolderSource(folder).fingerprint()
+
+
+def test_stream_covers_an_epoch_and_is_a_function_of_its_position(made):
+    source = TfdsSource("imagenet2012", made)
+    whole = stream(source)
+    positions = [whole.example(position) for position in range(24)]
+    assert len({example["image"].tobytes() for example in positions}) == 24
+    batches = take(whole.batches(0), 6)
+    np.testing.assert_array_equal(np.concatenate([b["image"] for b in batches]), [p["image"] for p in positions])
+    assert np.concatenate([b["flip"] for b in batches]).mean() not in (0, 1)
+    resumed = take(whole.batches(4), 2)
+    np.testing.assert_array_equal(resumed[1]["image"], batches[5]["image"])
+
+
+def test_hosts_share_the_batches_of_one(made):
+    source = TfdsSource("imagenet2012", made)
+    whole = take(stream(source).batches(1), 3)
+    parts = [take(stream(source, host=(host, 2)).batches(1), 3) for host in (0, 1)]
+    for batch, first, second in zip(whole, *parts):
+        for name in ("image", "label", "flip"):
+            np.testing.assert_array_equal(batch[name], np.concatenate([first[name], second[name]]))
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(made):
+    source = TfdsSource("imagenet2012", made)
+    threads, workers = take(stream(source).batches(2), 4), take(stream(source, workers=2).batches(2), 4)
+    for first, second in zip(threads, workers):
+        np.testing.assert_array_equal(first["image"], second["image"])
