@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments import cli
+from experiments.budgets import parse as parse_budgets
 from experiments.presets import PRESETS, Preset
 from experiments.workdir import open_workdir
 from jaxnas import compilation_cache, data, selection, strategies, supernet
@@ -33,6 +34,8 @@ from jaxnas.report import (
     versions,
 )
 from jaxnas.spaces import SPACES
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import Strategy
 from jaxnas.training import Search, SearchState, StepMetrics
 
 METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
@@ -54,7 +57,9 @@ class Config:
       method: search strategy: importance_plain (the paper's form) or importance (one model of the loss for all
         distributions: better on complete tables, not yet compared with the former on a supernet).
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
-      cost: what is penalised, macs or params.
+      budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
+        such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget.
+      cost: what is penalised or has a budget, macs or params.
       samples: architectures drawn from each distribution in a step.
       candidates: draws from each distribution that compete with the modes at the end, on the whole validation split;
         0 for the modes alone.
@@ -77,6 +82,7 @@ class Config:
     space: str | None = None
     method: str = "importance_plain"
     penalties: tuple[float, ...] | None = None
+    budgets: tuple[str, ...] | None = None
     cost: str = "macs"
     samples: int | None = None
     candidates: int | None = None
@@ -125,9 +131,7 @@ def build(config: Config, preset: Preset) -> Search:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
     if preset.candidates < 0:  # said now and not after the search
         raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
-    space = SPACES[preset.space]()
-    cost = space.cost(config.cost)
-    strategy = strategies.make(config.method, space, preset.penalties, samples=preset.samples, cost=cost)
+    strategy = choose_strategy(config, preset, SPACES[preset.space]())
     dataset = data.load(preset.dataset, config.data_dir)
     train, valid = data.split(dataset, preset.valid_fraction, config.seed)
     if preset.image_size != dataset.train_images.shape[1]:
@@ -139,16 +143,51 @@ def build(config: Config, preset: Preset) -> Search:
     return Search(strategy, supernet.build(proxy, gather), dataset, train, valid, preset.settings)
 
 
+def choose_strategy(config: Config, preset: Preset, space: SearchSpace) -> Strategy:
+    """The method, with penalties or within budgets.
+
+    Raises:
+      ValueError: if both are given, on an unknown cost, or a budget that no network of the space meets.
+    """
+    cost = space.cost(config.cost)
+    if config.budgets is None:
+        return strategies.make(config.method, space, preset.penalties, samples=preset.samples, cost=cost)
+    if config.penalties is not None:
+        raise ValueError("give either penalties or budgets, not both")
+    budgets = parse_budgets(config.budgets, config.cost)
+    costs = [space.cost(name) for name in budgets[0]]
+    method = strategies.STRATEGIES[config.method]
+    return strategies.within_budgets(
+        method, space, costs, [list(budget.values()) for budget in budgets], samples=preset.samples
+    )
+
+
+def choose_architectures(
+    strategy: Strategy, archs: np.ndarray, losses: np.ndarray
+) -> tuple[np.ndarray, list[dict[str, float] | None]]:
+    """Which candidate is the answer for each k, int [K], and the budgets that it had to keep."""
+    if not isinstance(strategy, strategies.WithinBudgets):
+        chosen = selection.least_objective(losses, strategy.cost(archs), strategy.penalties)
+        return chosen, [None] * len(chosen)
+    costs = strategy.cost.costs
+    chosen = selection.least_loss_within(losses, archs, costs, strategy.budgets)
+    return chosen, [dict(zip((cost.name for cost in costs), budget)) for budget in strategy.budgets]
+
+
 def summarise(search: Search, state: SearchState, config: Config, preset: Preset, seconds: float) -> SearchResult:
     """What the search found: the best candidates of all distributions on the whole validation split."""
     strategy = search.strategy
     space = strategy.space
     key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
-    archs = selection.candidates(key, state.strategy.theta, preset.candidates)
-    evaluation = search.evaluate(state.params, archs)
-    chosen = selection.least_objective(evaluation.loss, strategy.cost(archs), strategy.penalties)
-    archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
     theta = np.asarray(state.strategy.theta)
+    archs = selection.candidates(key, state.strategy.theta, preset.candidates)
+    penalties = strategy.penalties
+    if isinstance(strategy, strategies.WithinBudgets):
+        archs = np.unique(np.concatenate([strategy.modes(state.strategy), archs]), axis=0)
+        penalties = np.asarray(state.strategy.inner.penalties)[:, 0].tolist()
+    evaluation = search.evaluate(state.params, archs)
+    chosen, budgets = choose_architectures(strategy, archs, evaluation.loss)
+    archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
     found = tuple(
         FoundArchitecture(
             k=k,
@@ -160,8 +199,9 @@ def summarise(search: Search, state: SearchState, config: Config, preset: Preset
             probability=float(np.prod(theta[k, np.arange(len(arch)), arch])),
             valid_loss=float(evaluation.loss[k]),
             valid_accuracy=float(evaluation.accuracy[k]),
+            budgets=budgets[k],
         )
-        for k, (penalty, arch) in enumerate(zip(strategy.penalties, archs))
+        for k, (penalty, arch) in enumerate(zip(penalties, archs))
     )
     distribution_steps = preset.settings.joint_steps + preset.settings.distribution_steps
     return SearchResult(
@@ -179,7 +219,8 @@ def summarise(search: Search, state: SearchState, config: Config, preset: Preset
 
 def describe_config(config: Config, preset: Preset) -> dict:
     """All that decides the outcome of a search, JSON-ready: two runs with equal descriptions are one search."""
-    return {"method": config.method, "cost": config.cost, "seed": config.seed, **preset.describe()}
+    budgets = {} if config.budgets is None else {"budgets": list(parse_budgets(config.budgets, config.cost))}
+    return {"method": config.method, "cost": config.cost, "seed": config.seed, **budgets, **preset.describe()}
 
 
 def records(step: int, phase: str, metrics: StepMetrics, seconds: float) -> list[dict[str, Any]]:
@@ -208,7 +249,9 @@ def main(config: Config) -> None:
     name, preset = choose_preset(config)
     search = build(config, preset)
     workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", describe_config(config, preset))
-    console.print(f"{name}: {preset.space} on {preset.dataset}, {len(preset.penalties)} networks, in {workdir}")
+    console.print(
+        f"{name}: {preset.space} on {preset.dataset}, {len(search.strategy.penalties)} networks, in {workdir}"
+    )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, seconds = run(search, config, workdir, checkpoints, console)
     found = summarise(search, state, config, preset, seconds)
@@ -231,7 +274,10 @@ def run(
             console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {step}: {skipped.path}")
         console.print(f"resuming after step {step} of {total}")
     log_path = workdir / "metrics.jsonl"
-    with MetricsLog(log_path) as log, SearchDisplay(search.strategy.penalties, total, console) as display:
+    within = isinstance(search.strategy, strategies.WithinBudgets)
+    shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
+    display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
+    with MetricsLog(log_path) as log, display:
         log.truncate_after(step)
         if step:
             before = max((record["wall_seconds"] for record in read_metrics(log_path)), default=0.0)

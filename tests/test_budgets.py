@@ -1,5 +1,6 @@
 """Budgets: the most probable architecture within them against enumeration, and the search that steers towards them."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import cli, tabular_budgets
+from experiments import budgets, cifar_search, cli, tabular_budgets
 from jaxnas import selection, strategies, tasks
 from jaxnas.cost import AdditiveCost, JointCost
+from jaxnas.report import read_result
 from jaxnas.spaces.base import Decision, SearchSpace
 from jaxnas.strategies import ImportanceSampling, SharedModel, within_budgets
+from tests import tiny_search
 
 COUNTS = (3, 2, 4)
 ARCHS = np.array(list(itertools.product(*map(range, COUNTS))))
@@ -41,15 +44,15 @@ def probabilities(theta):
 def test_most_probable_equals_enumeration_and_a_budget_met_exactly_is_met(seed, first, second):
     theta, costs = random_theta(seed), (MACS, LATENCY)
     # Totals of architectures: whether one is within the budget hangs on the last bit.
-    budgets = (MACS.total(ARCHS[first]), LATENCY.total(ARCHS[second]))
-    fits = (MACS.total(ARCHS) <= budgets[0]) & (LATENCY.total(ARCHS) <= budgets[1])
-    np.testing.assert_array_equal(selection.within(ARCHS, costs, budgets), fits)
+    limits = (MACS.total(ARCHS[first]), LATENCY.total(ARCHS[second]))
+    fits = (MACS.total(ARCHS) <= limits[0]) & (LATENCY.total(ARCHS) <= limits[1])
+    np.testing.assert_array_equal(selection.within(ARCHS, costs, limits), fits)
     if not fits.any():
         with pytest.raises(ValueError, match="cannot be met by one architecture together"):
-            selection.most_probable(theta, costs, budgets)
+            selection.most_probable(theta, costs, limits)
         return
-    found = selection.most_probable(theta, costs, budgets)
-    assert selection.within(found, costs, budgets)
+    found = selection.most_probable(theta, costs, limits)
+    assert selection.within(found, costs, limits)
     (row,) = np.flatnonzero((found == ARCHS).all(1))
     np.testing.assert_allclose(probabilities(theta)[row], probabilities(theta)[fits].max(), rtol=1e-5)
 
@@ -82,8 +85,7 @@ def loss(archs):
 
 @functools.cache
 def searched(method, scale):
-    budgets = ((20.0, 1.0), (37.0, 0.006), (28.0, 1.0))
-    search = within_budgets(method, SPACE, (MACS, LATENCY), budgets)
+    search = within_budgets(method, SPACE, (MACS, LATENCY), ((20.0, 1.0), (37.0, 0.006), (28.0, 1.0)))
 
     def step(state, key):
         archs, state = search.ask(key, state)
@@ -165,3 +167,57 @@ def test_registry_methods_that_take_budgets_keep_penalties_in_their_state():
     for name in ("importance", "importance_plain"):
         state = strategies.make(name, SPACE, (0.1, 0.2), cost=MACS).init(jax.random.key(0))
         np.testing.assert_allclose(state.penalties, [[0.1], [0.2]])
+
+
+def test_budgets_on_the_command_line():
+    assert budgets.parse(["30e6", "6e7"], "macs") == ({"macs": 30e6}, {"macs": 60e6})
+    several = budgets.parse(["macs=60e6,params=1e6", "params=2e6,macs=1e6"], "macs")
+    assert several == ({"macs": 60e6, "params": 1e6}, {"macs": 1e6, "params": 2e6})
+    assert list(several[1]) == ["macs", "params"]  # one order for all
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["much"], "positive numbers"),
+        (["nan"], "positive numbers"),
+        (["-1"], "positive numbers"),
+        (["macs=1,macs=2"], "once each"),
+        (["1", "params=2"], "the same costs"),
+        ([], "at least one"),
+    ],
+)
+def test_what_is_no_budget_is_refused(texts, words):
+    with pytest.raises(ValueError, match=words):
+        budgets.parse(texts, "macs")
+
+
+def test_all_candidates_compete_within_each_budget():
+    archs, losses = ARCHS[[0, 5, 23]], np.array([0.9, 0.3, np.nan])
+    chosen = selection.least_loss_within(losses, archs, [MACS], [[11], [MACS.total(ARCHS[5])], [100]])
+    np.testing.assert_array_equal(chosen, [0, 1, 1])
+    with pytest.raises(ValueError, match="must hold one within"):
+        selection.least_loss_within(losses[2:], archs[2:], [MACS], [[100]])
+
+
+def test_a_supernet_search_keeps_its_budgets(tmp_path):
+    """`tiny_search`: two layers, an MBConv or a skip each."""
+    space = tiny_search.tiny()
+    totals = np.sort(space.cost("macs").total(list(itertools.product(range(2), range(2)))))
+    small = {"weight_steps": 2, "distribution_steps": 4, "batch_size": 16, "samples": 2, "steps_per_dispatch": 2}
+    config = cifar_search.Config(
+        workdir=tmp_path,
+        dataset="digits",
+        space="tiny",
+        budgets=(f"macs={totals[1]},params=1e9", f"macs={totals[3]},params=1e9"),
+        **small,
+    )
+    cifar_search.main(config)
+    first, second = read_result(tmp_path / "result.json").architectures
+    assert first.macs <= totals[1]
+    assert first.budgets == {"macs": totals[1], "params": 1e9}
+    assert second.valid_loss <= first.valid_loss
+    with pytest.raises(ValueError, match="out of reach"):
+        cifar_search.main(dataclasses.replace(config, workdir=tmp_path / "other", budgets=("1",)))
+    with pytest.raises(ValueError, match="not both"):
+        cifar_search.main(dataclasses.replace(config, workdir=tmp_path / "other", penalties=(0.1,)))

@@ -39,15 +39,19 @@ class SearchDisplay:
     integration) one line at the start, at each new phase, at the end, and every few seconds between.
 
     Args:
-      penalties: [K], the penalty coefficients.
+      penalties: [K], the penalty coefficients, or other numbers that tell the K networks apart.
       total_steps: steps of all phases together.
       console: where to write; standard output if None.
+      name: what `penalties` are.
     """
 
-    def __init__(self, penalties: Sequence[float], total_steps: int, console: Console | None = None):
+    def __init__(
+        self, penalties: Sequence[float], total_steps: int, console: Console | None = None, name: str = "penalty"
+    ):
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.penalties = tuple(float(penalty) for penalty in penalties)
+        self.name = name
         self.total_steps = total_steps
         self.console = Console() if console is None else console
         self._live = Live(console=self.console, refresh_per_second=8) if self.console.is_terminal else None
@@ -148,7 +152,7 @@ class SearchDisplay:
         bar = Table.grid(expand=True)  # A bar alone does not end its line.
         bar.add_row(ProgressBar(total=self.total_steps, completed=shown.step))
         table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("penalty", justify="right")
+        table.add_column(self.name, justify="right")
         columns = _columns(shown)
         for name, _, _ in columns:
             table.add_column(name, justify="right")
@@ -172,6 +176,9 @@ def result_table(result: SearchResult) -> Group:
     )
     for name in ("k", "penalty", "multiply-adds", "parameters", "loss", "accuracy", "probability"):
         table.add_column(name, justify="right", no_wrap=True)
+    with_budgets = any(found.budgets for found in result.architectures)
+    if with_budgets:
+        table.add_column("budget", justify="right")
     for found in result.architectures:
         table.add_row(
             str(found.k),
@@ -181,6 +188,7 @@ def result_table(result: SearchResult) -> Group:
             _optional(found.valid_loss, ".4f"),
             _optional(found.valid_accuracy, ".1%"),
             _optional(found.probability, ".3f"),
+            *([", ".join(f"{name} {value:.4g}" for name, value in found.budgets.items())] if with_budgets else []),
         )
     # Text, since brackets in a description are no markup.
     return Group(table, *(Text(f"k={found.k}: {found.description}") for found in result.architectures))

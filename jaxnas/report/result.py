@@ -19,7 +19,7 @@ class FoundArchitecture:
 
     Attributes:
       k: index of the distribution.
-      penalty: its penalty coefficient eps_k.
+      penalty: its penalty coefficient eps_k; in a search with budgets where it ended, that of the first cost.
       encoding: choice of each of the D decisions.
       description: the architecture in words.
       params: number of its parameters.
@@ -27,6 +27,7 @@ class FoundArchitecture:
       probability: of this architecture under theta_k; None where unknown.
       valid_loss: cross-entropy on the validation half with the supernet's weights; None where not finite.
       valid_accuracy: in [0, 1], likewise.
+      budgets: the largest costs by name that the architecture had to keep; None in a search with penalties.
     """
 
     k: int
@@ -38,6 +39,7 @@ class FoundArchitecture:
     probability: float | None
     valid_loss: float | None
     valid_accuracy: float | None
+    budgets: Mapping[str, float] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "encoding", tuple(int(choice) for choice in self.encoding))
@@ -56,7 +58,7 @@ class SearchResult:
       versions: of the software, see `versions`.
       evaluations: architecture-minibatch losses used for theta.
       wall_seconds: how long it took.
-      architectures: [K], one for each distribution, ordered by penalty.
+      architectures: [K], one for each distribution, ordered by penalty; with budgets in the order these were given.
     """
 
     method: str
@@ -72,7 +74,8 @@ class SearchResult:
     def __post_init__(self):
         object.__setattr__(self, "architectures", tuple(self.architectures))
         penalties = [float(found.penalty) for found in self.architectures]
-        if penalties != sorted(penalties):
+        with_budgets = any(found.budgets for found in self.architectures)
+        if not with_budgets and penalties != sorted(penalties):
             raise ValueError(f"architectures must be ordered by penalty, got penalties {penalties}; sort them")
         indices = [int(found.k) for found in self.architectures]
         if len(set(indices)) < len(indices):
@@ -140,6 +143,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "probability": (*_NUMBER, type(None)),
     "valid_loss": (*_NUMBER, type(None)),
     "valid_accuracy": (*_NUMBER, type(None)),
+    "budgets": (dict, type(None)),
 }
 
 
@@ -150,6 +154,8 @@ def _checked(value: Any, kind: type, where: str) -> dict[str, Any]:
     fields = {}
     for field in dataclasses.fields(kind):
         if field.name not in value:
+            if field.default is not dataclasses.MISSING:
+                continue  # of an earlier version
             raise ValueError(f"{where} has no {field.name!r}")
         item = value[field.name]
         if not isinstance(item, _TYPES[field.name]) or isinstance(item, bool):

@@ -65,6 +65,35 @@ def most_probable(theta: np.ndarray, costs: Sequence[AdditiveCost], budgets: Seq
         constraints.append(optimize.LinearConstraint(taken.astype(float), -np.inf, len(theta) - 1))
 
 
+def least_loss_within(
+    losses: np.ndarray, archs: np.ndarray, costs: Sequence[AdditiveCost], budgets: Sequence[Sequence[float]]
+) -> np.ndarray:
+    """The candidate with the least loss among those within the budgets of each network.
+
+    All candidates compete for every network, so that a larger budget never ends with a larger loss.
+
+    Args:
+      losses: float [N], measured on the same images; one that is not finite is never chosen.
+      archs: int [N, D], the candidates.
+      costs: J additive costs.
+      budgets: [K][J].
+
+    Returns:
+      int [K], indices of candidates.
+
+    Raises:
+      ValueError: if no candidate with a finite loss is within a budget.
+    """
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    chosen = []
+    for budget in budgets:
+        fitting = np.where(within(archs, costs, budget), losses, np.inf)
+        if not np.isfinite(fitting).any():
+            raise ValueError(f"archs must hold one within {tuple(budget)} with a finite loss, got none of {len(archs)}")
+        chosen.append(int(fitting.argmin()))
+    return np.asarray(chosen)
+
+
 def within(archs: np.ndarray, costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> np.ndarray:
     """Whether architectures keep all budgets, by exact totals: int [..., D] -> bool [...]."""
     return np.all([cost.total(archs) <= budget for cost, budget in zip(costs, budgets, strict=True)], axis=0)

@@ -1,0 +1,47 @@
+"""Budgets as they are given to a command: numbers of one cost, or several costs by name."""
+
+import math
+from collections.abc import Sequence
+
+
+def parse(texts: Sequence[str], cost: str) -> tuple[dict[str, float], ...]:
+    """Reads budgets, one text for each network.
+
+    Args:
+      texts: such as "30e6", or "macs=60e6,params=1e6".
+      cost: what a number alone is a budget of.
+
+    Raises:
+      ValueError: if a text is no budget, or not all name the same costs.
+
+    >>> parse(["30e6", "60e6"], "macs")
+    ({'macs': 30000000.0}, {'macs': 60000000.0})
+    >>> parse(["macs=60e6,params=1e6"], "macs")
+    ({'macs': 60000000.0, 'params': 1000000.0},)
+    """
+    budgets = tuple(_parse_one(text, cost) for text in texts)
+    if not budgets:
+        raise ValueError("budgets must name at least one, such as 30e6, got none")
+    for budget in budgets:
+        if budget.keys() != budgets[0].keys():
+            raise ValueError(
+                f"budgets must all name the same costs, got {', '.join(budgets[0])} and then {', '.join(budget)}"
+            )
+    return tuple({name: budget[name] for name in budgets[0]} for budget in budgets)
+
+
+def _parse_one(text: str, cost: str) -> dict[str, float]:
+    budget = {}
+    for part in text.split(","):
+        name, equals, number = part.partition("=")
+        name, number = (name.strip(), number) if equals else (cost, name)
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"budgets must be positive numbers such as 30e6 or macs=60e6,params=1e6, got {text!r}")
+        if name in budget:
+            raise ValueError(f"budgets must name a cost once each, got {text!r}")
+        budget[name] = value
+    return budget
