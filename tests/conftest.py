@@ -1,11 +1,6 @@
 """Fixtures: the public benchmark tables, where they are at hand."""
 
-import os
 import pathlib
-
-# Nothing here runs long: compile fast instead of well. Also for the commands that tests start.
-FAST_COMPILING = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILING}"
 
 import numpy as np
 import pytest

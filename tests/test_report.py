@@ -39,7 +39,8 @@ def test_result_round_trip_and_schema(tmp_path):
         "method", "space", "dataset", "seed", "config", "versions", "evaluations", "wall_seconds", "architectures",
     ]  # fmt: skip
     assert list(document["architectures"][0]) == [
-        "k", "penalty", "encoding", "description", "params", "macs", "probability", "valid_loss", "valid_accuracy", "budgets",
+        "k", "penalty", "encoding", "description", "params", "macs", "probability", "valid_loss", "valid_accuracy",
+        "budgets",
     ]  # fmt: skip
     assert set(document["versions"]) == {"python", "jaxnas", "jax", "jaxlib", "flax", "optax", "numpy"}
     read = report.read_result(tmp_path / "new" / "result.json")
