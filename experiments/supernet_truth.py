@@ -21,10 +21,10 @@ import rich.table
 from rich.console import Console
 
 from experiments import cifar_search, cli
-from experiments.presets import PRESETS, Preset
+from experiments.finished_search import load_supernet, read_run
+from experiments.presets import PRESETS
 from experiments.table_truth import best_within_cost
 from jaxnas import compilation_cache, metrics, strategies
-from jaxnas.checkpoint import Checkpoints
 from jaxnas.report.files import replacing, to_plain
 from jaxnas.spaces import SPACES
 from jaxnas.tasks import Table, TabularTask, read_table
@@ -72,15 +72,6 @@ def check(config: Config) -> None:
             raise ValueError(f"method {name!r} is not known; choose from {', '.join(strategies.STRATEGIES)}")
 
 
-def read_run(run: Path) -> tuple[dict[str, Any], Preset]:
-    """The description of the search in a folder, and its preset; ValueError if the folder holds no search."""
-    try:
-        description = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return {name: description[name] for name in ("seed", "method", "cost")}, Preset.from_description(description)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search") from error
-
-
 def check_table(task: TabularTask, path: Path, space_name: str) -> None:
     """Raises ValueError unless the table has the decisions of the supernet's space."""
     if space_name not in SPACES:
@@ -91,21 +82,6 @@ def check_table(task: TabularTask, path: Path, space_name: str) -> None:
             f"table {path} is of another space: its decisions have {task.space.num_choices} choices, those of the "
             f"supernet's {space_name!r} have {wanted}; give the table of {space_name!r}, or the run of another supernet"
         )
-
-
-def load_supernet(run: Path, data_dir: Path | None) -> FrozenSupernet:
-    """The trained supernet in the folder of a search.
-
-    Raises:
-      ValueError: if the folder holds no finished search.
-    """
-    description, preset = read_run(run)
-    search = cifar_search.build(cifar_search.Config(**description, data_dir=data_dir), preset)
-    with Checkpoints(run / "checkpoints") as checkpoints:
-        restored = checkpoints.restore_newest(search.init(description["seed"]))
-    if restored is None or restored.step < preset.settings.total_steps:
-        raise ValueError(f"run {run} is not finished; run its cifar_search command again to resume it")
-    return FrozenSupernet(search, restored.state.params)
 
 
 def score(supernet: FrozenSupernet, archs: np.ndarray, images: int) -> np.ndarray:

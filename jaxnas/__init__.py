@@ -1,6 +1,7 @@
 """One-shot neural architecture search that finds several networks of different complexity in one search."""
 
 from jaxnas import asng, cost, distribution, importance, spaces, strategies, tasks
+from jaxnas.export import load
 from jaxnas.strategies import ImportanceSampling
 from jaxnas.version import __version__
 
@@ -11,6 +12,7 @@ __all__ = [
     "cost",
     "distribution",
     "importance",
+    "load",
     "spaces",
     "strategies",
     "tasks",

@@ -88,12 +88,34 @@ class SearchSettings:
 
 
 def make_optimizer(settings: SearchSettings) -> optax.GradientTransformation:
-    """SGD with momentum, cosine schedule, weight decay and clipping, as in ASNG-NAS's protocol (arXiv 1905.08537)."""
-    steps = max(settings.weight_steps + settings.joint_steps, 1)
+    """The optimiser of the supernet's weights, as in ASNG-NAS's protocol (arXiv 1905.08537)."""
+    return sgd(
+        settings.learning_rate,
+        steps=max(settings.weight_steps + settings.joint_steps, 1),
+        warmup=settings.warmup,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def sgd(
+    learning_rate: float, *, steps: int, warmup: float, momentum: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """SGD with momentum, linear warm-up, cosine schedule, weight decay of kernels, and clipping.
+
+    Args:
+      learning_rate: its peak.
+      steps: after which it is 0.
+      warmup: share of the steps in which it rises from 0.
+      momentum: of SGD.
+      weight_decay: added to the gradient of convolution and classifier kernels.
+      clip_norm: largest global norm of the gradient.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if settings.warmup else settings.learning_rate,
-        peak_value=settings.learning_rate,
-        warmup_steps=int(settings.warmup * steps),
+        init_value=0.0 if warmup else learning_rate,
+        peak_value=learning_rate,
+        warmup_steps=int(warmup * steps),
         decay_steps=steps,
     )
 
@@ -101,7 +123,7 @@ def make_optimizer(settings: SearchSettings) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
     return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
-        optax.add_decayed_weights(settings.weight_decay, mask=is_kernel),
-        optax.sgd(schedule, momentum=settings.momentum),
+        optax.clip_by_global_norm(clip_norm),
+        optax.add_decayed_weights(weight_decay, mask=is_kernel),
+        optax.sgd(schedule, momentum=momentum),
     )

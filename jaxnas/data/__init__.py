@@ -13,7 +13,7 @@ Data sets are read once, on the host, as uint8 arrays. Shuffling and augmentatio
 from jaxnas.data.augment import augment, normalize
 from jaxnas.data.batches import Cursor, next_indices, start
 from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, load
-from jaxnas.data.split import Split, resize, split
+from jaxnas.data.split import Split, resize, resize_dataset, split
 
 __all__ = [
     "DATASETS",
@@ -26,6 +26,7 @@ __all__ = [
     "next_indices",
     "normalize",
     "resize",
+    "resize_dataset",
     "split",
     "start",
 ]

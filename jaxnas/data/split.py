@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,3 +113,9 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
                 total += block[:, row::factor, column::factor]
         small[begin : begin + len(block)] = total // area
     return small
+
+
+def resize_dataset(dataset: ImageDataset, size: int) -> ImageDataset:
+    """The data set with all images shrunk by `resize`; its normalisation stays."""
+    images = {name: resize(getattr(dataset, name), size) for name in ("train_images", "test_images")}
+    return dataclasses.replace(dataset, **images)

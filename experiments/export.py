@@ -1,0 +1,106 @@
+"""Trained networks as files for other programs.
+
+    python -m experiments.export --run runs/quickstart --index 0 --format onnx
+    python -m experiments.export --run runs/quickstart --index all --format all
+
+Takes what `experiments.retrain` trained (of several seeds the first, not the best on the test images) and writes
+OUT/kK/ with `network.json` and `weights.safetensors` (read them with `jaxnas.load`), `model.stablehlo`, `model.onnx`,
+and a model card. Each file is read back and compared with the network before the command ends.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from experiments import cli
+from jaxnas import compilation_cache, export
+from jaxnas.export import saved
+from jaxnas.report.files import replacing
+
+TOLERANCE = 1e-4  # of logits, relative to the largest; orders of summation differ between programs
+
+
+@dataclass(frozen=True)
+class Config:
+    """Write trained networks in forms that other programs read.
+
+    Attributes:
+      run: folder of a search whose networks `experiments.retrain` has trained.
+      index: which network, its k; or all.
+      format: stablehlo, onnx, flax, or all.
+      trained: folder of the trained networks; by default `retrained` in the run's.
+      out: folder for the exports; by default `exports` in the run's.
+    """
+
+    run: Path
+    index: str = "all"
+    format: str = "all"
+    trained: Path | None = None
+    out: Path | None = None
+
+
+def trained_networks(config: Config) -> dict[str, Path]:
+    """Folders of the trained networks that `index` names, by "kK": of each the first seed's.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    trained = config.run / "retrained" if config.trained is None else config.trained
+    found: dict[str, Path] = {}
+    for path in sorted(trained.glob(f"k*/seed*/{saved.DESCRIPTION}"), key=lambda path: int(path.parent.name[4:])):
+        found.setdefault(path.parent.parent.name, path.parent)
+    if not found:
+        raise ValueError(
+            f"no trained networks in {trained}; train them: "
+            f"python -m experiments.retrain --result {config.run / 'result.json'} --index {config.index}"
+        )
+    found = dict(sorted(found.items(), key=lambda item: int(item[0][1:])))
+    if config.index == "all":
+        return found
+    if f"k{config.index}" not in found:
+        raise ValueError(f"index must be all or one of {', '.join(n[1:] for n in found)}, got {config.index!r}")
+    return {f"k{config.index}": found[f"k{config.index}"]}
+
+
+def main(config: Config) -> None:
+    """Writes, reads back, compares."""
+    console = Console()
+    if config.format not in (*export.FORMATS, "all"):
+        raise ValueError(f"format must be one of {', '.join(export.FORMATS)} or all, got {config.format!r}")
+    compilation_cache.enable()
+    names = list(export.FORMATS) if config.format == "all" else ["flax", config.format]
+    out = config.run / "exports" if config.out is None else config.out
+    for k, folder in trained_networks(config).items():
+        network = export.load(folder)
+        usages = {}
+        for name in dict.fromkeys(names):
+            form = export.FORMATS[name]
+            path = out / k if form.suffix is None else out / k / f"model{form.suffix}"
+            form.write(network, path)
+            console.print(f"{path}: logits differ by at most {check(network, form, path):.1e}", soft_wrap=True)
+            usages[path.name if form.suffix else saved.WEIGHTS] = form.usage.replace("FILE", path.name)
+        command = f"python -m experiments.retrain --result {config.run / 'result.json'} --index {k[1:]}"
+        with replacing(out / k / "model_card.md") as temporary:
+            temporary.write_text(export.model_card(network.description, usages, command), encoding="utf-8")
+
+
+def check(network: export.Network, form: export.Format, path: Path) -> float:
+    """The largest difference between the logits of a file and of the network, for random images.
+
+    Raises:
+      ValueError: if it is more than rounding.
+    """
+    size = network.description.image_size
+    images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
+    inputs = network.preprocess(images)
+    expected, found = np.asarray(network.apply(network.variables, inputs)), np.asarray(form.load(path)(inputs))
+    difference = float(np.abs(found - expected).max())
+    if difference > TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise ValueError(f"{path} gives other logits than the network, by up to {difference:.2g}; it is not usable")
+    return difference
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

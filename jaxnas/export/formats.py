@@ -1,0 +1,153 @@
+"""The files that an export writes. All hold weights and architecture; images come in as float32, normalised.
+
+The exported programs compute with XLA's own convolutions, which every backend and converter knows, not with those that
+the library trains with on CPUs; the numbers agree to rounding.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.export import saved
+from jaxnas.export.saved import Network
+from jaxnas.report.files import replacing, to_plain
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+INPUT, OUTPUT = "images", "logits"
+
+# Logits [B, classes] of normalised float32 images [B, H, W, 3].
+Inference = Callable[[chex.Array], chex.Array]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form of export.
+
+    Attributes:
+      suffix: of its file; None where it is `network.json` and `weights.safetensors`, which every export has.
+      write: (network, path of the file) -> None; ValueError in one line if what it needs is not installed.
+      load: path -> what computes logits.
+      usage: lines of Python that use the file, called FILE in them.
+    """
+
+    suffix: str | None
+    write: Callable[[Network, pathlib.Path], None]
+    load: Callable[[pathlib.Path], Inference]
+    usage: str
+
+
+def _plain(network: Network) -> Callable[[jax.Array], jax.Array]:
+    """The network as a function of normalised images alone, in operations that all backends have."""
+    plain = saved.make(network.description, network.variables, convolve=jax.lax.conv_general_dilated)
+    return lambda images: plain.apply(plain.variables, images)
+
+
+def write_stablehlo(network: Network, path: pathlib.Path) -> None:
+    """StableHLO by `jax.export`, for any batch size and all of `PLATFORMS`; XLA keeps it readable for years."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    size = network.description.image_size
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(_plain(network)), platforms=PLATFORMS)(images)
+    with replacing(path) as temporary:
+        temporary.write_bytes(exported.serialize())
+
+
+def load_stablehlo(path: str | os.PathLike[str]) -> Inference:
+    """Reads a `.stablehlo` file.
+
+    Returns:
+      Normalised float32 images [B, H, W, 3] -> logits [B, classes].
+
+    Raises:
+      ValueError: in one line, if the file is missing, damaged or of something else.
+    """
+    try:
+        exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
+        jax.jit(exported.call).lower(jax.ShapeDtypeStruct((1, *exported.in_avals[0].shape[1:]), jnp.float32))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    except Exception as error:  # the reader of flat buffers raises whatever the bytes lead it to
+        raise ValueError(f"{path} is no StableHLO export of a network, or damaged") from error
+    return jax.jit(exported.call)
+
+
+def write_onnx(network: Network, path: pathlib.Path) -> None:
+    """ONNX by jax2onnx, for any batch size, with the network's description as its metadata."""
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise ValueError("format onnx needs a converter: pip install 'jaxnas[export]'") from error
+    size = network.description.image_size
+    model = jax2onnx.to_onnx(
+        _plain(network),
+        [("B", size, size, 3)],
+        model_name=f"{network.description.space}",
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+    )
+    # The converter notes shapes of inner values before it moves transpositions around; runtimes find the right ones.
+    del model.graph.value_info[:]
+    for name, value in to_plain(network.description).items():
+        model.metadata_props.add(key=name, value=json.dumps(value))
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+
+
+def load_onnx(path: str | os.PathLike[str]) -> Inference:
+    """Reads an `.onnx` file into ONNX Runtime, on the CPU.
+
+    Raises:
+      ValueError: in one line, if ONNX Runtime is not installed, or the file is missing or damaged.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError("an onnx file needs a runtime: pip install 'jaxnas[export]'") from error
+    try:
+        session = onnxruntime.InferenceSession(pathlib.Path(path).read_bytes(), providers=["CPUExecutionProvider"])
+        session.get_inputs()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    except Exception as error:  # ONNX Runtime's exceptions have no common class but this
+        raise ValueError(f"{path} is no ONNX model, or damaged") from error
+    return lambda images: session.run([OUTPUT], {INPUT: np.asarray(images, np.float32)})[0]
+
+
+def _load_folder(path: pathlib.Path) -> Inference:
+    network = saved.load(path)
+    return lambda images: network.apply(network.variables, jnp.asarray(images))
+
+
+_USE_FOLDER = """\
+import jaxnas
+
+network = jaxnas.load(".")  # the folder of this card
+logits = network(images)  # uint8 [B, H, W, 3]"""
+_USE_STABLEHLO = """\
+import jax
+
+exported = jax.export.deserialize(bytearray(open("FILE", "rb").read()))
+logits = exported.call(normalised)"""
+_USE_ONNX = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FILE")
+(logits,) = session.run(["logits"], {"images": normalised})"""
+
+
+def _save(network: Network, path: pathlib.Path) -> None:
+    saved.save(path, network.description, network.variables)
+
+
+FORMATS: dict[str, Format] = {
+    "flax": Format(None, _save, _load_folder, _USE_FOLDER),
+    "stablehlo": Format(".stablehlo", write_stablehlo, load_stablehlo, _USE_STABLEHLO),
+    "onnx": Format(".onnx", write_onnx, load_onnx, _USE_ONNX),
+}

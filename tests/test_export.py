@@ -1,0 +1,172 @@
+"""Saved networks and exports give the logits of the network; damaged and foreign files are one clear line."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnas
+from experiments import cli, export
+from jaxnas import data, networks
+from jaxnas.export import FORMATS, load_stablehlo, saved
+from jaxnas.retraining import RetrainSettings
+from tests.tiny_search import tiny
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+
+IMAGES = data.load("digits").test_images[:100]
+
+
+def run(*arguments):
+    cli.run(export.main, export.Config, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two networks as a retraining leaves them, with random weights and running averages."""
+    folder = tmp_path_factory.mktemp("export") / "retrained"
+    digits = data.load("digits")
+    for k, arch in enumerate([(0, 0), (1, 1)]):
+        description = saved.NetworkDescription(
+            "tiny", arch, 1.0, 8, 10, "digits", digits.mean, digits.std, 0.5, dataclasses.asdict(RetrainSettings())
+        )
+        variables = networks.build(tiny(), arch).init(jax.random.key(k), jnp.zeros((1, 8, 8, 3)))
+        variables = jax.tree.map(
+            lambda leaf: leaf + 0.1 * abs(jax.random.normal(jax.random.key(1), leaf.shape)), variables
+        )
+        saved.save(folder / f"k{k}" / "seed0", description, variables)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exports(trained):
+    run("--run", trained.parent, "--index", "0")
+    return trained.parent / "exports" / "k0"
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("name", FORMATS)
+def test_exports_give_the_networks_logits(trained, exports, name, batch):
+    network = jaxnas.load(trained / "k0" / "seed0")
+    path = exports / f"model{FORMATS[name].suffix}" if FORMATS[name].suffix else exports
+    infer = FORMATS[name].load(path)
+    images = network.preprocess(IMAGES)
+    found = np.concatenate([infer(images[begin : begin + batch]) for begin in range(0, len(images), batch)])
+    np.testing.assert_allclose(found, network(IMAGES), atol=1e-4)
+
+
+def test_onnx_runs_in_a_process_that_knows_nothing_of_jax(exports, tmp_path):
+    network = jaxnas.load(exports)
+    np.save(tmp_path / "images.npy", network.preprocess(IMAGES))
+    program = (
+        "import sys, numpy, onnxruntime\n"
+        f"session = onnxruntime.InferenceSession({str(exports / 'model.onnx')!r})\n"
+        f"images = numpy.load({str(tmp_path / 'images.npy')!r})\n"
+        f"numpy.save({str(tmp_path / 'logits.npy')!r}, session.run(['logits'], {{'images': images}})[0])\n"
+        "assert 'jax' not in sys.modules\n"
+        "print(session.get_modelmeta().custom_metadata_map['encoding'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [0, 0]
+    assert not done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), network(IMAGES), atol=1e-4)
+
+
+def test_the_card_tells_figures_and_use(exports):
+    card = (exports / "model_card.md").read_text()
+    space = jaxnas.spaces.SPACES["tiny"]()
+    assert f"| parameters | {space.cost('params').total([0, 0]):,} |" in card
+    for part in (
+        "test accuracy",
+        "layer 2: mbconv_k3_e2",
+        "model.onnx",
+        "model.stablehlo",
+        "experiments.retrain",
+    ):
+        assert part in card
+
+
+def test_loaded_networks_check_their_images(exports):
+    network = jaxnas.load(exports)
+    assert network.params["stem"]["conv"]["kernel"].shape == (3, 3, 3, 8)
+    with pytest.raises(ValueError, match=r"images must be uint8 \[B, 8, 8, 3\], got float32"):
+        network(IMAGES.astype(np.float32))
+
+
+def copy(exports, folder):
+    for path in exports.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def edit(name, **changes):
+    def change(folder):
+        document = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(document | changes))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / saved.DESCRIPTION).unlink(), "cannot be read"),
+        (lambda folder: (folder / saved.WEIGHTS).unlink(), "cannot be read"),
+        (lambda folder: (folder / saved.DESCRIPTION).write_bytes(b"\x80\x04K\x01."), "describes no network"),
+        (lambda folder: (folder / saved.DESCRIPTION).write_text("[]"), "describes no network"),
+        (lambda folder: (folder / saved.WEIGHTS).write_bytes(b"\x80\x04K\x01."), "holds no weights, or is damaged"),
+        (lambda folder: (folder / saved.WEIGHTS).write_bytes(b"\0" * 99), "holds no weights, or is damaged"),
+        (edit(saved.DESCRIPTION, encoding=[1, 1]), "is of another network"),
+        (edit(saved.DESCRIPTION, encoding=[7, 0]), "arch has choice 7"),
+        (edit(saved.DESCRIPTION, space="other"), "space must be one of"),
+        (edit(saved.DESCRIPTION, std=[0, 1, 1]), "std must be positive"),
+        (edit(saved.DESCRIPTION, width="wide"), "describes no network"),
+    ],
+)
+def test_damaged_networks_are_refused_in_one_line(exports, tmp_path, damage, message):
+    damage(copy(exports, tmp_path))
+    with pytest.raises(ValueError, match=message) as raised:
+        jaxnas.load(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x04K\x01.", b"{}", b"\0" * 1000], ids=("empty", "pickle", "json", "zeros")
+)
+@pytest.mark.parametrize("name", ["stablehlo", "onnx"])
+def test_foreign_files_are_refused_in_one_line(tmp_path, name, content):
+    path = tmp_path / f"model{FORMATS[name].suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="or damaged"):
+        FORMATS[name].load(path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        FORMATS[name].load(tmp_path / "absent")
+
+
+def test_a_cut_stablehlo_file_is_refused(exports, tmp_path):
+    content = (exports / "model.stablehlo").read_bytes()
+    (tmp_path / "model.stablehlo").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="or damaged"):
+        load_stablehlo(tmp_path / "model.stablehlo")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--index", "5"), "index must be all or one of 0, 1, got '5'"),
+        (("--format", "pickle"), "format must be one of flax, stablehlo, onnx or all, got 'pickle'"),
+        (("--trained", "nowhere"), "no trained networks in nowhere; train them: python -m experiments.retrain"),
+    ],
+)
+def test_foreseeable_mistakes_are_one_line(trained, capsys, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        run("--run", trained.parent, *options)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
