@@ -21,7 +21,7 @@ from experiments import cli
 from experiments.budgets import parse as parse_budgets
 from experiments.presets import PRESETS, Preset
 from experiments.workdir import open_workdir
-from jaxnas import compilation_cache, data, selection, strategies, supernet
+from jaxnas import compilation_cache, data, latency, selection, strategies, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.report import (
     FoundArchitecture,
@@ -39,6 +39,7 @@ from jaxnas.strategies import Strategy
 from jaxnas.training import Search, SearchState, StepMetrics
 
 METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
+LATENCY_FILE = "latency.json"
 SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
@@ -59,7 +60,8 @@ class Config:
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
       budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
         such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget.
-      cost: what is penalised or has a budget, macs or params.
+      cost: what is penalised or has a budget: macs, params, or latency with a table of it.
+      latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost.
       samples: architectures drawn from each distribution in a step.
       candidates: draws from each distribution that compete with the modes at the end, on the whole validation split;
         0 for the modes alone.
@@ -84,6 +86,7 @@ class Config:
     penalties: tuple[float, ...] | None = None
     budgets: tuple[str, ...] | None = None
     cost: str = "macs"
+    latency: Path | None = None
     samples: int | None = None
     candidates: int | None = None
     weight_steps: int | None = None
@@ -131,7 +134,10 @@ def build(config: Config, preset: Preset) -> Search:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
     if preset.candidates < 0:  # said now and not after the search
         raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
-    strategy = choose_strategy(config, preset, SPACES[preset.space]())
+    space = SPACES[preset.space]()
+    if config.latency is not None:
+        space = latency.read(config.latency).added_to(space)
+    strategy = choose_strategy(config, preset, space)
     dataset = data.load(preset.dataset, config.data_dir)
     train, valid = data.split(dataset, preset.valid_fraction, config.seed)
     if preset.image_size != dataset.train_images.shape[1]:
@@ -200,6 +206,7 @@ def summarise(search: Search, state: SearchState, config: Config, preset: Preset
             valid_loss=float(evaluation.loss[k]),
             valid_accuracy=float(evaluation.accuracy[k]),
             budgets=budgets[k],
+            latency=None if config.latency is None else float(space.cost(latency.NAME).total(arch)),
         )
         for k, (penalty, arch) in enumerate(zip(penalties, archs))
     )
@@ -219,8 +226,13 @@ def summarise(search: Search, state: SearchState, config: Config, preset: Preset
 
 def describe_config(config: Config, preset: Preset) -> dict:
     """All that decides the outcome of a search, JSON-ready: two runs with equal descriptions are one search."""
-    budgets = {} if config.budgets is None else {"budgets": list(parse_budgets(config.budgets, config.cost))}
-    return {"method": config.method, "cost": config.cost, "seed": config.seed, **budgets, **preset.describe()}
+    optional: dict[str, Any] = {}
+    if config.budgets is not None:
+        optional["budgets"] = list(parse_budgets(config.budgets, config.cost))
+    if config.latency is not None:
+        table = latency.read(config.latency)
+        optional["latency"] = {"device": table.device, "batch_size": table.batch_size, "digest": table.digest}
+    return {"method": config.method, "cost": config.cost, "seed": config.seed, **optional, **preset.describe()}
 
 
 def records(step: int, phase: str, metrics: StepMetrics, seconds: float) -> list[dict[str, Any]]:
@@ -249,6 +261,8 @@ def main(config: Config) -> None:
     name, preset = choose_preset(config)
     search = build(config, preset)
     workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", describe_config(config, preset))
+    if config.latency is not None:
+        latency.read(config.latency).write(workdir / LATENCY_FILE)  # what later reads the folder finds it there
     console.print(
         f"{name}: {preset.space} on {preset.dataset}, {len(search.strategy.penalties)} networks, in {workdir}"
     )

@@ -23,6 +23,8 @@ def read_run(run: Path) -> tuple[dict[str, Any], Preset]:
             options["budgets"] = tuple(
                 ",".join(f"{name}={value!r}" for name, value in budget.items()) for budget in description["budgets"]
             )
+        if "latency" in description:
+            options["latency"] = run / cifar_search.LATENCY_FILE
         return options, Preset.from_description(description)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search") from error

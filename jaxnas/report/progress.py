@@ -176,6 +176,9 @@ def result_table(result: SearchResult) -> Group:
     )
     for name in ("k", "penalty", "multiply-adds", "parameters", "loss", "accuracy", "probability"):
         table.add_column(name, justify="right", no_wrap=True)
+    with_latency = any(found.latency is not None for found in result.architectures)
+    if with_latency:
+        table.add_column("latency", justify="right", no_wrap=True)
     with_budgets = any(found.budgets for found in result.architectures)
     if with_budgets:
         table.add_column("budget", justify="right")
@@ -188,6 +191,7 @@ def result_table(result: SearchResult) -> Group:
             _optional(found.valid_loss, ".4f"),
             _optional(found.valid_accuracy, ".1%"),
             _optional(found.probability, ".3f"),
+            *([f"{1e3 * found.latency:.3g} ms"] if with_latency else []),
             *([", ".join(f"{name} {value:.4g}" for name, value in found.budgets.items())] if with_budgets else []),
         )
     # Text, since brackets in a description are no markup.

@@ -28,6 +28,7 @@ class FoundArchitecture:
       valid_loss: cross-entropy on the validation half with the supernet's weights; None where not finite.
       valid_accuracy: in [0, 1], likewise.
       budgets: the largest costs by name that the architecture had to keep; None in a search with penalties.
+      latency: predicted seconds of a call by the search's latency table; None without one.
     """
 
     k: int
@@ -40,6 +41,7 @@ class FoundArchitecture:
     valid_loss: float | None
     valid_accuracy: float | None
     budgets: Mapping[str, float] | None = None
+    latency: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "encoding", tuple(int(choice) for choice in self.encoding))
@@ -144,6 +146,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "valid_loss": (*_NUMBER, type(None)),
     "valid_accuracy": (*_NUMBER, type(None)),
     "budgets": (dict, type(None)),
+    "latency": (*_NUMBER, type(None)),
 }
 
 
