@@ -4,8 +4,8 @@
     python -m experiments.retrain --result runs/cpu/result.json --index 0 --data-dir DIR --epochs 200 --repeats 3
 
 Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experiments.export` and `jaxnas.load`),
-`metrics.jsonl` and checkpoints, and OUT/retrained.json with the test accuracies of all networks trained so far. A
-second call resumes. The recipe for CIFAR-10, 200 epochs, wants an accelerator; on CPUs take few epochs.
+`metrics.jsonl` and checkpoints, and OUT/retrained.json and OUT/curves.png with the test accuracies of all networks
+trained so far. A second call resumes. The recipe for CIFAR-10, 200 epochs, wants an accelerator; on CPUs take few epochs.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from jaxnas.checkpoint import Checkpoints
 from jaxnas.export import saved
 from jaxnas.report import FoundArchitecture, MetricsLog, read_metrics, read_result, versions
 from jaxnas.report.files import replacing, to_plain
+from jaxnas.report.training_curves import plot_training
 from jaxnas.retraining import Retraining, RetrainSettings, RetrainState
 
 RECIPES = {
@@ -150,6 +151,12 @@ def main(config: Config) -> None:
     console.print(summary_table(summary))
     with replacing(out / "retrained.json") as temporary:
         temporary.write_text(json.dumps(to_plain(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    logs = {
+        "/".join(path.parts[-3:-1]): read_metrics(path)
+        for path in sorted(out.glob("k*/*/metrics.jsonl"))
+        if (path.parent / saved.DESCRIPTION).exists()
+    }
+    plot_training(logs, out / "curves.png")
     console.print(f"results in {out}")
 
 

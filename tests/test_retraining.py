@@ -122,6 +122,7 @@ def test_retrain_writes_networks_and_a_summary(trained):
     assert first["params"] == tiny().cost("params").total([0, 0])
     assert len(first["test_accuracy_scratch"]) == 2
     assert all(0.3 < accuracy <= 1 for accuracy in first["test_accuracy_scratch"])  # chance is 0.1
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
     records = read_metrics(trained / "k0" / "seed0" / "metrics.jsonl")
     assert [(record["step"], record["epoch"]) for record in records][-1] == (176, 8.0)
     assert records[-1]["test_accuracy"] == pytest.approx(first["test_accuracy_scratch"][0])
