@@ -5,7 +5,7 @@
 
 Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experiments.export` and `jaxnas.load`),
 `metrics.jsonl` and checkpoints, and OUT/retrained.json and OUT/curves.png with the test accuracies of all networks
-trained so far. A second call resumes. The recipe for CIFAR-10, 200 epochs, wants an accelerator; on CPUs take few epochs.
+trained so far. A second call resumes. The recipe for CIFAR-10, 200 epochs, wants an accelerator; on CPUs take a few.
 """
 
 import dataclasses
