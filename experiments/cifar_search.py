@@ -21,17 +21,15 @@ from experiments import cli
 from experiments.budgets import parse as parse_budgets
 from experiments.presets import PRESETS, Preset
 from experiments.workdir import open_workdir
-from jaxnas import compilation_cache, data, latency, selection, strategies, supernet
+from jaxnas import compilation_cache, data, latency, strategies, supernet
 from jaxnas.checkpoint import Checkpoints
 from jaxnas.report import (
-    FoundArchitecture,
     MetricsLog,
     SearchDisplay,
-    SearchResult,
     plot_pareto,
     read_metrics,
     result_table,
-    versions,
+    summarise,
 )
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
@@ -168,62 +166,6 @@ def choose_strategy(config: Config, preset: Preset, space: SearchSpace) -> Strat
     )
 
 
-def choose_architectures(
-    strategy: Strategy, archs: np.ndarray, losses: np.ndarray
-) -> tuple[np.ndarray, list[dict[str, float] | None]]:
-    """Which candidate is the answer for each k, int [K], and the budgets that it had to keep."""
-    if not isinstance(strategy, strategies.WithinBudgets):
-        chosen = selection.least_objective(losses, strategy.cost(archs), strategy.penalties)
-        return chosen, [None] * len(chosen)
-    costs = strategy.cost.costs
-    chosen = selection.least_loss_within(losses, archs, costs, strategy.budgets)
-    return chosen, [dict(zip((cost.name for cost in costs), budget)) for budget in strategy.budgets]
-
-
-def summarise(search: Search, state: SearchState, config: Config, preset: Preset, seconds: float) -> SearchResult:
-    """What the search found: the best candidates of all distributions on the whole validation split."""
-    strategy = search.strategy
-    space = strategy.space
-    key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
-    theta = np.asarray(state.strategy.theta)
-    archs = selection.candidates(key, state.strategy.theta, preset.candidates)
-    penalties = strategy.penalties
-    if isinstance(strategy, strategies.WithinBudgets):
-        archs = np.unique(np.concatenate([strategy.modes(state.strategy), archs]), axis=0)
-        penalties = np.asarray(state.strategy.inner.penalties)[:, 0].tolist()
-    evaluation = search.evaluate(state.params, archs)
-    chosen, budgets = choose_architectures(strategy, archs, evaluation.loss)
-    archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
-    found = tuple(
-        FoundArchitecture(
-            k=k,
-            penalty=penalty,
-            encoding=tuple(arch.tolist()),
-            description=space.describe(arch),
-            params=int(space.cost("params").total(arch)),
-            macs=int(space.cost("macs").total(arch)),
-            probability=float(np.prod(theta[k, np.arange(len(arch)), arch])),
-            valid_loss=float(evaluation.loss[k]),
-            valid_accuracy=float(evaluation.accuracy[k]),
-            budgets=budgets[k],
-            latency=None if config.latency is None else float(space.cost(latency.NAME).total(arch)),
-        )
-        for k, (penalty, arch) in enumerate(zip(penalties, archs))
-    )
-    distribution_steps = preset.settings.joint_steps + preset.settings.distribution_steps
-    return SearchResult(
-        method=config.method,
-        space=space.name,
-        dataset=preset.dataset,
-        seed=config.seed,
-        config=describe_config(config, preset),
-        versions=versions(),
-        evaluations=distribution_steps * strategy.samples * len(strategy.penalties),
-        wall_seconds=seconds,
-        architectures=found,
-    )
-
-
 def describe_config(config: Config, preset: Preset) -> dict:
     """All that decides the outcome of a search, JSON-ready: two runs with equal descriptions are one search."""
     optional: dict[str, Any] = {}
@@ -268,7 +210,15 @@ def main(config: Config) -> None:
     )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, seconds = run(search, config, workdir, checkpoints, console)
-    found = summarise(search, state, config, preset, seconds)
+    found = summarise(
+        search,
+        state,
+        method=config.method,
+        candidates=preset.candidates,
+        seed=config.seed,
+        config=describe_config(config, preset),
+        seconds=seconds,
+    )
     found.write(workdir / "result.json")
     plot_pareto(found, workdir / "pareto.png")
     console.print(result_table(found))
@@ -311,5 +261,10 @@ def run(
     return state, before + time.monotonic() - started
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`jaxnas-search`: the same as `python -m experiments.cifar_search`, wherever the package is installed."""
     cli.run(main, Config)
+
+
+if __name__ == "__main__":
+    command()

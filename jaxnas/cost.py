@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class AdditiveCost:
-    """A cost that is a sum over decisions: R(c) = fixed + sum_d table[d][c_d].
+    """A cost that is a sum over decisions: R(c) = fixed + sum_d table_d(c_d).
 
     Calling it gives the scaled cost of METHOD's objective, 0 for the cheapest architecture of the space and 1 for the
     dearest; a penalty is then "the loss worth paying for the whole span".
@@ -19,7 +19,7 @@ class AdditiveCost:
       name: what is counted, such as "params" or "macs".
       unit: its unit, for people.
       fixed: cost of the parts that no decision changes (stem, head).
-      table: table[d][c], cost of choice c of decision d; row d has C_d entries.
+      table: D rows; entry c of row d is the cost of choice c of decision d, and row d has C_d entries.
 
     >>> cost = AdditiveCost("params", "parameters", fixed=10, table=((0, 5), (1, 2, 3)))
     >>> cost.total([[1, 2]]).tolist()

@@ -55,7 +55,7 @@ class LatencyTable:
       device: in words.
       batch_size: images of one call.
       fixed: seconds of the parts that no decision changes.
-      table: [D][C_d] seconds of each choice.
+      table: D rows, row d with the seconds of its C_d choices.
       image_size: height and width of the images; None where unknown.
       check: how predictions compare with measured whole networks; empty where they were not.
       versions: of the software.
@@ -127,7 +127,7 @@ def read(path: str | os.PathLike[str]) -> LatencyTable:
 
 @functools.singledispatch
 def operations(space: SearchSpace) -> list[list[list[tuple[nn.Module, Shape]]]]:
-    """What to time for each choice: [D][C_d] lists of modules, each with the shape of one image of its input.
+    """What to time for each choice: D lists of C_d lists of modules, each with the shape of one image of its input.
 
     The empty list costs nothing. A new kind of space needs one function, registered with `operations.register`.
 

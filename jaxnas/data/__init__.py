@@ -12,7 +12,7 @@ Data sets are read once, on the host, as uint8 arrays. Shuffling and augmentatio
 
 from jaxnas.data.augment import augment, normalize
 from jaxnas.data.batches import Cursor, next_indices, start
-from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, load
+from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, channel_statistics, load
 from jaxnas.data.split import Split, resize, resize_dataset, split
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ImageDataset",
     "Split",
     "augment",
+    "channel_statistics",
     "load",
     "next_indices",
     "normalize",

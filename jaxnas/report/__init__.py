@@ -4,6 +4,7 @@ from jaxnas.report.metrics_log import MetricsLog, read_metrics
 from jaxnas.report.pareto import plot_pareto
 from jaxnas.report.progress import SearchDisplay, result_table
 from jaxnas.report.result import FoundArchitecture, SearchResult, read_result, versions
+from jaxnas.report.summary import summarise
 
 __all__ = [
     "FoundArchitecture",
@@ -14,5 +15,6 @@ __all__ = [
     "read_metrics",
     "read_result",
     "result_table",
+    "summarise",
     "versions",
 ]

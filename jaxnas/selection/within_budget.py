@@ -76,7 +76,7 @@ def least_loss_within(
       losses: float [N], measured on the same images; one that is not finite is never chosen.
       archs: int [N, D], the candidates.
       costs: J additive costs.
-      budgets: [K][J].
+      budgets: J for each of the K networks.
 
     Returns:
       int [K], indices of candidates.

@@ -59,7 +59,7 @@ class WithinBudgets:
     Attributes:
       inner: `ImportanceSampling` or `SharedModel`, on a `JointCost` of the costs that have budgets; its own penalties
         only say how many networks there are. Build both with `within_budgets`.
-      budgets: [K][J], in the units of the costs.
+      budgets: J for each of the K networks, in the units of the costs.
       rate: step in log eps for each step of the search and each unit of scaled cost beyond the budget.
 
     Raises:
@@ -163,7 +163,7 @@ def within_budgets(
       method: `ImportanceSampling` or `SharedModel`.
       space: the search space.
       costs: J additive costs.
-      budgets: [K][J], in their units.
+      budgets: J for each of the K networks, in their units.
       **settings: of the method.
 
     Raises:

@@ -1,0 +1,87 @@
+"""Files of the repository that are pages of the site too, so that nothing is written twice.
+
+Links in them are relative to where they lie in the repository. Those to a page are made to point at the page; those to
+a module point into the API reference; what else they point at has no page, and the link becomes its text. The pages of
+the API reference are made here too, one for each package, so that no module is forgotten; each needs its line in the
+nav of mkdocs.yml, and a strict build says so.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+# File in the repository -> page in the site. What lies in docs/ is a page under its own name.
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "benchmarks/README.md": "benchmarks.md",
+}
+LINK = re.compile(r"(?<!!)\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s]+)\)")
+IMAGE = re.compile(r"!\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s]+)\)")
+# An indented block or a fence, where brackets are code.
+CODE = re.compile(r"(^```.*?^```$|^ {4}.*?$)", re.MULTILINE | re.DOTALL)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds these pages, the API reference, and the notebooks as they are."""
+    for source, page in PAGES.items():
+        text = relink((ROOT / source).read_text(encoding="utf-8"), source)
+        files.append(File.generated(config, page, content=text))
+    for name in ("jaxnas", *packages()):
+        files.append(File.generated(config, f"api/{name}.md", content=reference(name)))
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{notebook.name}", abs_src_path=str(notebook)))
+    return files
+
+
+def relink(text: str, source: str) -> str:
+    """The Markdown text of the file `source` of the repository, with its links as the site needs them."""
+
+    def point(match: re.Match) -> str:
+        target, _, anchor = match["target"].partition("#")
+        if ":" in target or not target:
+            return match[0]
+        page = page_of(posixpath.normpath(posixpath.join(posixpath.dirname(source), target)))
+        if page is None:
+            return match["text"]
+        here = posixpath.dirname(PAGES[source])
+        address = posixpath.relpath(page, here or ".") + (f"#{anchor}" if anchor else "")
+        mark = "!" if match[0].startswith("!") else ""
+        return f"{mark}[{match['text']}]({address})"
+
+    parts = CODE.split(text)
+    parts[::2] = [IMAGE.sub(point, LINK.sub(point, part)) for part in parts[::2]]
+    return "".join(parts)
+
+
+def page_of(path: str) -> str | None:
+    """The page, picture or place in the API reference for a path in the repository; None where there is none."""
+    if path in PAGES:
+        return PAGES[path]
+    if path.startswith("docs/") and (ROOT / path).is_file():
+        return path.removeprefix("docs/")
+    if path.startswith("notebooks/") and path.endswith(".ipynb"):
+        return path
+    if path.startswith("jaxnas/") and (ROOT / path).exists():
+        parts = path.removesuffix(".py").split("/")
+        package = parts[1] if parts[1] in packages() else "jaxnas"
+        return f"api/{package}.md" + (f"#{'.'.join(parts)}" if parts[1:] != [package] else "")
+    return None
+
+
+def packages() -> list[str]:
+    """Names of the packages within jaxnas."""
+    return sorted(path.parent.name for path in (ROOT / "jaxnas").glob("*/__init__.py"))
+
+
+def reference(name: str) -> str:
+    """The page of a package: what its docstring says, then its modules; "jaxnas" has those that are in no package."""
+    folder, dotted = (ROOT / "jaxnas", "jaxnas") if name == "jaxnas" else (ROOT / "jaxnas" / name, f"jaxnas.{name}")
+    head = f"# {dotted}\n\n::: {dotted}\n    options: {{show_root_heading: false, members: false}}\n"
+    modules = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    return head + "".join(f"\n::: {dotted}.{module}\n" for module in modules)

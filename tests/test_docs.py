@@ -1,0 +1,87 @@
+"""The documentation says what is so: its commands parse, its Python runs, its links lead somewhere."""
+
+import importlib
+import importlib.util
+import pathlib
+import re
+import shlex
+
+import pytest
+import tyro
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")])
+COMMAND = re.compile(r"python -m experiments\.(?P<name>\w+) (?P<arguments>-[^`#\n]*)")
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for match in COMMAND.finditer(text):
+            arguments = match["arguments"].strip()
+            if "--help" not in arguments:
+                yield pytest.param(match["name"], arguments, id=f"{page.stem}-{match['name']}")
+
+
+def pages_with_python():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if PYTHON.search(text):
+            searches = "method.tell" in text  # which compiles for seconds
+            yield pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if searches else [])
+
+
+@pytest.mark.parametrize(("name", "arguments"), list(commands()))
+def test_a_command_in_the_documentation_is_understood(name, arguments):
+    module = importlib.import_module(f"experiments.{name}")
+    tyro.cli(module.Config, args=shlex.split(arguments))  # exits on an unknown option or a value of the wrong kind
+
+
+@pytest.mark.parametrize("page", list(pages_with_python()))
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for program in PYTHON.findall(page.read_text(encoding="utf-8")):
+        exec(compile(program, str(page), "exec"), names)  # later programs of a page go on from earlier ones
+
+
+@pytest.fixture(scope="module")
+def repository_pages():
+    pytest.importorskip("mkdocs", reason="needs the extra 'docs'")
+    spec = importlib.util.spec_from_file_location("repository_pages", ROOT / "docs" / "hooks" / "repository_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "expected"),
+    [
+        ("README.md", "[what](docs/ablation.md#here)", "[what](ablation.md#here)"),
+        ("README.md", "![front](docs/pareto.png)", "![front](pareto.png)"),
+        ("README.md", "[so](CONTRIBUTING.md)", "[so](contributing.md)"),
+        ("benchmarks/README.md", "[up](../README.md)", "[up](index.md)"),
+        ("README.md", "[asng](jaxnas/asng.py)", "[asng](api/jaxnas.md#jaxnas.asng)"),
+        ("README.md", "[all](jaxnas/strategies)", "[all](api/strategies.md)"),
+        (
+            "README.md",
+            "[`nsga2.py`](jaxnas/strategies/nsga2.py)",
+            "[`nsga2.py`](api/strategies.md#jaxnas.strategies.nsga2)",
+        ),
+        ("README.md", "[no page](Makefile), [elsewhere](https://arxiv.org)", "no page, [elsewhere](https://arxiv.org)"),
+        ("README.md", "    [code](docs/method.md)", "    [code](docs/method.md)"),
+    ],
+)
+def test_links_of_repository_files_lead_to_pages(repository_pages, source, text, expected):
+    assert repository_pages.relink(text, source) == expected
+
+
+def test_every_module_is_in_the_reference(repository_pages):
+    pages = [repository_pages.reference(name) for name in ("jaxnas", *repository_pages.packages())]
+    documented = set(re.findall(r"^::: (\S+)", "".join(pages), re.MULTILINE))
+    for path in (ROOT / "jaxnas").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        assert module in documented or path.stem.startswith("_")
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert all(f"api/{name}.md" in nav for name in repository_pages.packages())

@@ -1,0 +1,81 @@
+"""The built wheel, installed in an environment of its own, runs outside of the checkout."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+
+import pytest
+
+import jaxnas
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = ("--preset", "quickstart", "--weight-steps", "2", "--distribution-steps", "2", "--candidates", "0")
+
+
+def test_the_changelog_knows_the_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in text
+    assert re.search(rf"\b{re.escape(jaxnas.__version__)}\b", text)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of an environment with the wheel; what it depends on comes from the environment of the tests."""
+    pytest.importorskip("build", reason="needs the extra 'dev'")
+    folder = tmp_path_factory.mktemp("packaging")
+    ignored = shutil.ignore_patterns(".*", "runs", "site", "build", "dist", "*.egg-info", "__pycache__", "tests")
+    shutil.copytree(ROOT, folder / "source", ignore=ignored)
+    # The source archive first and the wheel from it, as a release is made.
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "source"]
+    subprocess.run(build, check=True, capture_output=True)
+    environment = folder / "environment"
+    venv.create(environment, with_pip=False)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    python = environment / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    # A path file names a folder and does not follow the path files in it: an editable jaxnas there stays out of sight.
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return environment
+
+
+def outside(folder, *command):
+    """Runs a command of the environment in `folder`; nothing of the checkout is on the path."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(part) for part in command], cwd=folder, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_with_its_types_and_version(installed, tmp_path):
+    program = (
+        "import importlib.metadata, importlib.resources, jaxnas; "
+        "print(jaxnas.__file__); print(importlib.metadata.version('jaxnas')); "
+        "print((importlib.resources.files('jaxnas') / 'py.typed').is_file())"
+    )
+    where, version, typed = outside(tmp_path, installed / "bin" / "python", "-c", program).split()
+    assert pathlib.Path(where).is_relative_to(installed)
+    assert version == jaxnas.__version__
+    assert typed == "True"
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_from_the_wheel(installed, tmp_path):
+    outside(tmp_path, installed / "bin" / "python", "-m", "experiments.cifar_search", *SMALL, "--workdir", "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert len(result["architectures"]) == 4
+
+
+@pytest.mark.slow
+def test_the_command_is_not_misled_by_a_folder_of_the_same_name(installed, tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").write_text("raise RuntimeError('somebody else')")
+    assert "--workdir" in outside(tmp_path, installed / "bin" / "jaxnas-search", "--help")
