@@ -38,7 +38,11 @@ class ASNGState:
 
 
 def init(num_choices: Sequence[int]) -> ASNGState:
-    """The initial state for one distribution over decisions with `num_choices` choices."""
+    """The initial state for one distribution over decisions with `num_choices` choices.
+
+    >>> init([2, 3]).path.shape
+    (2, 3)
+    """
     return ASNGState(
         trust=jnp.float32(1.0),
         gamma=jnp.float32(0.0),
@@ -53,6 +57,9 @@ def margin(num_choices: Sequence[int]) -> np.ndarray:
 
     Returns:
       float32 [D, C], 0 in the padding; 1 for a decision with one choice.
+
+    >>> margin([2, 3]).tolist()  # the first row: 1 / (2 * 1) would leave no freedom
+    [[0.25, 0.25, 0.0], [0.25, 0.25, 0.25]]
     """
     valid = distribution.valid_choices(num_choices)
     counts = valid.sum(-1)
@@ -72,6 +79,9 @@ def apply_margin(theta: jax.Array, num_choices: Sequence[int]) -> jax.Array:
 
     Returns:
       float [D, C].
+
+    >>> apply_margin(jnp.array([[1.0, 0.0], [0.5, 0.5]]), [2, 2]).tolist()
+    [[0.75, 0.25], [0.5, 0.5]]
     """
     smallest = margin(num_choices)
     excess = jnp.maximum(theta - smallest, 0)
@@ -117,6 +127,13 @@ def update(
 
     Returns:
       The next theta and state; unchanged where the gradient carries no signal (all utilities equal).
+
+    >>> num_choices = [2, 2, 2, 2]
+    >>> theta = distribution.uniform(num_choices)
+    >>> gradient = jnp.zeros_like(theta).at[0].set(jnp.array([0.5, -0.5]))
+    >>> theta, state = update(theta, init(num_choices), gradient, num_choices)
+    >>> theta[0].tolist(), theta[1].tolist()  # as far as the margin
+    ([0.75, 0.25], [0.5, 0.5])
     """
     chex.assert_rank([theta, gradient], 2)
     chex.assert_equal_shape([theta, gradient, state.path])

@@ -55,12 +55,20 @@ class AdditiveCost:
         return jnp.asarray(self.scaled_table(), jnp.float32)[jnp.arange(archs.shape[-1]), archs].sum(-1)
 
     def scale(self, total: float) -> float:
-        """R of a total in units; 0 if all architectures cost the same."""
+        """R of a total in units; 0 if all architectures cost the same.
+
+        >>> AdditiveCost("params", "parameters", fixed=10, table=((0, 5), (1, 2, 3))).scale(18)
+        1.0
+        """
         span = self.highest - self.lowest
         return (total - self.lowest) / span if span > 0 else 0.0
 
     def scaled_table(self) -> np.ndarray:
-        """What each choice adds to R, float64 [D, C]; 0 in the padding."""
+        """What each choice adds to R, float64 [D, C]; 0 in the padding.
+
+        >>> AdditiveCost("params", "parameters", fixed=10, table=((0, 6), (1, 2, 3))).scaled_table().tolist()
+        [[0.0, 0.75, 0.0], [0.0, 0.125, 0.25]]
+        """
         span = self.highest - self.lowest
         scaled = np.zeros((len(self.table), max(len(row) for row in self.table)))
         if span > 0:
@@ -75,6 +83,10 @@ class JointCost:
 
     Attributes:
       costs: J costs of one space.
+
+    >>> both = JointCost((AdditiveCost("a", "units", 0, ((0, 1),)), AdditiveCost("b", "units", 0, ((1, 0),))))
+    >>> both([[0], [1]]).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
     """
 
     costs: tuple[AdditiveCost, ...]
@@ -94,6 +106,9 @@ def by_name(costs: Sequence[AdditiveCost], name: str) -> AdditiveCost:
 
     Raises:
       ValueError: if there is none; the message lists those there are.
+
+    >>> by_name([AdditiveCost("params", "parameters", 0, ((1, 2),))], "params").unit
+    'parameters'
     """
     known: Mapping[str, AdditiveCost] = {cost.name: cost for cost in costs}
     if name not in known:

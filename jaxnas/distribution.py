@@ -24,6 +24,9 @@ def valid_choices(num_choices: Sequence[int]) -> np.ndarray:
 
     Raises:
       ValueError: if there is no decision, or one without a choice.
+
+    >>> valid_choices([2, 3]).tolist()
+    [[True, True, False], [True, True, True]]
     """
     counts = np.asarray(num_choices)
     if counts.ndim != 1 or counts.size == 0 or counts.min() < 1:
@@ -32,7 +35,11 @@ def valid_choices(num_choices: Sequence[int]) -> np.ndarray:
 
 
 def uniform(num_choices: Sequence[int]) -> jax.Array:
-    """The uniform distribution, float32 [D, C]."""
+    """The uniform distribution, float32 [D, C].
+
+    >>> uniform([2, 4]).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]]
+    """
     valid = valid_choices(num_choices)
     return jnp.asarray(valid / valid.sum(-1, keepdims=True), jnp.float32)
 
@@ -47,6 +54,10 @@ def sample(key: jax.Array, theta: jax.Array, samples: int) -> jax.Array:
 
     Returns:
       int32 [S, D], S = K * samples; the samples of distribution k are rows k * samples ... (k + 1) * samples - 1.
+
+    >>> theta = jnp.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]])  # K = 2, both certain
+    >>> sample(jax.random.key(0), theta, 2).tolist()
+    [[0, 1], [0, 1], [1, 1], [1, 1]]
     """
     chex.assert_rank(theta, 3)
     k, d, _ = theta.shape
@@ -69,6 +80,10 @@ def log_prob(theta: jax.Array, archs: jax.Array) -> jax.Array:
 
     Returns:
       float [K, S]; -inf where an architecture takes a choice of probability 0.
+
+    >>> theta = jnp.array([[[0.5, 0.5], [0.25, 0.75]]])
+    >>> print(np.exp(log_prob(theta, jnp.array([[0, 0], [1, 1]]))).round(3))
+    [[0.125 0.375]]
     """
     chex.assert_rank([theta, archs], [3, 2])
     chex.assert_equal(theta.shape[1], archs.shape[1])
@@ -77,17 +92,29 @@ def log_prob(theta: jax.Array, archs: jax.Array) -> jax.Array:
 
 
 def mode(theta: jax.Array) -> jax.Array:
-    """The most probable architecture of each distribution: [..., D, C] -> int32 [..., D]."""
+    """The most probable architecture of each distribution: [..., D, C] -> int32 [..., D].
+
+    >>> mode(jnp.array([[0.2, 0.8], [0.6, 0.4]])).tolist()
+    [1, 0]
+    """
     return jnp.argmax(theta, axis=-1).astype(jnp.int32)
 
 
 def entropy(theta: jax.Array) -> jax.Array:
-    """Entropy in nats: [..., D, C] -> [...]."""
+    """Entropy in nats: [..., D, C] -> [...].
+
+    >>> float(entropy(uniform([2, 4])) / jnp.log(2))  # one bit and two
+    3.0
+    """
     return jax.scipy.special.entr(theta).sum((-2, -1))
 
 
 def convergence(theta: jax.Array) -> jax.Array:
-    """Mean over decisions of the largest probability, in (0, 1]: [..., D, C] -> [...]; 1 is a single architecture."""
+    """Mean over decisions of the largest probability, in (0, 1]: [..., D, C] -> [...]; 1 is a single architecture.
+
+    >>> float(convergence(jnp.array([[0.5, 0.5], [0.0, 1.0]])))
+    0.75
+    """
     return theta.max(-1).mean(-1)
 
 
@@ -103,6 +130,10 @@ def natural_gradient(theta: jax.Array, archs: jax.Array, weights: jax.Array) -> 
 
     Returns:
       float [K, D, C]; rows sum to 0, padding is 0.
+
+    >>> theta = jnp.array([[[0.5, 0.5]]])
+    >>> natural_gradient(theta, jnp.array([[0], [1]]), jnp.array([[1.0, -1.0]])).tolist()  # the first was better
+    [[[0.5, -0.5]]]
     """
     chex.assert_rank([theta, archs, weights], [3, 2, 2])
     chex.assert_shape(weights, (theta.shape[0], archs.shape[0]))

@@ -23,6 +23,12 @@ def mixture_log_weights(theta: jax.Array, archs: jax.Array, shares: jax.Array | 
 
     Returns:
       float [K, S], log w_k(c_i) <= -log a_k.
+
+    >>> import numpy as np
+    >>> theta = jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]])
+    >>> print(np.exp(mixture_log_weights(theta, jnp.array([[0], [1]]))).round(3))
+    [[1.333 0.8  ]
+     [0.667 1.2  ]]
     """
     log_p = distribution.log_prob(theta, archs)
     if shares is None:
@@ -34,7 +40,11 @@ def mixture_log_weights(theta: jax.Array, archs: jax.Array, shares: jax.Array | 
 
 
 def effective_sample_size(log_weights: jax.Array) -> jax.Array:
-    """(sum w)^2 / sum w^2 over the last axis: [K, S] -> [K], between 1 and S. For logs, not for steering."""
+    """(sum w)^2 / sum w^2 over the last axis: [K, S] -> [K], between 1 and S. For logs, not for steering.
+
+    >>> print(effective_sample_size(jnp.log(jnp.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]]))).round(3))
+    [4. 2.]
+    """
     return jnp.exp(2 * jax.nn.logsumexp(log_weights, axis=-1) - jax.nn.logsumexp(2 * log_weights, axis=-1))
 
 
@@ -48,6 +58,10 @@ def weighted_quantiles(objective: jax.Array, log_weights: jax.Array) -> tuple[ja
     Returns:
       (lower, upper), each [K, S]: the normalised weight of the samples that are strictly better, and of those that are
       at least as good. Tied samples share one interval.
+
+    >>> lower, upper = weighted_quantiles(jnp.array([[0.3, 0.1]]), jnp.zeros((1, 2)))
+    >>> print(lower, upper)
+    [[0.5 0. ]] [[1.  0.5]]
     """
     chex.assert_rank([objective, log_weights], 2)
     chex.assert_equal_shape([objective, log_weights])
@@ -72,6 +86,9 @@ def weighted_quantile_utility(objective: jax.Array, log_weights: jax.Array) -> j
 
     Returns:
       float [K, S] in [-1, 1]; exactly 0 for a distribution that sees only ties.
+
+    >>> print(weighted_quantile_utility(jnp.array([[0.3, 0.1, 0.2, 0.4]]), jnp.zeros((1, 4))).round(3))
+    [[ 0.  1.  0. -1.]]
     """
     lower, upper = weighted_quantiles(objective, log_weights)
 

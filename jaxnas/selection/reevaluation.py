@@ -29,6 +29,10 @@ def candidates(key: jax.Array, theta: jax.Array, samples: int) -> np.ndarray:
 
     Raises:
       ValueError: if samples is negative.
+
+    >>> theta = jax.numpy.array([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.3, 0.7]]])
+    >>> candidates(jax.random.key(0), theta, 0).tolist()  # both have the same mode
+    [[0, 1]]
     """
     chex.assert_rank(theta, 3)
     if samples < 0:
@@ -53,6 +57,9 @@ def least_objective(losses: np.ndarray, costs: np.ndarray, penalties: Sequence[f
 
     Raises:
       ValueError: if no loss is finite.
+
+    >>> least_objective(np.array([0.2, 0.3, 0.5]), np.array([1.0, 0.4, 0.0]), penalties=[0.05, 0.3, 1.0]).tolist()
+    [0, 1, 2]
     """
     losses, costs = np.asarray(losses, np.float64), np.asarray(costs, np.float64)
     chex.assert_rank([losses, costs], 1)

@@ -39,6 +39,10 @@ def most_probable(theta: np.ndarray, costs: Sequence[AdditiveCost], budgets: Seq
 
     Raises:
       ValueError: if no architecture is within the budgets.
+
+    >>> macs = AdditiveCost("macs", "multiply-adds", fixed=10, table=((0, 5), (1, 2, 30)))
+    >>> most_probable(np.array([[0.4, 0.6, 0.0], [0.1, 0.2, 0.7]]), [macs], [20]).tolist()  # not the mode, [1, 2]
+    [1, 1]
     """
     theta = np.asarray(theta, np.float64)
     chex.assert_rank(theta, 2)
@@ -83,6 +87,11 @@ def least_loss_within(
 
     Raises:
       ValueError: if no candidate with a finite loss is within a budget.
+
+    >>> macs = AdditiveCost("macs", "multiply-adds", fixed=10, table=((0, 5), (1, 2, 30)))
+    >>> archs = np.array([[0, 0], [1, 1], [1, 2]])  # 11, 17 and 45
+    >>> least_loss_within(np.array([0.5, 0.3, 0.1]), archs, [macs], [[12], [40], [45]]).tolist()
+    [0, 1, 2]
     """
     losses = np.where(np.isfinite(losses), losses, np.inf)
     chosen = []
@@ -95,5 +104,10 @@ def least_loss_within(
 
 
 def within(archs: np.ndarray, costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> np.ndarray:
-    """Whether architectures keep all budgets, by exact totals: int [..., D] -> bool [...]."""
+    """Whether architectures keep all budgets, by exact totals: int [..., D] -> bool [...].
+
+    >>> macs = AdditiveCost("macs", "multiply-adds", fixed=10, table=((0, 5), (1, 2, 30)))
+    >>> within(np.array([[0, 0], [1, 2]]), [macs], [12]).tolist()
+    [True, False]
+    """
     return np.all([cost.total(archs) <= budget for cost, budget in zip(costs, budgets, strict=True)], axis=0)
