@@ -40,6 +40,7 @@ from jaxnas.training import Search, SearchState, StepMetrics
 
 METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
 LATENCY_FILE = "latency.json"
+THETA_RECORDS = 200  # at most, of the distributions in metrics.jsonl: enough for a picture, and small
 SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
@@ -291,6 +292,7 @@ def run(
     within = isinstance(search.strategy, strategies.WithinBudgets)
     shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
     display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
+    theta_every = -(-total // (search.settings.steps_per_dispatch * THETA_RECORDS))
     with MetricsLog(log_path) as log, display:
         log.truncate_after(step)
         if step:
@@ -300,6 +302,8 @@ def run(
         for next_state, phase, metrics in search.run(state):
             state = next_state
             steps = records(step, phase, metrics, before + time.monotonic() - started)
+            if phase != "weights" and step // search.settings.steps_per_dispatch % theta_every == 0:
+                steps[-1]["theta"] = np.asarray(state.strategy.theta).round(4).tolist()
             for record in steps:
                 log.append(record)
             step += len(steps)
