@@ -7,7 +7,9 @@ A second call with the same folder resumes, or shows the result of a search that
 for what the presets cost and do.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from jaxnas.checkpoint import Checkpoints
 from jaxnas.report import (
     MetricsLog,
     SearchDisplay,
+    TensorBoardLog,
     plot_pareto,
     read_metrics,
     result_table,
@@ -38,6 +41,7 @@ from jaxnas.training import Search, SearchState, StepMetrics
 
 METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
 LATENCY_FILE = "latency.json"
+THETA_RECORDS = 200  # at most, of the distributions in metrics.jsonl: enough for a picture, and small
 SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
@@ -73,6 +77,7 @@ class Config:
       precision: of computation, float32 or bfloat16 (for accelerators); parameters, statistics and losses are float32.
       steps_per_dispatch: steps in one program on the device; a checkpoint falls between two programs.
       checkpoint_seconds: seconds between checkpoints.
+      tensorboard: also write event files for TensorBoard, into a folder `tensorboard` of the workdir.
     """
 
     workdir: Path | None = None
@@ -97,6 +102,7 @@ class Config:
     precision: str = "float32"
     steps_per_dispatch: int | None = None
     checkpoint_seconds: float = 20.0
+    tensorboard: bool = False
 
 
 def choose_preset(config: Config) -> tuple[str, Preset]:
@@ -241,7 +247,14 @@ def run(
     within = isinstance(search.strategy, strategies.WithinBudgets)
     shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
     display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
-    with MetricsLog(log_path) as log, display:
+    theta_every = -(-total // (search.settings.steps_per_dispatch * THETA_RECORDS))
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(MetricsLog(log_path))
+        logs: list[MetricsLog | TensorBoardLog] = [log]
+        if config.tensorboard:
+            names = [f"k{k}" for k in range(len(search.strategy.penalties))]
+            logs.append(stack.enter_context(TensorBoardLog(workdir / "tensorboard", step, names)))
+        stack.enter_context(display)
         log.truncate_after(step)
         if step:
             before = max((record["wall_seconds"] for record in read_metrics(log_path)), default=0.0)
@@ -250,8 +263,10 @@ def run(
         for next_state, phase, metrics in search.run(state):
             state = next_state
             steps = records(step, phase, metrics, before + time.monotonic() - started)
-            for record in steps:
-                log.append(record)
+            if phase != "weights" and step // search.settings.steps_per_dispatch % theta_every == 0:
+                steps[-1]["theta"] = np.asarray(state.strategy.theta).round(4).tolist()
+            for record, kept in itertools.product(steps, logs):
+                kept.append(record)
             step += len(steps)
             shown = {name: steps[-1][name] for name in SHOWN if name in steps[-1]}
             display.update(step, phase, **shown)

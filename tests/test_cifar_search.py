@@ -91,7 +91,7 @@ def assert_same_state(first, second):
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, cache):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    completed = search(workdir, cache)
+    completed = search(workdir, cache, "--tensorboard")
     assert completed.returncode == 0, completed.stderr
     return workdir
 
@@ -120,6 +120,9 @@ def test_writes_the_contract(undisturbed):
     lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 17))
     assert [line["phase"] for line in lines] == ["weights"] * 6 + ["joint"] * 4 + ["distributions"] * 6
+    assert [line["step"] for line in lines if "theta" in line] == [8, 10, 12, 14, 16]  # with each program's last step
+    np.testing.assert_allclose(np.sum(lines[-1]["theta"], axis=-1), np.ones((2, 2)), atol=1e-3)
+    assert list((undisturbed / "tensorboard").iterdir())
 
 
 def test_same_seed_same_result_and_another_seed_another(undisturbed, cache, tmp_path):

@@ -46,13 +46,18 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
         exec(compile(program, str(page), "exec"), names)  # later programs of a page go on from earlier ones
 
 
-@pytest.fixture(scope="module")
-def repository_pages():
-    pytest.importorskip("mkdocs", reason="needs the extra 'docs'")
-    spec = importlib.util.spec_from_file_location("repository_pages", ROOT / "docs" / "hooks" / "repository_pages.py")
+def hook(name):
+    """A module of docs/hooks, which is no package."""
+    pytest.importorskip("mkdocstrings", reason="needs the extra 'docs'")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "hooks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def repository_pages():
+    return hook("repository_pages")
 
 
 @pytest.mark.parametrize(
@@ -85,3 +90,11 @@ def test_every_module_is_in_the_reference(repository_pages):
         assert module in documented or path.stem.startswith("_")
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert all(f"api/{name}.md" in nav for name in repository_pages.packages())
+
+
+def test_examples_in_docstrings_become_blocks_of_code():
+    text = "Does it.\n\nRaises:\n  ValueError: never.\n\n>>> f(1)\n2\n>>> f(2)\n[3]\n\nAfterwards."
+    fenced = "Does it.\n\nRaises:\n  ValueError: never.\n\n```pycon\n>>> f(1)\n2\n>>> f(2)\n[3]\n```\n\nAfterwards."
+    assert hook("examples").fence(text) == fenced
+    assert hook("examples").fence("Nothing to show.") == "Nothing to show."
+    assert hook("examples").fence("x\n\n    >>> f(1)\n    2") == "x\n\n    ```pycon\n    >>> f(1)\n    2\n    ```\n"

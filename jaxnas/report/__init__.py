@@ -5,12 +5,14 @@ from jaxnas.report.pareto import plot_pareto
 from jaxnas.report.progress import SearchDisplay, result_table
 from jaxnas.report.result import FoundArchitecture, SearchResult, read_result, versions
 from jaxnas.report.summary import summarise
+from jaxnas.report.tensorboard import TensorBoardLog
 
 __all__ = [
     "FoundArchitecture",
     "MetricsLog",
     "SearchDisplay",
     "SearchResult",
+    "TensorBoardLog",
     "plot_pareto",
     "read_metrics",
     "read_result",
