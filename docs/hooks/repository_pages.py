@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,7 @@ IMAGE = re.compile(r"!\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s]+)\)")
 CODE = re.compile(r"(^```.*?^```$|^ {4}.*?$)", re.MULTILINE | re.DOTALL)
 
 
+@event_priority(100)  # before mkdocs-jupyter looks for notebooks
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds these pages, the API reference, and the notebooks as they are."""
     for source, page in PAGES.items():
@@ -35,7 +37,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name in ("jaxnas", *packages()):
         files.append(File.generated(config, f"api/{name}.md", content=reference(name)))
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        files.append(File.generated(config, f"notebooks/{notebook.name}", abs_src_path=str(notebook)))
+        # Not `generated`: mkdocs-jupyter looks in the source folder.
+        path = f"notebooks/{notebook.name}"
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 

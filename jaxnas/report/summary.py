@@ -24,6 +24,7 @@ def summarise(
     seed: int,
     config: Mapping[str, Any],
     seconds: float,
+    dataset: str | None = None,
 ) -> SearchResult:
     """What a search found: for each k the best candidate of all distributions on the whole validation split.
 
@@ -35,6 +36,7 @@ def summarise(
       seed: of the search.
       config: everything needed to repeat it, JSON-ready.
       seconds: how long it took.
+      dataset: name of the data; None for that of the search's own `dataset`.
 
     Returns:
       The result; its `write` makes `result.json`.
@@ -75,7 +77,7 @@ def summarise(
     return SearchResult(
         method=method,
         space=space.name,
-        dataset=search.dataset.name,
+        dataset=search.dataset.name if dataset is None else dataset,
         seed=seed,
         config=config,
         versions=versions(),
