@@ -2,8 +2,9 @@
 
     python -m experiments.supernet_truth --table nasbench_macro.npz --data-dir DIR --out runs/truth
 
-Trains a supernet with `cifar_search --preset cpu`, for twice the preset's steps (in all 40 minutes on two CPU cores), or
-takes that of an earlier search (`--run DIR`); scores random architectures with it; then runs every method on the frozen weights with equal evaluations.
+Trains a supernet with `cifar_search --preset cpu`, for twice the preset's steps, or takes that of an earlier search
+(`--run DIR`); scores random architectures with it; then runs every method on the frozen weights with equal evaluations.
+In all 40 minutes on two CPU cores.
 
 All methods answer the same K penalties: for `constrained`, whose K searches keep budgets evenly spaced in cost, that is
 the least measured objective of all it evaluated (`modes`), as for the other methods without a distribution.
