@@ -7,6 +7,7 @@ A second call with the same folder resumes, or shows the result of a search that
 for what the presets cost and do.
 """
 
+import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
@@ -28,9 +29,13 @@ from jaxnas.report import (
     MetricsLog,
     SearchDisplay,
     SearchResult,
+    TensorBoardLog,
+    keeps_theta,
     plot_pareto,
     read_metrics,
     result_table,
+    tensorboard,
+    theta_field,
     versions,
 )
 from jaxnas.spaces import SPACES
@@ -73,6 +78,7 @@ class Config:
       precision: of computation, float32 or bfloat16 (for accelerators); parameters, statistics and losses are float32.
       steps_per_dispatch: steps in one program on the device; a checkpoint falls between two programs.
       checkpoint_seconds: seconds between checkpoints.
+      tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
     """
 
     workdir: Path | None = None
@@ -96,6 +102,7 @@ class Config:
     precision: str = "float32"
     steps_per_dispatch: int | None = None
     checkpoint_seconds: float = 20.0
+    tensorboard: bool = False
 
 
 def choose_preset(config: Config) -> tuple[str, Preset]:
@@ -246,6 +253,8 @@ def main(config: Config) -> None:
     """Runs or resumes the search and writes its results."""
     console = Console()
     compilation_cache.enable()
+    if config.tensorboard:
+        tensorboard.check_installed()
     name, preset = choose_preset(config)
     search = build(config, preset)
     workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", describe_config(config, preset))
@@ -277,8 +286,15 @@ def run(
     within = isinstance(search.strategy, strategies.WithinBudgets)
     shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
     display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
-    with MetricsLog(log_path) as log, display:
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(MetricsLog(log_path))
         log.truncate_after(step)
+        boards = []
+        if config.tensorboard:
+            earlier = read_metrics(log_path) if step else []
+            board = TensorBoardLog(workdir / "tensorboard", step, len(search.strategy.penalties), earlier)
+            boards.append(stack.enter_context(board))
+        stack.enter_context(display)
         if step:
             before = max((record["wall_seconds"] for record in read_metrics(log_path)), default=0.0)
         started = saved = time.monotonic()
@@ -286,8 +302,11 @@ def run(
         for next_state, phase, metrics in search.run(state):
             state = next_state
             steps = records(step, phase, metrics, before + time.monotonic() - started)
+            if "loss" in steps[-1] and keeps_theta(step + len(steps), len(steps), total):
+                steps[-1] |= theta_field(state.strategy.theta)
             for record in steps:
-                log.append(record)
+                for each in (log, *boards):
+                    each.append(record)
             step += len(steps)
             shown = {name: steps[-1][name] for name in SHOWN if name in steps[-1]}
             display.update(step, phase, **shown)
