@@ -305,8 +305,9 @@ def run(
             if "loss" in steps[-1] and keeps_theta(step + len(steps), len(steps), total):
                 steps[-1] |= theta_field(state.strategy.theta)
             for record in steps:
-                for each in (log, *boards):
-                    each.append(record)
+                log.append(record)
+            for board in boards:
+                board.extend(steps)
             step += len(steps)
             shown = {name: steps[-1][name] for name in SHOWN if name in steps[-1]}
             display.update(step, phase, **shown)

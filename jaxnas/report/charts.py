@@ -150,7 +150,7 @@ class Points:
       labels: [N], written beside the points; "" for none.
       details: [N], shown where the pointer rests on a point.
       marker: one of `MARKERS`.
-      line: how the points are joined in the order of their costs: solid, dashed, dotted, or None for not at all.
+      line: how the points that no other of the series beats are joined: solid, dashed, dotted, or None for not at all.
       hollow: whether the marks are small and empty, for what others are compared with.
     """
 
@@ -181,7 +181,7 @@ def pareto(
       budgets: (cost, colour) of the largest costs allowed.
       cloud: costs and errors [N] of all networks of a table, drawn faint, those near the points.
     """
-    width, height = 480, 330
+    width, height = 410, 300
     costs = np.concatenate([np.asarray(each.costs, float) for each in series] + [[budget for budget, _ in budgets]])
     errors = 100 * np.concatenate([np.asarray(each.errors, float) for each in series])
     x = Scale(*spread(costs, 0.1), _LEFT, width - _RIGHT)
@@ -197,7 +197,8 @@ def pareto(
     places = [[(x(at), y(100 * error)) for at, error in zip(each.costs, each.errors)] for each in series]
     for each, points in zip(series, places):
         if each.line and len(points) > 1:
-            joined = sorted(set(points))
+            front = on_front(np.asarray(each.costs, float), np.asarray(each.errors, float))
+            joined = sorted({point for point, best in zip(points, front) if best})
             taken += _along(joined)
             add(drawing, element("path", d=line_path(joined), class_=f"front {each.line}"))
         taken += [(px - 7, py - 7, px + 7, py + 7) for px, py in points]
@@ -209,7 +210,7 @@ def pareto(
             add(drawing, add(point, title(each.details[index])))
         for index, (px, py) in enumerate(points):
             if each.labels[index]:
-                box = _free_place(px, py, 6.2 * len(each.labels[index]), taken, x, y)
+                box = _free_place(px, py, 6.6 * len(each.labels[index]), taken, x, y)
                 taken.append(box)
                 add(drawing, text(box[0], box[3] - 3, each.labels[index], class_="label"))
     return drawing

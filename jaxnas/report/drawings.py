@@ -110,8 +110,8 @@ def _block(x: float, index: int, layer: Layer, operation: Operation, k: int) -> 
         if not layer.keeps_shape:
             add(group, element("circle", cx=x, cy=_AXIS, r=4, class_="dot", style=f"stroke:{color(k)}"))
         return add(group, text(x, _AXIS - 9, "skip" if layer.keeps_shape else "1×1", "middle", class_="tick faint"))
-    width = 26.0 + 3 * (operation.kernel - 3)
-    height = 24.0 + 8.5 * min(operation.expansion, 6)
+    width = 30.0 + 3 * (operation.kernel - 3)
+    height = 24.0 + 7.0 * min(operation.expansion, 6)
     share = 66 + round(34 * min(operation.expansion, 6) / 6)
     style = f"fill:color-mix(in oklab, {color(k)} {share}%, var(--panel))"
     corner = {"x": x - width / 2, "y": _AXIS - height / 2, "width": width, "height": height, "rx": 4.0}
@@ -129,6 +129,10 @@ def _fixed_block(x: float, label: str, name: str, hint: str) -> Node:
 
 
 _NODES = {0: (40.0, 96.0), 1: (190.0, 36.0), 2: (330.0, 156.0), 3: (480.0, 96.0)}  # of the cell's graph
+
+
+# Where along an edge its label stands, so that none lies on another edge.
+_LABEL_AT = {(0, 3): 0.28, (0, 2): 0.4, (1, 3): 0.62, (1, 2): 0.22}
 
 
 def _cell(space: CellSpace, arch: np.ndarray, k: int) -> Node:
@@ -163,7 +167,7 @@ def _edge(edge: tuple[int, int], operation: str, k: int) -> Node:
     away = 17 / math.dist((x1, y1), (x2, y2))
     x1, y1, x2, y2 = x1 + away * (x2 - x1), y1 + away * (y2 - y1), x2 + away * (x1 - x2), y2 + away * (y1 - y2)
     kind = {"none": "none", "skip_connect": "skip", "avg_pool_3x3": "pool"}.get(operation, "conv")
-    share = 0.5 if edge in ((0, 1), (1, 2), (2, 3)) else 0.28 if edge == (0, 3) else 0.36 if edge == (0, 2) else 0.64
+    share = _LABEL_AT.get(edge, 0.5)
     x, y = x1 + share * (x2 - x1), y1 + share * (y2 - y1)
     group = element("g", title(f"edge {edge[0]}-{edge[1]}: {operation}"))
     width = {"nor_conv_3x3": 5.0, "nor_conv_1x1": 3.0}.get(operation)

@@ -97,7 +97,7 @@ def theta_rows(space: SearchSpace, steps: np.ndarray, theta: np.ndarray, k: int,
     steps, theta = np.concatenate([[first], steps]), np.concatenate([uniform, theta])
     kept = np.unique(np.linspace(0, len(steps) - 1, min(THETA_POINTS, len(steps))).round().astype(int))
     steps, theta = steps[kept], theta[kept]
-    row, left, right = 22.0, 52.0, 76.0
+    row, left, right = 22.0, 58.0, 94.0
     x = Scale(steps[0], max(steps[-1], steps[0] + 1), left, WIDTH - right)
     height = 6 + row * len(names) + 34
     drawing = svg(WIDTH, height, f"theta of network {k} over steps")

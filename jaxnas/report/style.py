@@ -77,7 +77,8 @@ svg .edge.pool{stroke-width:2.5;stroke-dasharray:7 5}
 svg .edge.none{stroke-dasharray:1 6;stroke-linecap:round;opacity:.6}
 svg .edge-label{fill:var(--panel)}
 @media (max-width:560px){main,header{padding:0 14px}header{padding-top:26px}h1{font-size:25px}figure{padding:12px 10px}
-.cards{grid-template-columns:repeat(2,minmax(0,1fr))}.card{padding:12px}.card b{font-size:21px}}
+.cards{grid-template-columns:repeat(2,minmax(0,1fr))}.card{padding:12px}.card b{font-size:21px}
+svg.chart .tick,svg.chart .label,svg.chart .name{font-size:12px}}
 @media print{body{background:#fff}figure,.card{break-inside:avoid}}
 """
 

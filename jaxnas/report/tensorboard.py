@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxnas.report.history import SERIES, TRAINING
@@ -16,7 +17,7 @@ def check_installed() -> None:
 
 
 class TensorBoardLog:
-    """Appends scalars to an event file of a folder. Use it as a context manager.
+    """Writes scalars to an event file of a folder. Use it as a context manager.
 
     The K curves of one quantity stand in one group, such as "loss/k0", "loss/k1"; the page "Custom scalars" shows them
     in one chart.
@@ -33,32 +34,44 @@ class TensorBoardLog:
         self, folder: str | os.PathLike, step: int, distributions: int, earlier: Iterable[Mapping[str, Any]] = ()
     ):
         check_installed()
-        import tensorboardX
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        self._event, self._scalar = Event, summary.scalar
         folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         begun = any(folder.glob("events.out.tfevents.*"))
-        self._writer = tensorboardX.SummaryWriter(os.fspath(folder), purge_step=step + 1 if begun else None)
-        self._writer.add_custom_scalars(_layout(distributions))
-        if not begun:
-            for record in earlier:
-                self.append(record)
+        # Not SummaryWriter: its queue cannot be emptied on demand, and what a kill leaves there would be missing from
+        # the log of the resumed run. Files are named by the second, and the suffix tells two of one second apart.
+        self._file = EventsWriter(os.fspath(folder / "events"), f".{step:09d}")
+        if begun:
+            self._write(step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._write(0, summary=summary.custom_scalars(_layout(distributions)))
+        self.extend(() if begun else earlier)
 
     def __enter__(self) -> "TensorBoardLog":
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._writer.close()
+        self._file.close()
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Writes the scalars of one record of metrics.jsonl."""
-        for name in TRAINING:
-            if record.get(name) is not None:
-                self._writer.add_scalar(f"train/{name.removeprefix('train_')}", record[name], record["step"])
-        for name in SERIES:
-            values: Sequence[float | None] = record.get(name, ())
-            for k, value in enumerate(values):
-                if value is not None:
-                    self._writer.add_scalar(f"{name}/k{k}", value, record["step"])
+    def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the scalars of records of metrics.jsonl; after it, a kill of the run does not lose them."""
+        for record in records:
+            for name in TRAINING:
+                self._add(f"train/{name.removeprefix('train_')}", record.get(name), record["step"])
+            for name in SERIES:
+                for k, value in enumerate(record.get(name, ())):
+                    self._add(f"{name}/k{k}", value, record["step"])
+        self._file.flush()
+
+    def _add(self, tag: str, value: float | None, step: int) -> None:
+        if value is not None:
+            self._write(step, summary=self._scalar(tag, value))
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), step=step, **content))
 
 
 def _layout(distributions: int) -> dict[str, dict[str, list]]:
