@@ -64,6 +64,6 @@ def _makes(options: Mapping[str, Any], description: Mapping[str, Any]) -> bool:
     try:
         config = dataclasses.replace(cifar_search.Config(), **options)
         made = cifar_search.describe_config(config, cifar_search.choose_preset(config)[1])
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         return False
     return made == dict(description)

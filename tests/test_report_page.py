@@ -246,6 +246,10 @@ def damaged(tmp_path, case, run):
         document = json.loads((folder / "result.json").read_text())
         document["architectures"][0]["encoding"][0] = 9
         (folder / "result.json").write_text(json.dumps(document))
+    elif case == "budgets in words":
+        document = json.loads((folder / "result.json").read_text())
+        document["architectures"][0]["budgets"] = {"macs": "many"}
+        (folder / "result.json").write_text(json.dumps(document))
     elif case == "empty folder":
         shutil.rmtree(folder)
         folder.mkdir()
@@ -271,6 +275,7 @@ def damaged(tmp_path, case, run):
     [
         ("half a result", "not valid JSON"),
         ("choice out of range", "choose 0 to"),
+        ("budgets in words", "budgets must be numbers"),
         ("empty folder", "no search result"),
         ("curves of another search", "loss must be numbers"),
         ("words for numbers", "loss must be numbers"),
@@ -319,6 +324,7 @@ def test_command_repeats_the_search(options):
 def test_no_command_for_settings_without_an_option():
     assert repeat.command({**description(), "momentum": 0.5}) is None
     assert repeat.command({}) is None
+    assert repeat.command({**description(), "penalties": "many", "seed": [1]}) is None
     assert set(PRESETS) == {"quickstart", "cpu", "full"}
 
 

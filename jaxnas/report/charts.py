@@ -187,13 +187,15 @@ def pareto(
     x = Scale(*spread(costs, 0.1), _LEFT, width - _RIGHT)
     y = Scale(*spread(errors, 0.16), height - _BOTTOM, _TOP + 16)
     drawing = svg(width, height, f"{error_name} against {cost_name}", axes(x, y, cost_name, error_name))
+    taken: list[tuple[float, float, float, float]] = []
     if cloud is not None:
-        add(drawing, *_cloud(x, y, *cloud))
+        dots, front = _cloud(x, y, *cloud)
+        taken += _along(front)
+        add(drawing, dots, element("path", d=line_path(front), class_="truth"))
     for budget, tint in budgets:
         line = element("line", x1=x(budget), x2=x(budget), y1=y.start, y2=y.end, class_="budget")
         line.set("style", f"stroke:{tint}")
         add(drawing, add(line, title(f"budget {tick_label(budget)}")))
-    taken: list[tuple[float, float, float, float]] = []
     places = [[(x(at), y(100 * error)) for at, error in zip(each.costs, each.errors)] for each in series]
     for each, points in zip(series, places):
         if each.line and len(points) > 1:
@@ -241,16 +243,15 @@ def marker(kind: str, x: float, y: float, tint: str, size: float = 5.5, hollow: 
     return element("polygon", points=points, class_="point", style=style)
 
 
-def _cloud(x: Scale, y: Scale, costs: np.ndarray, errors: np.ndarray) -> list[Node]:
-    """All networks of a table within the axes as one path of dots, and the line of its Pareto front."""
+def _cloud(x: Scale, y: Scale, costs: np.ndarray, errors: np.ndarray) -> tuple[Node, list[tuple[float, float]]]:
+    """All networks of a table within the axes as one path of dots, and the places of its Pareto front."""
     errors = 100 * np.asarray(errors, float)
     inside = (costs >= x.low) & (costs <= x.high) & (errors >= y.low) & (errors <= y.high)
     dots = {(round(x(cost)), round(y(error))) for cost, error in zip(costs[inside], errors[inside])}
     path = element("path", d="".join(f"M{px} {py}h0" for px, py in sorted(dots)), class_="cloud")
     front = on_front(costs, errors) & inside
     order = np.argsort(costs[front])
-    line = [(x(cost), y(error)) for cost, error in zip(costs[front][order], errors[front][order])]
-    return [path, element("path", d=line_path(line), class_="truth")]
+    return path, [(x(cost), y(error)) for cost, error in zip(costs[front][order], errors[front][order])]
 
 
 def _free_place(

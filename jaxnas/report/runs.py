@@ -121,6 +121,8 @@ def _read_run(folder: pathlib.Path) -> Run:
     if not result.architectures:
         raise ValueError(f"{folder / 'result.json'} holds no architectures")
     for found in result.architectures:
+        if not all(type(value) in (int, float) for value in (found.budgets or {}).values()):
+            raise ValueError(f"{folder / 'result.json'}: budgets must be numbers, got {dict(found.budgets)!r:.60}")
         if space is not None:
             try:
                 space.validate(found.encoding)
