@@ -4,13 +4,10 @@ import importlib.util
 import struct
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from experiments import cifar_search, cli
 from jaxnas.report import TensorBoardLog, keeps_theta
-
-tensorboardx = pytest.importorskip("tensorboardX", reason="needs the extra `tensorboard`")
-
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402 (there only if the package is)
 
 
 def read_events(folder):
