@@ -9,7 +9,6 @@ for what the presets cost and do.
 
 import contextlib
 import dataclasses
-import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,13 @@ from jaxnas.report import (
     MetricsLog,
     SearchDisplay,
     TensorBoardLog,
+    keeps_theta,
     plot_pareto,
     read_metrics,
     result_table,
     summarise,
+    tensorboard,
+    theta_field,
 )
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
@@ -41,7 +43,6 @@ from jaxnas.training import Search, SearchState, StepMetrics
 
 METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
 LATENCY_FILE = "latency.json"
-THETA_RECORDS = 200  # at most, of the distributions in metrics.jsonl: enough for a picture, and small
 SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
@@ -77,7 +78,7 @@ class Config:
       precision: of computation, float32 or bfloat16 (for accelerators); parameters, statistics and losses are float32.
       steps_per_dispatch: steps in one program on the device; a checkpoint falls between two programs.
       checkpoint_seconds: seconds between checkpoints.
-      tensorboard: also write event files for TensorBoard, into a folder `tensorboard` of the workdir.
+      tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
     """
 
     workdir: Path | None = None
@@ -206,6 +207,8 @@ def main(config: Config) -> None:
     """Runs or resumes the search and writes its results."""
     console = Console()
     compilation_cache.enable()
+    if config.tensorboard:
+        tensorboard.check_installed()
     name, preset = choose_preset(config)
     search = build(config, preset)
     workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", describe_config(config, preset))
@@ -247,15 +250,15 @@ def run(
     within = isinstance(search.strategy, strategies.WithinBudgets)
     shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
     display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
-    theta_every = -(-total // (search.settings.steps_per_dispatch * THETA_RECORDS))
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(MetricsLog(log_path))
-        logs: list[MetricsLog | TensorBoardLog] = [log]
-        if config.tensorboard:
-            names = [f"k{k}" for k in range(len(search.strategy.penalties))]
-            logs.append(stack.enter_context(TensorBoardLog(workdir / "tensorboard", step, names)))
-        stack.enter_context(display)
         log.truncate_after(step)
+        boards = []
+        if config.tensorboard:
+            earlier = read_metrics(log_path) if step else []
+            board = TensorBoardLog(workdir / "tensorboard", step, len(search.strategy.penalties), earlier)
+            boards.append(stack.enter_context(board))
+        stack.enter_context(display)
         if step:
             before = max((record["wall_seconds"] for record in read_metrics(log_path)), default=0.0)
         started = saved = time.monotonic()
@@ -263,10 +266,12 @@ def run(
         for next_state, phase, metrics in search.run(state):
             state = next_state
             steps = records(step, phase, metrics, before + time.monotonic() - started)
-            if phase != "weights" and step // search.settings.steps_per_dispatch % theta_every == 0:
-                steps[-1]["theta"] = np.asarray(state.strategy.theta).round(4).tolist()
-            for record, kept in itertools.product(steps, logs):
-                kept.append(record)
+            if "loss" in steps[-1] and keeps_theta(step + len(steps), len(steps), total):
+                steps[-1] |= theta_field(state.strategy.theta)
+            for record in steps:
+                log.append(record)
+            for board in boards:
+                board.extend(steps)
             step += len(steps)
             shown = {name: steps[-1][name] for name in SHOWN if name in steps[-1]}
             display.update(step, phase, **shown)

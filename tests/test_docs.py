@@ -6,8 +6,13 @@ import pathlib
 import re
 import shlex
 
+import jax
+import jax.numpy as jnp
 import pytest
 import tyro
+
+from jaxnas import data, networks, spaces
+from jaxnas.export import saved
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -41,9 +46,20 @@ def test_a_command_in_the_documentation_is_understood(name, arguments):
 @pytest.mark.parametrize("page", list(pages_with_python()))
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for program in PYTHON.findall(page.read_text(encoding="utf-8")):
+    text, names = page.read_text(encoding="utf-8"), {}
+    if "jaxnas.load(" in text:  # of what the commands before it would have left
+        names["images"] = save_network(tmp_path / "runs" / "digits" / "exports" / "k0")
+    for program in PYTHON.findall(text):
         exec(compile(program, str(page), "exec"), names)  # later programs of a page go on from earlier ones
+
+
+def save_network(folder):
+    """A network for digits with random weights; returns images for it."""
+    digits, space, arch = data.load("digits"), spaces.mbconv_digits(), (0, 4, 4, 4, 4, 4)
+    description = saved.NetworkDescription(space.name, arch, 1.0, 8, 10, "digits", digits.mean, digits.std)
+    variables = networks.build(space, arch).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    saved.save(folder, description, variables)
+    return digits.test_images[:2]
 
 
 def hook(name):

@@ -1,0 +1,226 @@
+"""What a report is made of: searches read from their folders, tables of true errors, and baselines found on these."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxnas import tasks
+from jaxnas.report.history import History, read_history
+from jaxnas.report.metrics_log import read_metrics
+from jaxnas.report.result import FoundArchitecture, SearchResult, read_result
+from jaxnas.spaces import SPACES, SearchSpace
+
+EXPORT_SUFFIXES = (".stablehlo", ".onnx", ".safetensors")
+MODEL_CARD = "model_card.md"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One search.
+
+    Attributes:
+      name: of its folder.
+      folder: that it wrote into.
+      result: what it found.
+      space: its search space; None where this version does not know it.
+      history: its curves; None without a metrics.jsonl.
+      exports: exported files of each network by k, only those that exist.
+      tested: by k, test accuracies in [0, 1] of the network trained from scratch, one for each seed.
+    """
+
+    name: str
+    folder: pathlib.Path
+    result: SearchResult
+    space: SearchSpace | None
+    history: History | None
+    exports: dict[int, tuple[pathlib.Path, ...]]
+    tested: dict[int, tuple[float, ...]]
+
+    @property
+    def cost(self) -> str:
+        """What the search penalised or gave budgets of."""
+        cost = self.result.config.get("cost")
+        return cost if cost in ("macs", "params") else "macs"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Baseline:
+    """One method of a `tabular_search`: its networks, the median over seeds for each penalty.
+
+    Attributes:
+      name: of the method, with its folder.
+      penalties: [K].
+      archs: int [M, K, D], the networks of all seeds.
+    """
+
+    name: str
+    penalties: tuple[float, ...]
+    archs: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Truth:
+    """A table of true errors.
+
+    Attributes:
+      name: of its file.
+      archs: int [N, D].
+      error: float [N], in [0, 1].
+    """
+
+    name: str
+    archs: np.ndarray
+    error: np.ndarray
+
+    def covers(self, space: SearchSpace | None) -> bool:
+        """Whether the table is of this space: as many choices for each decision."""
+        return space is not None and tuple((self.archs.max(0) + 1).tolist()) == space.num_choices
+
+    def errors(self, archs: np.ndarray) -> np.ndarray:
+        """Errors of architectures: int [..., D] -> float [...]."""
+        return self.error.reshape(tuple(self.archs.max(0) + 1))[tuple(np.moveaxis(np.asarray(archs), -1, 0))]
+
+
+def read_folders(folders: Sequence[str | os.PathLike]) -> tuple[list[Run], list[Baseline]]:
+    """Reads the folders of searches and of comparisons on tables.
+
+    Raises:
+      ValueError: if a folder holds neither, a file in it is broken, or there is no search among them.
+    """
+    runs: list[Run] = []
+    baselines: list[Baseline] = []
+    for folder in map(pathlib.Path, folders):
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file; give the folder of a search, which holds its result.json")
+        compared = _methods(folder / "result.json")
+        if compared is None:
+            runs.append(_read_run(folder))
+        else:
+            baselines += compared
+    if not runs:
+        raise ValueError("a report needs the folder of at least one search of experiments.cifar_search")
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):  # Equal names say nothing: take whole paths.
+        runs = [dataclasses.replace(run, name=str(run.folder)) for run in runs]
+    return runs, baselines
+
+
+def read_truth(path: str | os.PathLike) -> Truth:
+    """Reads a table of true errors, see `tasks.read_table`; OSError or ValueError if it is none."""
+    table = tasks.read_table(path, "error")  # Costs come from the space.
+    counts = [len(decision.choices) for decision in table.decisions]
+    archs = np.stack(np.unravel_index(np.arange(len(table.error)), counts), axis=1)
+    return Truth(pathlib.Path(path).name, archs, table.error)
+
+
+def _read_run(folder: pathlib.Path) -> Run:
+    result = read_result(folder / "result.json")
+    space = SPACES[result.space]() if result.space in SPACES else None
+    if not result.architectures:
+        raise ValueError(f"{folder / 'result.json'} holds no architectures")
+    for found in result.architectures:
+        if not all(type(value) in (int, float) for value in (found.budgets or {}).values()):
+            raise ValueError(f"{folder / 'result.json'}: budgets must be numbers, got {dict(found.budgets)!r:.60}")
+        if space is not None:
+            try:
+                space.validate(found.encoding)
+            except ValueError as error:
+                raise ValueError(f"{folder / 'result.json'}: {error}") from error
+    history = None
+    log = folder / "metrics.jsonl"
+    if log.exists():
+        try:
+            history = read_history(read_metrics(log), len(result.architectures))
+        except ValueError as error:
+            raise ValueError(f"{log}: {error}") from error
+        if len(history.theta) and space is not None:
+            _check_theta(history.theta, space, log)
+    name = folder.resolve().name
+    exports = {found.k: _exports(folder / "exports" / f"k{found.k}") for found in result.architectures}
+    return Run(name, folder, result, space, history, exports, _tested(folder / "retrained" / "retrained.json"))
+
+
+def _tested(path: pathlib.Path) -> dict[int, tuple[float, ...]]:
+    """What `experiments.retrain` wrote about its networks; nothing if it was not run."""
+    if not path.exists():
+        return {}
+    try:
+        networks = json.loads(path.read_text(encoding="utf-8"))
+        return {int(network["k"]): tuple(map(float, network["test_accuracy_scratch"])) for network in networks}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no summary of trained networks, or damaged") from error
+
+
+def _check_theta(theta: np.ndarray, space: SearchSpace, log: pathlib.Path) -> None:
+    if theta.shape[2:] != (len(space.decisions), space.max_choices):
+        expected = [len(space.decisions), space.max_choices]
+        raise ValueError(f"{log}: theta of {space.name} must be [K, D, C] with D, C = {expected}, is {theta.shape[1:]}")
+
+
+def _exports(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix in EXPORT_SUFFIXES or path.name == MODEL_CARD))
+
+
+def _methods(path: pathlib.Path) -> list[Baseline] | None:
+    """The methods of a comparison on a table; None if the file is none, whatever else it may be."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("methods"), dict) or "table" not in document:
+        return None
+    baselines = []
+    for name, method in document["methods"].items():
+        if name.startswith("independent@"):  # "independent" is one of these: both would lie on one another.
+            continue
+        try:
+            archs = np.array(method["encodings"], np.int64)
+            penalties = tuple(float(penalty) for penalty in document["penalties"])
+            if archs.ndim != 3 or archs.shape[1] != len(penalties) or archs.min() < 0:
+                raise ValueError(f"encodings of shape {archs.shape} for {len(penalties)} penalties")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is a damaged result of tabular_search: method {name!r} ({error})") from error
+        baselines.append(Baseline(f"{name} ({path.parent.name})", penalties, archs))
+    return baselines
+
+
+def on_front(costs: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Which points [N] no other one beats in one respect without losing in the other; bool [N]."""
+    front = np.zeros(len(costs), bool)
+    best = np.inf
+    for index in np.lexsort((errors, costs)):
+        if errors[index] < best:
+            best = errors[index]
+            front[index] = True
+    return front
+
+
+def label(found: FoundArchitecture) -> str:
+    """What tells one network from the others: its budget or its penalty.
+
+    >>> label(FoundArchitecture(0, 0.1, (), "", 1, 1, None, None, None))
+    'penalty 0.1'
+    >>> label(FoundArchitecture(0, 0.1, (), "", 1, 1, None, None, None, {"macs": 3e7}))
+    'macs ≤ 30M'
+    """
+    if found.budgets:
+        return ", ".join(f"{name} ≤ {count(value)}" for name, value in found.budgets.items())
+    return f"penalty {found.penalty:.3g}"
+
+
+def count(value: float) -> str:
+    """A large number for people, three digits.
+
+    >>> count(91_849_216), count(1_235_050), count(512), count(0)
+    ('91.8M', '1.24M', '512', '0')
+    """
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
