@@ -8,7 +8,6 @@ for what the presets cost and do.
 """
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,19 @@ from rich.console import Console
 from experiments import cli
 from experiments.budgets import parse as parse_budgets
 from experiments.presets import PRESETS, Preset
+from experiments.running import run
 from experiments.workdir import open_workdir
 from jaxnas import compilation_cache, data, selection, strategies, supernet
 from jaxnas.checkpoint import Checkpoints
-from jaxnas.report import (
-    FoundArchitecture,
-    MetricsLog,
-    SearchDisplay,
-    SearchResult,
-    plot_pareto,
-    read_metrics,
-    result_table,
-    versions,
-)
+from jaxnas.report import FoundArchitecture, SearchResult, plot_pareto, result_table, versions
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
+from jaxnas.steps import State
 from jaxnas.strategies import Strategy
-from jaxnas.training import Search, SearchState, StepMetrics
+from jaxnas.streamed import StreamedSearch
+from jaxnas.training import Search
 
 METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
-SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
 @dataclass(frozen=True)
@@ -110,27 +102,27 @@ def choose_preset(config: Config) -> tuple[str, Preset]:
         name = "quickstart" if config.dataset == "digits" else "cpu" if on_cpu else "full"
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    preset = PRESETS[name]
+    return name, override(config, PRESETS[name])
+
+
+def override(config: Any, preset: Preset) -> Preset:
+    """A preset with the values of a command line, fields of equal names that are not None, in place of its own."""
     given = {field: value for field, value in dataclasses.asdict(config).items() if value is not None}
     steps = ("weight_steps", "joint_steps", "distribution_steps", "batch_size", "steps_per_dispatch")
-    computing = ("batching", "chunk_size", "precision")
+    computing = ("batching", "chunk_size", "precision", "accumulate")
     settings = {field: given[field] for field in (*steps, *computing) if field in given}
     if "batch_size" in settings:
         settings["valid_batch_size"] = settings["batch_size"]
     fields = {field: given[field] for field in ("dataset", "space", "samples", "candidates") if field in given}
     if config.penalties is not None:
         fields["penalties"] = tuple(sorted(config.penalties))
-    return name, dataclasses.replace(preset, settings=dataclasses.replace(preset.settings, **settings), **fields)
+    return dataclasses.replace(preset, settings=dataclasses.replace(preset.settings, **settings), **fields)
 
 
 def build(config: Config, preset: Preset) -> Search:
     """Space, strategy, supernet and data of a preset."""
     if preset.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {preset.space!r}")
-    if config.method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
-    if preset.candidates < 0:  # said now and not after the search
-        raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
     strategy = choose_strategy(config, preset, SPACES[preset.space]())
     dataset = data.load(preset.dataset, config.data_dir)
     train, valid = data.split(dataset, preset.valid_fraction, config.seed)
@@ -143,12 +135,16 @@ def build(config: Config, preset: Preset) -> Search:
     return Search(strategy, supernet.build(proxy, gather), dataset, train, valid, preset.settings)
 
 
-def choose_strategy(config: Config, preset: Preset, space: SearchSpace) -> Strategy:
+def choose_strategy(config: Any, preset: Preset, space: SearchSpace) -> Strategy:
     """The method, with penalties or within budgets.
 
     Raises:
-      ValueError: if both are given, on an unknown cost, or a budget that no network of the space meets.
+      ValueError: on an unknown method or cost, if both are given, or a budget that no network of the space meets.
     """
+    if config.method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
+    if preset.candidates < 0:  # said now and not after the search
+        raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
     cost = space.cost(config.cost)
     if config.budgets is None:
         return strategies.make(config.method, space, preset.penalties, samples=preset.samples, cost=cost)
@@ -174,8 +170,15 @@ def choose_architectures(
     return chosen, [dict(zip((cost.name for cost in costs), budget)) for budget in strategy.budgets]
 
 
-def summarise(search: Search, state: SearchState, config: Config, preset: Preset, seconds: float) -> SearchResult:
-    """What the search found: the best candidates of all distributions on the whole validation split."""
+def summarise(
+    search: Search | StreamedSearch,
+    state: State,
+    config: Any,
+    preset: Preset,
+    description: dict[str, Any],
+    seconds: float,
+) -> SearchResult:
+    """What the search found: the best candidates of all distributions on the validation split."""
     strategy = search.strategy
     space = strategy.space
     key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
@@ -209,7 +212,7 @@ def summarise(search: Search, state: SearchState, config: Config, preset: Preset
         space=space.name,
         dataset=preset.dataset,
         seed=config.seed,
-        config=describe_config(config, preset),
+        config=description,
         versions=versions(),
         evaluations=distribution_steps * strategy.samples * len(strategy.penalties),
         wall_seconds=seconds,
@@ -217,29 +220,10 @@ def summarise(search: Search, state: SearchState, config: Config, preset: Preset
     )
 
 
-def describe_config(config: Config, preset: Preset) -> dict:
+def describe_config(config: Any, preset: Preset) -> dict:
     """All that decides the outcome of a search, JSON-ready: two runs with equal descriptions are one search."""
     budgets = {} if config.budgets is None else {"budgets": list(parse_budgets(config.budgets, config.cost))}
     return {"method": config.method, "cost": config.cost, "seed": config.seed, **budgets, **preset.describe()}
-
-
-def records(step: int, phase: str, metrics: StepMetrics, seconds: float) -> list[dict[str, Any]]:
-    """One record a step for metrics.jsonl: what the phase has measured, after `step` steps done before."""
-    measured = {
-        field.name: np.asarray(getattr(metrics, field.name))
-        for field in dataclasses.fields(metrics)
-        if field.name != "finite"
-    }
-    measured = {name: values for name, values in measured.items() if not np.isnan(values).any()}
-    return [
-        {
-            "step": step + index + 1,
-            "phase": phase,
-            **{name: values[index].tolist() for name, values in measured.items()},
-            "wall_seconds": round(seconds, 3),
-        }
-        for index in range(len(metrics.finite))
-    ]
 
 
 def main(config: Config) -> None:
@@ -248,53 +232,18 @@ def main(config: Config) -> None:
     compilation_cache.enable()
     name, preset = choose_preset(config)
     search = build(config, preset)
-    workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", describe_config(config, preset))
+    description = describe_config(config, preset)
+    workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", description)
     console.print(
         f"{name}: {preset.space} on {preset.dataset}, {len(search.strategy.penalties)} networks, in {workdir}"
     )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        state, seconds = run(search, config, workdir, checkpoints, console)
-    found = summarise(search, state, config, preset, seconds)
+        state, seconds = run(search, config.seed, workdir, checkpoints, console, config.checkpoint_seconds)
+    found = summarise(search, state, config, preset, description, seconds)
     found.write(workdir / "result.json")
     plot_pareto(found, workdir / "pareto.png")
     console.print(result_table(found))
     console.print(f"results in {workdir}")
-
-
-def run(
-    search: Search, config: Config, workdir: Path, checkpoints: Checkpoints, console: Console
-) -> tuple[SearchState, float]:
-    """Runs the search to its end from the newest checkpoint; returns its state and the seconds it took in all."""
-    total = search.settings.total_steps
-    state, step, before = search.init(config.seed), 0, 0.0
-    restored = checkpoints.restore_newest(state)
-    if restored is not None:
-        state, step = restored.state, restored.step
-        for skipped in restored.skipped:
-            console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {step}: {skipped.path}")
-        console.print(f"resuming after step {step} of {total}")
-    log_path = workdir / "metrics.jsonl"
-    within = isinstance(search.strategy, strategies.WithinBudgets)
-    shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
-    display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
-    with MetricsLog(log_path) as log, display:
-        log.truncate_after(step)
-        if step:
-            before = max((record["wall_seconds"] for record in read_metrics(log_path)), default=0.0)
-        started = saved = time.monotonic()
-        display.update(step, "compiling")
-        for next_state, phase, metrics in search.run(state):
-            state = next_state
-            steps = records(step, phase, metrics, before + time.monotonic() - started)
-            for record in steps:
-                log.append(record)
-            step += len(steps)
-            shown = {name: steps[-1][name] for name in SHOWN if name in steps[-1]}
-            display.update(step, phase, **shown)
-            if time.monotonic() - saved >= config.checkpoint_seconds or step == total:
-                checkpoints.save(step, state)
-                saved = time.monotonic()
-    return state, before + time.monotonic() - started
 
 
 if __name__ == "__main__":

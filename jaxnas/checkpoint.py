@@ -75,7 +75,8 @@ class Checkpoints:
     """The checkpoints of one run, in one local folder; use it as a context manager.
 
     `save` copies the state to the host before it returns, so the caller may donate the state's buffers to the next
-    step at once; the writing goes on in a thread. For runs of one process, with any number of devices.
+    step at once; the writing goes on in a thread. In a run of several processes one alone uses it
+    (`shared_checkpoints`).
 
     Args:
       directory: the folder, made if absent.
@@ -123,11 +124,9 @@ class Checkpoints:
           state: pytree of arrays, typed random keys and Python numbers.
 
         Raises:
-          CheckpointError: if the save before this one failed, or the run has several processes.
+          CheckpointError: if the save before this one failed.
           ValueError: if `step` is negative or older than the newest checkpoint, or a leaf is not an array.
         """
-        if jax.process_count() > 1:  # Orbax would wait for the others, which hold the same state, for ever.
-            raise CheckpointError(f"cannot save step {step}: checkpoints are for runs of one process")
         self.wait()
         newest = max(self.steps, default=0)
         if step < newest:
@@ -233,7 +232,7 @@ class Checkpoints:
 
 def _write(folder: pathlib.Path, step: int, leaves: list[host_leaves.Leaf]) -> None:
     """Writes a whole checkpoint into an empty folder and forces it to the disk."""
-    with _quiet_orbax():  # Orbax refuses arrays without elements; their signatures alone tell all about them.
+    with _quiet_orbax(), _alone():  # Orbax refuses arrays without elements; their signatures tell all about them.
         _orbax_save(folder / _STATE, {leaf.name: leaf.value for leaf in leaves if leaf.value.size})
     sealed.seal(folder, {"step": step, "leaves": [{**leaf.signature(), "sha256": leaf.digest()} for leaf in leaves]})
 
@@ -252,7 +251,7 @@ def _read(folder: pathlib.Path, step: int, like: chex.ArrayTree) -> chex.ArrayTr
     full = {name: value for name, value in stored.items() if value.size}
     if full:
         try:
-            with _quiet_orbax():
+            with _quiet_orbax(), _alone():
                 stored |= _orbax_load(folder / _STATE, full)
         except Exception as error:  # The files are what was written, so this is no corruption to skip.
             raise CheckpointError(f"Orbax cannot read the checkpoint {folder}: {_one_line(error)}") from error
@@ -284,6 +283,17 @@ def _one_line(error: BaseException) -> str:
     if reason:
         return (reason[1] or reason[2]).strip()
     return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _alone() -> contextlib.AbstractContextManager:
+    """Keeps Orbax from waiting for the other processes of a run, which do not save."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+    return ocp.Context(multiprocessing_options=options)
 
 
 @contextlib.contextmanager
