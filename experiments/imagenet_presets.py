@@ -26,9 +26,7 @@ PRESETS: dict[str, Preset] = {
         width=0.25,
         image_size=64,
         settings=SearchSettings(
-            weight_steps=4,
-            joint_steps=12,
-            distribution_steps=4,
+            joint_steps=20,
             batch_size=32,
             valid_batch_size=32,
             weight_samples=1,
@@ -36,7 +34,8 @@ PRESETS: dict[str, Preset] = {
             warmup=0.2,
             label_smoothing=0.1,
             crop_padding=0,
-            steps_per_dispatch=4,
+            steps_per_dispatch=5,
+            batching="vmap",  # compiles in half the time, which is most of it
         ),
     ),
     "full": Preset(

@@ -6,6 +6,7 @@ not differ between processes is compared before the first step.
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import chex
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnas import host_leaves
 
@@ -158,8 +160,10 @@ def barrier(name: str) -> None:
 
 
 def replicate(tree: Tree) -> Tree:
-    """A copy of every array on each local device, with a leading axis over them."""
-    return jax.pmap(lambda _, tree: tree, in_axes=(0, None))(np.arange(jax.local_device_count()), tree)
+    """A copy of every array on each local device, with a leading axis over them; no typed random keys."""
+    count = jax.local_device_count()
+    copies = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), (count, *np.shape(leaf))), tree)
+    return jax.device_put(copies, _placement())
 
 
 def unreplicate(tree: Tree) -> Tree:
@@ -182,7 +186,9 @@ def spread(tree: Tree) -> Tree:
         parts = leaf.reshape(leaf.shape[0], count, leaf.shape[1] // count, *leaf.shape[2:])
         return np.ascontiguousarray(parts.swapaxes(0, 1))
 
-    return _identity(jax.tree.map(cut, tree))
+    # No program, since a thread that reads ahead may run none beside the steps: devices would run the two in different
+    # orders, and wait for each other for ever.
+    return jax.device_put(jax.tree.map(cut, tree), _placement())
 
 
 def on_devices(function: Callable[..., Any], donate: bool = False) -> Callable[..., Any]:
@@ -224,8 +230,10 @@ def noticing_lost_processes() -> Iterator[None]:
         ) from error
 
 
-# Placing arrays as pmap wants them; not a collective, so that processes need not place them in the same order.
-_identity = jax.pmap(lambda tree: tree)
+@functools.cache  # not when the module is loaded, for that would start the devices before `start`
+def _placement() -> NamedSharding:
+    """Where pmap wants its arguments to be: with anything else it would fetch them to the host first."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
 
 
 def _gather_texts(text: str) -> list[str]:

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from jaxnas.supernet import precision
-from jaxnas.supernet.batching import resolve_batching
+from jaxnas.supernet.batching import check_batching
 
 PHASES = ("weights", "joint", "distributions")
 
@@ -75,7 +75,7 @@ class SearchSettings:
             raise ValueError(f"weight_samples must be at least 1, got {self.weight_samples}")
         if self.joint_steps + self.distribution_steps == 0:
             raise ValueError("joint_steps + distribution_steps must be at least 1: no step would move a distribution")
-        resolve_batching(self.batching)
+        check_batching(self.batching)
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
         precision.check(self.precision)

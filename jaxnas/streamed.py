@@ -114,7 +114,8 @@ class StreamedSearch:
         """
         with parallel.noticing_lost_processes():
             step, total = int(state.step), self.settings.total_steps
-            replicated = parallel.replicate(state)
+            # pmap would fetch typed random keys to the host at every step: their data goes in their place.
+            replicated = parallel.replicate(state.replace(key=jax.random.key_data(state.key)))
             feeds = self._feeds(step)
             try:
                 while step < total:
@@ -124,7 +125,8 @@ class StreamedSearch:
                     if not metrics.finite.all():
                         raise NonFiniteLossError.at(step + 1 + int(np.argmin(metrics.finite)), phase, self.settings)
                     step += len(metrics.finite)
-                    yield parallel.unreplicate(replicated), phase, metrics
+                    copy = parallel.unreplicate(replicated)
+                    yield copy.replace(key=jax.random.wrap_key_data(copy.key)), phase, metrics
                     if stopped and step < total:
                         raise SearchInterruptedError(f"stopped after step {step} of {total}")
             finally:
@@ -167,8 +169,10 @@ class StreamedSearch:
     @functools.cached_property
     def _program(self) -> Callable[..., tuple[State, StepMetrics, jax.Array]]:
         def program(state: State, train: Examples | None, valid: Examples | None, stop: jax.Array, phase: str):
+            key_data = state.key
+            state = state.replace(key=jax.random.wrap_key_data(key_data))
             state, metrics = self._steps.step(state, phase, train, valid)
-            return state, metrics, parallel.average(stop)
+            return state.replace(key=key_data), metrics, parallel.average(stop)
 
         return parallel.on_devices(program, donate=True)
 
