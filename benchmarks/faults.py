@@ -21,7 +21,7 @@ from pathlib import Path
 
 from experiments import cli, make_images
 
-STEPS = 60
+STEPS = 100
 COMMAND = [
     sys.executable,
     "-m",
@@ -135,10 +135,11 @@ def main(config: Config) -> None:
         finish(command, folder / "undisturbed", environment)
         expected = outcome(folder / "undisturbed")
         generator = random.Random(config.seed)
-        points = sorted(generator.sample(range(1, STEPS - 1), config.faults))
+        points = sorted(generator.sample(range(1, STEPS - 25), config.faults))
         for index, point in enumerate(points):
             number = generator.choice((signal.SIGKILL, signal.SIGTERM))
-            fault = disturb(command, folder / "run", environment, point, number, generator.uniform(0, 0.3))
+            after = max(point, steps_logged(folder / "run") + 1)  # once it runs, not while it starts
+            fault = disturb(command, folder / "run", environment, after, number, generator.uniform(0, 0.3))
             print(f"{index + 1:3d}. {fault.signal} after step {fault.step}: exit code {fault.exit_code}", flush=True)
             if number == signal.SIGTERM and fault.exit_code not in (cli.INTERRUPTED, 0):
                 raise RuntimeError(f"SIGTERM must end the run with {cli.INTERRUPTED}, not {fault.exit_code}")

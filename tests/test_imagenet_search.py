@@ -1,5 +1,6 @@
 """The streamed search through its real entry point: devices, processes, faults, and bad input."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,17 +10,21 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import faults
+from benchmarks import faults, scaling
 from experiments import cli, imagenet_search, make_images
+from jaxnas.data import sources, streams
+from jaxnas.steps import NonFiniteLossError, SearchInterruptedError
 from tests import tiny_search  # noqa: F401 (registers the space)
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20
 COMMAND = [sys.executable, "-m", "tests.tiny_imagenet_search", "--preset=smoke", "--space=tiny", "--batching=map"]
+SHORT = {"batch_size": 8, "joint_steps": 2, "batching": "map", "candidates": 0, "preset": "smoke", "space": "tiny"}
 SMALL = ["--batch-size=16", "--checkpoint-seconds=0", "--steps-per-dispatch=2"]
 
 
@@ -80,14 +85,10 @@ def end_job(job):
     return [process.returncode for process in job], errors
 
 
-def losses(workdir):
+def losses(workdir, steps=STEPS):
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert [record["step"] for record in records] == list(range(1, steps + 1))
     return np.array([[record["train_loss"], *record["loss"]] for record in records])
-
-
-def theta_digest(workdir):
-    return {name: digest for name, digest in faults.outcome(workdir)["state"].items() if "theta" in name}
 
 
 def probabilities(workdir):
@@ -108,6 +109,7 @@ def assert_equal_search(workdir, other):
     assert [found["encoding"] for found in encodings[0]] == [found["encoding"] for found in encodings[1]]
 
 
+@pytest.mark.slow
 def test_writes_what_other_searches_write(one_device):
     result = json.loads((one_device / "result.json").read_text())
     assert (result["space"], result["dataset"], result["evaluations"]) == ("tiny", "imagenet2012", STEPS * 2 * 2)
@@ -116,15 +118,20 @@ def test_writes_what_other_searches_write(one_device):
     assert np.isfinite(losses(one_device)).all()
 
 
-def test_two_devices_are_one(one_device, images, cache, tmp_path):
-    search(tmp_path, images, cache, "--sync-batch-norm", devices=2)
-    assert_equal_search(tmp_path, one_device)
+def test_two_devices_do_the_steps_of_one(images, cache, tmp_path):
+    settings = {**SHORT, "batch_size": 16, "joint_steps": 3, "sync_batch_norm": True}
+    imagenet_search.main(imagenet_search.Config(**settings, data_dir=images, workdir=tmp_path / "one"))
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not True]
+    stdout = search(tmp_path / "two", images, cache, *arguments, "--sync-batch-norm", devices=2)
+    assert "2 devices of 1 processes" in stdout
+    np.testing.assert_allclose(losses(tmp_path / "one", 3), losses(tmp_path / "two", 3), atol=1e-4)
 
 
 @pytest.mark.slow
-def test_four_devices_and_two_processes_are_one(one_device, images, cache, tmp_path):
-    search(tmp_path / "four", images, cache, "--sync-batch-norm", devices=4)
-    assert_equal_search(tmp_path / "four", one_device)
+def test_devices_and_processes_are_one(one_device, images, cache, tmp_path):
+    for name, devices in (("two", 2), ("four", 4)):
+        search(tmp_path / name, images, cache, "--sync-batch-norm", devices=devices)
+        assert_equal_search(tmp_path / name, one_device)
     codes, errors = end_job(start_job(tmp_path / "job", images, cache, "--sync-batch-norm"))
     assert codes == [0, 0], errors
     assert_equal_search(tmp_path / "job", tmp_path / "four")
@@ -231,24 +238,76 @@ def test_bad_input_is_one_line(capsys, images, tmp_path, arguments, words):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_ones_own_images(cache, tmp_path, capsys):
+@pytest.fixture
+def own(tmp_path):
+    """Two classes of 12 images, of which three cannot be decoded."""
     generator = np.random.default_rng(0)
-    for name, count in (("cat", 12), ("dog", 12), ("one", 1)):
+    for name in ("cat", "dog"):
         (tmp_path / "own" / name).mkdir(parents=True)
-        for index in range(count):
+        for index in range(12):
             pixels = generator.integers(0, 255, (40, 50, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "own" / name / f"{index}.jpg")
-    small = ["--preset=smoke", "--space=tiny", f"--folder={tmp_path / 'own'}", f"--workdir={tmp_path / 'run'}"]
-    assert "class 'one' of own has 1 image" in fails(capsys, *small)
-    (tmp_path / "own" / "one" / "0.jpg").unlink()
     for index in range(3):
         (tmp_path / "own" / "cat" / f"{index}.jpg").write_text("no image")
-    settings = ["--batch-size=8", "--joint-steps=1", "--batching=map", "--candidates=0"]
-    dead = fails(capsys, *small, *settings, "--max-dead-images=0")
-    assert "cannot be decoded, more than the 0" in dead
-    cli.run(imagenet_search.main, imagenet_search.Config, [*small, *settings])
+    return tmp_path / "own"
+
+
+def test_a_folder_of_ones_own_images(own, tmp_path):
+    config = imagenet_search.Config(**SHORT, folder=own, workdir=tmp_path / "run", accumulate=2)
+    with pytest.raises(streams.DeadImagesError, match="more than the 0"):
+        imagenet_search.main(dataclasses.replace(config, max_dead_images=0))
+    imagenet_search.main(config)  # goes on in the same folder: the limit is no part of what is searched
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (result["dataset"], result["config"]["data"] != "") == ("folder", True)
+    assert result["dataset"] == "folder"
+    assert result["config"]["data"] == sources.FolderSource(own).fingerprint()[:16]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_class_of_one_image_is_named(capsys, own, tmp_path):
+    (own / "one").mkdir()
+    Image.new("RGB", (16, 16)).save(own / "one" / "0.png")
+    message = fails(capsys, "--preset=smoke", "--space=tiny", f"--folder={own}", f"--workdir={tmp_path / 'run'}")
+    assert "class 'one' of own has 1 image" in message
+
+
+def test_a_loss_that_is_no_number_names_its_step(own):
+    config = imagenet_search.Config(**SHORT, folder=own, accumulate=2)
+    search = imagenet_search.build(config, imagenet_search.choose_preset(config))
+    state = search.init(0)
+    broken = {**state.params, "classifier": {**state.params["classifier"], "bias": jnp.full(2, jnp.nan)}}
+    with pytest.raises(NonFiniteLossError, match="step 1 "):
+        next(search.run(state.replace(params=broken)))
+
+
+def test_a_signal_ends_the_search_after_a_step(own):
+    config = imagenet_search.Config(**SHORT, folder=own, accumulate=2)
+    search = imagenet_search.build(config, imagenet_search.choose_preset(config))
+    run = search.run(search.init(0), stop=lambda: True)
+    state, _, metrics = next(run)
+    assert int(state.step) == len(metrics.finite) < 3
+    if int(state.step) == 1:
+        with pytest.raises(SearchInterruptedError, match="step 1 of 2"):
+            next(run)
+
+
+def test_minibatches_must_fit_the_devices(own):
+    config = imagenet_search.Config(**SHORT, folder=own)
+    search = imagenet_search.build(config, imagenet_search.choose_preset(config))
+    with pytest.raises(ValueError, match="must have minibatches of batch_size / accumulate = 4 images, got 8"):
+        dataclasses.replace(search, settings=dataclasses.replace(search.settings, accumulate=2))
+    with pytest.raises(ValueError, match="cutout must be 0"):
+        dataclasses.replace(search, settings=dataclasses.replace(search.settings, cutout=4))
+
+
+def test_scaling_counts_a_ring_and_the_dearest_network():
+    space = tiny_search.tiny()
+    work = scaling.count(space)
+    assert work.operations == 2 * space.cost("macs").highest
+    assert work.weights > space.cost("params").highest  # all choices together
+    config = scaling.Config()
+    alone, four = (scaling.step(work, config, count, 64, 2, 3, 1000) for count in (1, 4))
+    assert (alone.exchanged, four.exchanged) == (0, 2 * 3 / 4 * 4000)
+    np.testing.assert_allclose(alone.compute_seconds, 4 * four.compute_seconds)
 
 
 def test_the_learning_rate_grows_with_the_minibatch():
