@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import tyro
 
+from jaxnas import parallel
 from jaxnas.checkpoint import CheckpointError
 from jaxnas.data import DatasetNotFoundError
 from jaxnas.parallel import LostProcessError
@@ -46,7 +47,9 @@ def run(main: Callable[[Config], None], config_type: type[Config], arguments: Se
     except ValueError as error:
         _fail(" ".join(str(error).split()))
     except (CheckpointError, NonFiniteLossError, LostProcessError) as error:
-        _fail(str(error), FAILED)
+        print(f"error: {error}", file=sys.stderr)
+        parallel.abandon(FAILED)
+        raise SystemExit(FAILED) from error
     except SearchInterruptedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
@@ -76,6 +79,6 @@ def _first_paragraph(message: str) -> str:
     return " ".join(body.split()) or "the command line could not be read; see --help"
 
 
-def _fail(message: str, code: int = BAD_INPUT) -> None:
+def _fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(code)
+    raise SystemExit(BAD_INPUT)

@@ -8,6 +8,9 @@ not differ between processes is compared before the first step.
 import contextlib
 import functools
 import json
+import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -27,6 +30,7 @@ AUTO = "auto"  # a coordinator that JAX finds itself, from Slurm, TPU metadata, 
 # Seconds until a silent process is given up. A killed one is noticed at once where connections break (CPUs).
 HEARTBEAT_SECONDS = 30
 SHUTDOWN_SECONDS = 10
+POLLING_SECONDS = 0.001
 MESSAGE_BYTES = 1 << 24  # of a broadcast at once
 
 
@@ -171,6 +175,19 @@ def unreplicate(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], tree)
 
 
+def wait(array: jax.Array) -> None:
+    """Waits for what `on_devices` returned, and raises as soon as one local device has failed.
+
+    Where another process is gone, one device may fail and its neighbour wait for it until the heartbeat stops.
+    """
+    parts = [shard.data for shard in array.addressable_shards] if jax.process_count() > 1 else []
+    while parts:
+        for part in [part for part in parts if part.is_ready()]:
+            part.block_until_ready()
+            parts = [other for other in parts if other is not part]
+        time.sleep(POLLING_SECONDS if parts else 0)
+
+
 def spread(tree: Tree) -> Tree:
     """Puts equal parts of this process's arrays on its devices.
 
@@ -210,6 +227,17 @@ def average(tree: Tree) -> Tree:
 def on_each(value: float) -> np.ndarray:
     """A number for every local device, float32 [local devices]."""
     return np.full(jax.local_device_count(), value, np.float32)
+
+
+def abandon(code: int) -> None:
+    """Ends this process at once where it belongs to a job that is broken off.
+
+    A usual exit would wait for the other processes, and be aborted by JAX's runtime when they do not answer.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextlib.contextmanager

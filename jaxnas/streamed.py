@@ -220,6 +220,7 @@ def _prepare(minibatch: Examples, key: jax.Array | None) -> jax.Array:
 def _fetch(pending: tuple[StepMetrics, jax.Array, float, float], fetched: list[StreamedMetrics]) -> bool:
     """Waits for a step's metrics; returns whether any process wanted to stop."""
     metrics, stop, waited, seconds = pending
+    parallel.wait(stop)
     metrics, stop = jax.device_get(parallel.unreplicate((metrics, stop)))
     times = {"input_seconds": np.float32(waited), "step_seconds": np.float32(seconds)}
     fetched.append(StreamedMetrics(**vars(metrics), **times))
