@@ -7,43 +7,29 @@ A second call with the same folder resumes, or shows the result of a search that
 for what the presets cost and do.
 """
 
-import contextlib
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from experiments import cli
 from experiments.budgets import parse as parse_budgets
 from experiments.presets import PRESETS, Preset
+from experiments.running import run
 from experiments.workdir import open_workdir
 from jaxnas import compilation_cache, data, latency, strategies, supernet
 from jaxnas.checkpoint import Checkpoints
-from jaxnas.report import (
-    MetricsLog,
-    SearchDisplay,
-    TensorBoardLog,
-    keeps_theta,
-    plot_pareto,
-    read_metrics,
-    result_table,
-    summarise,
-    tensorboard,
-    theta_field,
-)
+from jaxnas.report import plot_pareto, result_table, summarise, tensorboard
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import Strategy
-from jaxnas.training import Search, SearchState, StepMetrics
+from jaxnas.training import Search
 
 METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
 LATENCY_FILE = "latency.json"
-SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
 
 
 @dataclass(frozen=True)
@@ -118,31 +104,28 @@ def choose_preset(config: Config) -> tuple[str, Preset]:
         name = "quickstart" if config.dataset == "digits" else "cpu" if on_cpu else "full"
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    preset = PRESETS[name]
+    return name, override(config, PRESETS[name])
+
+
+def override(config: Any, preset: Preset) -> Preset:
+    """A preset with the values of a command line, fields of equal names that are not None, in place of its own."""
     given = {field: value for field, value in dataclasses.asdict(config).items() if value is not None}
     steps = ("weight_steps", "joint_steps", "distribution_steps", "batch_size", "steps_per_dispatch")
-    computing = ("batching", "chunk_size", "precision")
+    computing = ("batching", "chunk_size", "precision", "accumulate")
     settings = {field: given[field] for field in (*steps, *computing) if field in given}
     if "batch_size" in settings:
         settings["valid_batch_size"] = settings["batch_size"]
     fields = {field: given[field] for field in ("dataset", "space", "samples", "candidates") if field in given}
     if config.penalties is not None:
         fields["penalties"] = tuple(sorted(config.penalties))
-    return name, dataclasses.replace(preset, settings=dataclasses.replace(preset.settings, **settings), **fields)
+    return dataclasses.replace(preset, settings=dataclasses.replace(preset.settings, **settings), **fields)
 
 
 def build(config: Config, preset: Preset) -> Search:
     """Space, strategy, supernet and data of a preset."""
     if preset.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {preset.space!r}")
-    if config.method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
-    if preset.candidates < 0:  # said now and not after the search
-        raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
-    space = SPACES[preset.space]()
-    if config.latency is not None:
-        space = latency.read(config.latency).added_to(space)
-    strategy = choose_strategy(config, preset, space)
+    strategy = choose_strategy(config, preset, search_space(config, SPACES[preset.space]()))
     dataset = data.load(preset.dataset, config.data_dir)
     train, valid = data.split(dataset, preset.valid_fraction, config.seed)
     if preset.image_size != dataset.train_images.shape[1]:
@@ -154,12 +137,21 @@ def build(config: Config, preset: Preset) -> Search:
     return Search(strategy, supernet.build(proxy, gather), dataset, train, valid, preset.settings)
 
 
-def choose_strategy(config: Config, preset: Preset, space: SearchSpace) -> Strategy:
+def search_space(config: Any, space: SearchSpace) -> SearchSpace:
+    """The space, with latency among its costs where a table of it is given."""
+    return space if config.latency is None else latency.read(config.latency).added_to(space)
+
+
+def choose_strategy(config: Any, preset: Preset, space: SearchSpace) -> Strategy:
     """The method, with penalties or within budgets.
 
     Raises:
-      ValueError: if both are given, on an unknown cost, or a budget that no network of the space meets.
+      ValueError: on an unknown method or cost, if both are given, or a budget that no network of the space meets.
     """
+    if config.method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
+    if preset.candidates < 0:  # said now and not after the search
+        raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
     cost = space.cost(config.cost)
     if config.budgets is None:
         return strategies.make(config.method, space, preset.penalties, samples=preset.samples, cost=cost)
@@ -173,7 +165,7 @@ def choose_strategy(config: Config, preset: Preset, space: SearchSpace) -> Strat
     )
 
 
-def describe_config(config: Config, preset: Preset) -> dict:
+def describe_config(config: Any, preset: Preset) -> dict:
     """All that decides the outcome of a search, JSON-ready: two runs with equal descriptions are one search."""
     optional: dict[str, Any] = {}
     if config.budgets is not None:
@@ -184,25 +176,6 @@ def describe_config(config: Config, preset: Preset) -> dict:
     return {"method": config.method, "cost": config.cost, "seed": config.seed, **optional, **preset.describe()}
 
 
-def records(step: int, phase: str, metrics: StepMetrics, seconds: float) -> list[dict[str, Any]]:
-    """One record a step for metrics.jsonl: what the phase has measured, after `step` steps done before."""
-    measured = {
-        field.name: np.asarray(getattr(metrics, field.name))
-        for field in dataclasses.fields(metrics)
-        if field.name != "finite"
-    }
-    measured = {name: values for name, values in measured.items() if not np.isnan(values).any()}
-    return [
-        {
-            "step": step + index + 1,
-            "phase": phase,
-            **{name: values[index].tolist() for name, values in measured.items()},
-            "wall_seconds": round(seconds, 3),
-        }
-        for index in range(len(metrics.finite))
-    ]
-
-
 def main(config: Config) -> None:
     """Runs or resumes the search and writes its results."""
     console = Console()
@@ -211,74 +184,36 @@ def main(config: Config) -> None:
         tensorboard.check_installed()
     name, preset = choose_preset(config)
     search = build(config, preset)
-    workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", describe_config(config, preset))
+    description = describe_config(config, preset)
+    workdir = open_workdir(config.workdir, f"{preset.dataset}-{name}", description)
     if config.latency is not None:
         latency.read(config.latency).write(workdir / LATENCY_FILE)  # what later reads the folder finds it there
     console.print(
         f"{name}: {preset.space} on {preset.dataset}, {len(search.strategy.penalties)} networks, in {workdir}"
     )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        state, seconds = run(search, config, workdir, checkpoints, console)
+        state, seconds = run(
+            search,
+            config.seed,
+            workdir,
+            checkpoints,
+            console,
+            checkpoint_seconds=config.checkpoint_seconds,
+            with_tensorboard=config.tensorboard,
+        )
     found = summarise(
         search,
         state,
         method=config.method,
         candidates=preset.candidates,
         seed=config.seed,
-        config=describe_config(config, preset),
+        config=description,
         seconds=seconds,
     )
     found.write(workdir / "result.json")
     plot_pareto(found, workdir / "pareto.png")
     console.print(result_table(found))
     console.print(f"results in {workdir}")
-
-
-def run(
-    search: Search, config: Config, workdir: Path, checkpoints: Checkpoints, console: Console
-) -> tuple[SearchState, float]:
-    """Runs the search to its end from the newest checkpoint; returns its state and the seconds it took in all."""
-    total = search.settings.total_steps
-    state, step, before = search.init(config.seed), 0, 0.0
-    restored = checkpoints.restore_newest(state)
-    if restored is not None:
-        state, step = restored.state, restored.step
-        for skipped in restored.skipped:
-            console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {step}: {skipped.path}")
-        console.print(f"resuming after step {step} of {total}")
-    log_path = workdir / "metrics.jsonl"
-    within = isinstance(search.strategy, strategies.WithinBudgets)
-    shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
-    display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(MetricsLog(log_path))
-        log.truncate_after(step)
-        boards = []
-        if config.tensorboard:
-            earlier = read_metrics(log_path) if step else []
-            board = TensorBoardLog(workdir / "tensorboard", step, len(search.strategy.penalties), earlier)
-            boards.append(stack.enter_context(board))
-        stack.enter_context(display)
-        if step:
-            before = max((record["wall_seconds"] for record in read_metrics(log_path)), default=0.0)
-        started = saved = time.monotonic()
-        display.update(step, "compiling")
-        for next_state, phase, metrics in search.run(state):
-            state = next_state
-            steps = records(step, phase, metrics, before + time.monotonic() - started)
-            if "loss" in steps[-1] and keeps_theta(step + len(steps), len(steps), total):
-                steps[-1] |= theta_field(state.strategy.theta)
-            for record in steps:
-                log.append(record)
-            for board in boards:
-                board.extend(steps)
-            step += len(steps)
-            shown = {name: steps[-1][name] for name in SHOWN if name in steps[-1]}
-            display.update(step, phase, **shown)
-            if time.monotonic() - saved >= config.checkpoint_seconds or step == total:
-                checkpoints.save(step, state)
-                saved = time.monotonic()
-    return state, before + time.monotonic() - started
 
 
 def command() -> None:

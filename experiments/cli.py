@@ -8,14 +8,17 @@ from typing import TypeVar
 
 import tyro
 
+from jaxnas import parallel
 from jaxnas.checkpoint import CheckpointError
 from jaxnas.data import DatasetNotFoundError
-from jaxnas.training import NonFiniteLossError
+from jaxnas.parallel import LostProcessError
+from jaxnas.steps import NonFiniteLossError, SearchInterruptedError
 
 Config = TypeVar("Config")
 
 BAD_INPUT = 2  # exit code, as of argparse
 FAILED = 1  # exit code of a run that broke off; what it had saved is whole
+INTERRUPTED = 75  # exit code of a run that was asked to stop, and saved its state: EX_TEMPFAIL, "try again"
 _BOX = "─│╭╮╰╯ "
 
 
@@ -23,8 +26,9 @@ def run(main: Callable[[Config], None], config_type: type[Config], arguments: Se
     """Parses the command line into `config_type` and calls `main` with it.
 
     Whatever is wrong with the input, on the command line or in a file that it names (ValueError, OSError), becomes its
-    message on stderr, one line, and exit code 2; a run that cannot go on (a loss that is no number, a full disk) the
-    same with exit code 1. Other exceptions are faults of the program and keep their traceback.
+    message on stderr, one line, and exit code 2; a run that cannot go on (a loss that is no number, a full disk, a lost
+    process) the same with exit code 1; one that was asked to stop, by SIGTERM or SIGINT, says so and exits with 75.
+    Other exceptions are faults of the program and keep their traceback.
 
     Args:
       main: the experiment.
@@ -42,8 +46,13 @@ def run(main: Callable[[Config], None], config_type: type[Config], arguments: Se
         _fail(str(error))  # two lines: how to get it, and what needs no files
     except ValueError as error:
         _fail(" ".join(str(error).split()))
-    except (CheckpointError, NonFiniteLossError) as error:
-        _fail(str(error), FAILED)
+    except (CheckpointError, NonFiniteLossError, LostProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        parallel.abandon(FAILED)
+        raise SystemExit(FAILED) from error
+    except SearchInterruptedError as error:
+        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from error
 
 
 def _parse(config_type: type[Config], arguments: Sequence[str] | None) -> Config:
@@ -70,6 +79,6 @@ def _first_paragraph(message: str) -> str:
     return " ".join(body.split()) or "the command line could not be read; see --help"
 
 
-def _fail(message: str, code: int = BAD_INPUT) -> None:
+def _fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(code)
+    raise SystemExit(BAD_INPUT)

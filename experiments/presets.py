@@ -15,7 +15,7 @@ from jaxnas.settings import SearchSettings
 
 # Settings that came later, with their defaults: a description leaves them out where they have these values, so that
 # one from before them means the same search.
-LATER = {"chunk_size": None, "precision": "float32"}
+LATER = {"chunk_size": None, "precision": "float32", "accumulate": 1}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import Any
 import chex
 import jax
 import numpy as np
+import orbax.checkpoint
 from orbax.checkpoint import v1 as ocp
 
 from jaxnas import host_leaves, sealed
@@ -75,7 +76,8 @@ class Checkpoints:
     """The checkpoints of one run, in one local folder; use it as a context manager.
 
     `save` copies the state to the host before it returns, so the caller may donate the state's buffers to the next
-    step at once; the writing goes on in a thread. For runs of one process, with any number of devices.
+    step at once; the writing goes on in a thread. In a run of several processes one alone uses it
+    (`shared_checkpoints`).
 
     Args:
       directory: the folder, made if absent.
@@ -123,11 +125,9 @@ class Checkpoints:
           state: pytree of arrays, typed random keys and Python numbers.
 
         Raises:
-          CheckpointError: if the save before this one failed, or the run has several processes.
+          CheckpointError: if the save before this one failed.
           ValueError: if `step` is negative or older than the newest checkpoint, or a leaf is not an array.
         """
-        if jax.process_count() > 1:  # Orbax would wait for the others, which hold the same state, for ever.
-            raise CheckpointError(f"cannot save step {step}: checkpoints are for runs of one process")
         self.wait()
         newest = max(self.steps, default=0)
         if step < newest:
@@ -233,8 +233,8 @@ class Checkpoints:
 
 def _write(folder: pathlib.Path, step: int, leaves: list[host_leaves.Leaf]) -> None:
     """Writes a whole checkpoint into an empty folder and forces it to the disk."""
-    with _quiet_orbax():  # Orbax refuses arrays without elements; their signatures alone tell all about them.
-        _orbax_save(folder / _STATE, {leaf.name: leaf.value for leaf in leaves if leaf.value.size})
+    with _quiet_orbax():  # Orbax refuses arrays without elements; their signatures tell all about them.
+        _save_alone(folder / _STATE, {leaf.name: leaf.value for leaf in leaves if leaf.value.size})
     sealed.seal(folder, {"step": step, "leaves": [{**leaf.signature(), "sha256": leaf.digest()} for leaf in leaves]})
 
 
@@ -253,7 +253,7 @@ def _read(folder: pathlib.Path, step: int, like: chex.ArrayTree) -> chex.ArrayTr
     if full:
         try:
             with _quiet_orbax():
-                stored |= _orbax_load(folder / _STATE, full)
+                stored |= _load_alone(folder / _STATE, full)
         except Exception as error:  # The files are what was written, so this is no corruption to skip.
             raise CheckpointError(f"Orbax cannot read the checkpoint {folder}: {_one_line(error)}") from error
     leaves = {name: host_leaves.Leaf(name, np.asarray(stored[name]), entry["key"]) for name, entry in found.items()}
@@ -284,6 +284,32 @@ def _one_line(error: BaseException) -> str:
     if reason:
         return (reason[1] or reason[2]).strip()
     return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _save_alone(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays, also in one of several processes, without waiting for the others, which do not save."""
+    if jax.process_count() == 1:
+        _orbax_save(path, arrays)
+        return
+    # Orbax's newer interface compares folders across processes whatever its options say; this one does not.
+    options = _orbax_options()
+    handler = orbax.checkpoint.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with orbax.checkpoint.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+        checkpointer.save(path, arrays)
+
+
+def _load_alone(path: pathlib.Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if jax.process_count() == 1:
+        return _orbax_load(path, like)
+    with ocp.Context(multiprocessing_options=_orbax_options()):
+        return _orbax_load(path, like)
+
+
+def _orbax_options() -> ocp.options.MultiprocessingOptions:
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from jaxnas.supernet import precision
-from jaxnas.supernet.batching import resolve_batching
+from jaxnas.supernet.batching import check_batching
 
 PHASES = ("weights", "joint", "distributions")
 
@@ -35,6 +35,8 @@ class SearchSettings:
       batching: "auto", "vmap" or "map".
       chunk_size: architectures at once under "vmap", which bounds its memory; None for all.
       precision: of computation, "float32" or "bfloat16"; parameters, statistics and losses are float32.
+      accumulate: parts that a minibatch is worked on in, one after the other, which bounds its memory; batch norm takes
+        the statistics of a part.
     """
 
     weight_steps: int = 0
@@ -55,19 +57,25 @@ class SearchSettings:
     batching: str = "auto"
     chunk_size: int | None = None
     precision: str = "float32"
+    accumulate: int = 1
 
     def __post_init__(self):
         for name in ("weight_steps", "joint_steps", "distribution_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("batch_size", "valid_batch_size", "steps_per_dispatch"):
+        for name in ("batch_size", "valid_batch_size", "steps_per_dispatch", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("batch_size", "valid_batch_size"):
+            if getattr(self, name) % self.accumulate:
+                raise ValueError(
+                    f"{name} must be a multiple of accumulate ({self.accumulate}), got {getattr(self, name)}"
+                )
         if self.weight_samples is not None and self.weight_samples < 1:
             raise ValueError(f"weight_samples must be at least 1, got {self.weight_samples}")
         if self.joint_steps + self.distribution_steps == 0:
             raise ValueError("joint_steps + distribution_steps must be at least 1: no step would move a distribution")
-        resolve_batching(self.batching)
+        check_batching(self.batching)
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
         precision.check(self.precision)

@@ -8,7 +8,7 @@ cut at any program boundary continues as if nothing had happened.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import chex
@@ -16,80 +16,30 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxnas import data, distribution
-from jaxnas.settings import SearchSettings, make_optimizer
+from jaxnas import data
+from jaxnas.settings import SearchSettings
+from jaxnas.steps import Examples, NonFiniteLossError, SearchInterruptedError, State, StepMetrics, Steps
 from jaxnas.strategies.base import Strategy
-from jaxnas.supernet import batching as batching_lib
-from jaxnas.supernet.precision import compute_in
+from jaxnas.supernet.batching import Evaluation
+
+__all__ = ["NonFiniteLossError", "Search", "SearchState", "StepMetrics"]
 
 
 @flax.struct.dataclass
-class Examples:
-    """A split on the device.
-
-    Attributes:
-      images: uint8 [N, H, W, 3].
-      labels: int32 [N].
-    """
-
-    images: jax.Array
-    labels: jax.Array
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss was NaN or infinite; the message names the step."""
-
-
-@flax.struct.dataclass
-class SearchState:
+class SearchState(State):
     """All that the next step depends on.
 
     Attributes:
-      step: int32 [], steps done.
-      key: random key, constant; step t uses fold_in(key, t).
-      params: weights of the supernet.
-      optimizer: state of the optax chain.
-      strategy: state of the strategy.
+      step, key, params, optimizer, strategy: see `State`.
       data_keys: random keys [2], constant, of the order of the training and the validation split.
       train_cursor: position in the training split.
       valid_cursor: position in the validation split.
     """
 
-    step: jax.Array
-    key: jax.Array
-    params: chex.ArrayTree
-    optimizer: optax.OptState
-    strategy: chex.ArrayTree
     data_keys: jax.Array
     train_cursor: data.Cursor
     valid_cursor: data.Cursor
-
-
-@flax.struct.dataclass
-class StepMetrics:
-    """What one step reports; NaN where the phase has no such step.
-
-    Attributes:
-      train_loss: float32 [], mean over the architectures of the weights' step.
-      train_accuracy: float32 [].
-      loss: float32 [K], validation loss of the samples, weighted towards each distribution.
-      accuracy: float32 [K], likewise.
-      ess: float32 [K], effective sample size.
-      convergence: float32 [K], mean over decisions of the largest probability.
-      entropy: float32 [K], in nats.
-      finite: bool [], whether every loss was finite.
-    """
-
-    train_loss: jax.Array
-    train_accuracy: jax.Array
-    loss: jax.Array
-    accuracy: jax.Array
-    ess: jax.Array
-    convergence: jax.Array
-    entropy: jax.Array
-    finite: jax.Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,26 +81,29 @@ class Search:
         key, strategy_key, data_key = jax.random.split(key, 3)
         data_keys = jax.random.split(data_key)
         return SearchState(
-            step=jnp.int32(0),
-            key=key,
-            params=params,
-            optimizer=make_optimizer(self.settings).init(params),
-            strategy=self.strategy.init(strategy_key),
+            **self.steps.fresh(key, params, strategy_key),
             data_keys=data_keys,
             train_cursor=data.start(data_keys[0], len(self.train.labels)),
             valid_cursor=data.start(data_keys[1], len(self.valid.labels)),
         )
 
-    def run(self, state: SearchState) -> Iterator[tuple[SearchState, str, StepMetrics]]:
+    def run(
+        self, state: SearchState, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[SearchState, str, StepMetrics]]:
         """Runs the search from `state` to its end.
 
         The arrays of a yielded state are donated to the next program: save or copy it before going on.
+
+        Args:
+          state: from `init`, an earlier run or a checkpoint.
+          stop: asked after each program whether to end the search there.
 
         Yields:
           After each program: the state, the phase, and the metrics of its steps (numpy, leading axis: steps).
 
         Raises:
           NonFiniteLossError: naming the first step (from 1) with a loss that is no number; the state is lost.
+          SearchInterruptedError: after `stop` said so; the state yielded last holds all that was done.
         """
         step = int(state.step)
         while step < self.settings.total_steps:
@@ -160,19 +113,18 @@ class Search:
             metrics = jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], metrics)
             if not metrics.finite.all():
                 first = step + 1 + int(np.argmin(metrics.finite))
-                raise NonFiniteLossError(
-                    f"loss is not finite at step {first} (phase {phase}); lower the learning rate "
-                    f"({self.settings.learning_rate}) or the clipping norm ({self.settings.clip_norm})"
-                )
+                raise NonFiniteLossError.at(first, phase, self.settings)
             step += count
             yield state, phase, metrics
+            if stop() and step < self.settings.total_steps:
+                raise SearchInterruptedError(f"stopped after step {step} of {self.settings.total_steps}")
 
     @functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=1)
     def _run_steps(
         self, state: SearchState, train: Examples, valid: Examples, count: jax.Array, phase: str
     ) -> tuple[SearchState, StepMetrics]:
         """The first `count` of `steps_per_dispatch` steps; a fixed length keeps one compiled program for each phase."""
-        nothing = self._no_metrics()
+        nothing = self.steps.no_metrics()
 
         def step(state: SearchState, active: jax.Array) -> tuple[SearchState, StepMetrics]:
             return jax.lax.cond(
@@ -187,76 +139,37 @@ class Search:
     def _step(
         self, state: SearchState, train: Examples, valid: Examples, phase: str
     ) -> tuple[SearchState, StepMetrics]:
-        metrics = self._no_metrics()
-        weights_key, distributions_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        settings = self.settings
+        train_minibatches = valid_minibatches = None
         if phase in ("weights", "joint"):
-            state, metrics = self._step_weights(state, metrics, train, weights_key, uniform=phase == "weights")
+            indices, cursor = data.next_indices(state.data_keys[0], state.train_cursor, settings.batch_size)
+            state = state.replace(train_cursor=cursor)
+            train_minibatches = self._minibatches(train, indices)
         if phase in ("joint", "distributions"):
-            state, metrics = self._step_distributions(state, metrics, valid, distributions_key)
-        return state.replace(step=state.step + 1), metrics
+            indices, cursor = data.next_indices(state.data_keys[1], state.valid_cursor, settings.valid_batch_size)
+            state = state.replace(valid_cursor=cursor)
+            valid_minibatches = self._minibatches(valid, indices)
+        return self.steps.step(state, phase, train_minibatches, valid_minibatches)
 
-    def _step_weights(
-        self, state: SearchState, metrics: StepMetrics, train: Examples, key: jax.Array, uniform: bool
-    ) -> tuple[SearchState, StepMetrics]:
-        """Step 7: a descent of the mean loss of sampled architectures on a training minibatch."""
+    def _minibatches(self, split: Examples, indices: jax.Array) -> Examples:
+        indices = indices.reshape(self.settings.accumulate, -1)
+        return jax.tree.map(lambda leaf: leaf[indices], split)
+
+    @functools.cached_property
+    def steps(self) -> Steps:
+        """The steps that this search repeats."""
+        return Steps(self.strategy, self.supernet, self.settings, self._prepare)
+
+    def _prepare(self, minibatch: Examples, key: jax.Array | None) -> jax.Array:
+        images = data.normalize(minibatch.images, self.dataset.mean, self.dataset.std)
+        if key is None:
+            return images
         settings = self.settings
-        batch_key, archs_key, subset_key = jax.random.split(key, 3)
-        indices, cursor = data.next_indices(state.data_keys[0], state.train_cursor, settings.batch_size)
-        images = data.normalize(train.images[indices], self.dataset.mean, self.dataset.std)
-        images = data.augment(
-            batch_key,
-            images,
-            crop_padding=settings.crop_padding,
-            flip=self.dataset.flip,
-            cutout=settings.cutout,
+        return data.augment(
+            key, images, crop_padding=settings.crop_padding, flip=self.dataset.flip, cutout=settings.cutout
         )
-        strategy_state = self.strategy.init(archs_key) if uniform else state.strategy
-        archs, _ = self.strategy.ask(archs_key, strategy_state)
-        if settings.weight_samples is not None:
-            archs = jax.random.permutation(subset_key, archs)[: settings.weight_samples]
-        gradient, evaluation = batching_lib.gradient(
-            self._apply,
-            state.params,
-            images,
-            train.labels[indices],
-            archs,
-            batching=settings.batching,
-            chunk_size=settings.chunk_size,
-            label_smoothing=settings.label_smoothing,
-        )
-        updates, optimizer = make_optimizer(settings).update(gradient, state.optimizer, state.params)
-        state = state.replace(
-            params=optax.apply_updates(state.params, updates), optimizer=optimizer, train_cursor=cursor
-        )
-        metrics = metrics.replace(
-            train_loss=evaluation.loss.mean(),
-            train_accuracy=evaluation.accuracy.mean(),
-            finite=metrics.finite & jnp.isfinite(evaluation.loss).all(),
-        )
-        return state, metrics
 
-    def _step_distributions(
-        self, state: SearchState, metrics: StepMetrics, valid: Examples, key: jax.Array
-    ) -> tuple[SearchState, StepMetrics]:
-        """Steps 1 to 6: every sample is evaluated once, on one common validation minibatch."""
-        settings = self.settings
-        indices, cursor = data.next_indices(state.data_keys[1], state.valid_cursor, settings.valid_batch_size)
-        archs, strategy_state = self.strategy.ask(key, state.strategy)
-        minibatch = jax.tree.map(lambda leaf: leaf[indices], valid)
-        evaluation = self._evaluate_minibatch(state.params, minibatch, archs)
-        strategy_state, info = self.strategy.tell(strategy_state, archs, evaluation.loss)
-        shares = info.weights / info.weights.sum(-1, keepdims=True)
-        metrics = metrics.replace(
-            loss=shares @ evaluation.loss,
-            accuracy=shares @ evaluation.accuracy,
-            ess=info.ess,
-            convergence=distribution.convergence(strategy_state.theta),
-            entropy=distribution.entropy(strategy_state.theta),
-            finite=metrics.finite & jnp.isfinite(evaluation.loss).all(),
-        )
-        return state.replace(strategy=strategy_state, valid_cursor=cursor), metrics
-
-    def evaluate_on(self, params: chex.ArrayTree, indices: jax.Array, archs: jax.Array) -> batching_lib.Evaluation:
+    def evaluate_on(self, params: chex.ArrayTree, indices: jax.Array, archs: jax.Array) -> Evaluation:
         """Losses and accuracies on one validation minibatch.
 
         Args:
@@ -270,31 +183,10 @@ class Search:
         return self._evaluate_minibatch(params, jax.tree.map(lambda leaf: leaf[indices], self.valid), archs)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _evaluate_minibatch(
-        self, params: chex.ArrayTree, minibatch: Examples, archs: jax.Array
-    ) -> batching_lib.Evaluation:
-        images = data.normalize(minibatch.images, self.dataset.mean, self.dataset.std)
-        return batching_lib.evaluate(
-            self._apply,
-            params,
-            images,
-            minibatch.labels,
-            archs,
-            batching=self.settings.batching,
-            chunk_size=self.settings.chunk_size,
-        )
+    def _evaluate_minibatch(self, params: chex.ArrayTree, minibatch: Examples, archs: jax.Array) -> Evaluation:
+        return self.steps.evaluate_minibatch(params, minibatch, archs)
 
-    def _apply(self, params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> jax.Array:
-        def apply(params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> jax.Array:
-            return self.supernet.apply({"params": params}, images, arch)
-
-        return compute_in(self.settings.precision, apply)(params, images, arch)
-
-    def _no_metrics(self) -> StepMetrics:
-        nan, nans = jnp.float32(jnp.nan), jnp.full(len(self.strategy.penalties), jnp.nan, jnp.float32)
-        return StepMetrics(nan, nan, nans, nans, nans, nans, nans, jnp.bool_(True))
-
-    def evaluate(self, params: chex.ArrayTree, archs: jax.Array) -> batching_lib.Evaluation:
+    def evaluate(self, params: chex.ArrayTree, archs: jax.Array) -> Evaluation:
         """Losses and accuracies on the whole validation split.
 
         Batch norm needs minibatches: the split is cut into equal ones of at most `valid_batch_size` images, which
@@ -310,7 +202,7 @@ class Search:
         return self._evaluate(params, self.valid, jnp.asarray(archs))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _evaluate(self, params: chex.ArrayTree, valid: Examples, archs: jax.Array) -> batching_lib.Evaluation:
+    def _evaluate(self, params: chex.ArrayTree, valid: Examples, archs: jax.Array) -> Evaluation:
         count = -(-len(valid.labels) // self.settings.valid_batch_size)
         size = len(valid.labels) // count
         minibatches = jax.tree.map(lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), valid)

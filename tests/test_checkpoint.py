@@ -260,12 +260,6 @@ def test_unusable_folder_and_arguments(tmp_path):
         Checkpoints(tmp_path).save(1, {"name": "text"})
 
 
-def test_several_processes_are_refused_instead_of_hanging(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(CheckpointError, match="runs of one process"):
-        Checkpoints(tmp_path).save(1, jnp.ones(2))
-
-
 def test_is_quiet_even_when_everything_is_logged(tmp_path, caplog, capfd):
     with caplog.at_level(logging.INFO, logger="absl"), Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, make_state())

@@ -117,3 +117,29 @@ def test_bfloat16_keeps_float32_statistics():
     np.testing.assert_allclose(normalised.astype(jnp.float32), exact, atol=0.02)
     kernel = jnp.ones((3, 3, 4), jnp.bfloat16)
     assert jax.grad(lambda k: ops.depthwise_conv(x, k).astype(jnp.float32).sum())(kernel).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("relu6", [False, True])
+def test_batch_norm_over_an_axis_is_that_of_the_whole_minibatch(relu6):
+    keys = jax.random.split(jax.random.key(0), 4)
+    # Parts with far means: the variance of the whole is mostly that between them.
+    x = jax.random.normal(keys[0], (4, 2, 3, 3, 5)) + 10 * jnp.arange(4.0)[:, None, None, None, None]
+    scale, bias = jax.random.normal(keys[1], (5,)), jax.random.normal(keys[2], (5,))
+    direction = jax.random.normal(keys[3], x.shape)
+
+    def whole(x, scale, bias):
+        y = ops.batch_norm(x.reshape(8, 3, 3, 5), scale, bias, relu6=relu6)
+        return (y.reshape(x.shape) * direction).sum(), y.reshape(x.shape)
+
+    def of_part(x, scale, bias, direction):
+        y = ops.batch_norm(x, scale, bias, relu6=relu6, axis_name="parts")
+        return (y * direction).sum(), y
+
+    part_gradient = jax.grad(of_part, argnums=(0, 1, 2), has_aux=True)
+    in_axes = (0, None, None, 0)
+    gradients, outputs = jax.vmap(part_gradient, in_axes, axis_name="parts")(x, scale, bias, direction)
+    (x_gradient, *expected), expected_outputs = jax.grad(whole, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
+    np.testing.assert_allclose(outputs, expected_outputs, atol=1e-5)
+    np.testing.assert_allclose(gradients[0], x_gradient, atol=1e-5)
+    for parts, one in zip(gradients[1:], expected):
+        np.testing.assert_allclose(parts.sum(0), one, rtol=1e-4, atol=1e-4)

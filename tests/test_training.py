@@ -155,6 +155,8 @@ def test_weight_decay_spares_norms_and_biases():
         ("batching", "both"),
         ("chunk_size", 0),
         ("precision", "float8"),
+        ("accumulate", 0),
+        ("accumulate", 3),
         ("steps_per_dispatch", 0),
     ],
 )
@@ -210,7 +212,7 @@ def test_descriptions_from_before_a_setting():
     preset = presets.PRESETS["cpu"]
     assert not presets.LATER.keys() & preset.describe().keys()
     changed = dataclasses.replace(
-        preset, settings=dataclasses.replace(preset.settings, chunk_size=2, precision="bfloat16")
+        preset, settings=dataclasses.replace(preset.settings, chunk_size=2, precision="bfloat16", accumulate=2)
     )
     assert presets.LATER.keys() <= changed.describe().keys()
     assert presets.Preset.from_description(changed.describe()) == changed

@@ -44,7 +44,8 @@ def decode(encoded: bytes, size: int, generator: np.random.Generator | None) -> 
         image.draft("RGB", (int(np.ceil(width * wanted)), int(np.ceil(height * wanted))))
         shrunk = (image.size[0] / width, image.size[1] / height) * 2
         box = tuple(min(edge * scale, limit) for edge, scale, limit in zip(box, shrunk, image.size * 2))
-        pixels = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=box)
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        pixels = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     except DeadImageError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for broken files.

@@ -5,6 +5,7 @@ workers: host p of P takes rows p B/P to (p + 1) B/P. A search that saves t cont
 seen, on any other number of devices.
 """
 
+import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ class Stream:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
+    @functools.cached_property
+    def _order(self) -> grain.MapDataset:
+        return grain.MapDataset.range(len(self.subset.indices)).seed(self.seed).shuffle().repeat()
+
     def example(self, position: int) -> dict[str, np.ndarray]:
         """The image at one position of the endless stream of the whole job.
 
@@ -69,8 +74,7 @@ class Stream:
           the dead images met on the way, padded with -1.
         """
         count = len(self.subset.indices)
-        order = grain.MapDataset.range(count).seed(self.seed).shuffle().repeat()
-        index, dead = int(order[position]), []
+        index, dead = int(self._order[position]), []
         while len(dead) < min(TRIES, count):
             number = int(self.subset.indices[index])
             encoded, label = self.source.read(number)

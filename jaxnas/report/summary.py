@@ -12,12 +12,14 @@ from jaxnas import latency, selection, strategies
 from jaxnas.report.result import FoundArchitecture, SearchResult, versions
 
 if TYPE_CHECKING:  # training stands above reports
-    from jaxnas.training import Search, SearchState
+    from jaxnas.steps import State
+    from jaxnas.streamed import StreamedSearch
+    from jaxnas.training import Search
 
 
 def summarise(
-    search: Search,
-    state: SearchState,
+    search: Search | StreamedSearch,
+    state: State,
     *,
     method: str,
     candidates: int,

@@ -11,7 +11,7 @@ from jaxnas.supernet.mbconv import MBConvSupernet
 
 
 @functools.singledispatch
-def build(space: SearchSpace, gather: bool = False) -> nn.Module:
+def build(space: SearchSpace, gather: bool = False, axis_name: str | None = None) -> nn.Module:
     """The supernet for a space, chosen by the type of the space.
 
     A new kind of space needs one line: `build.register(MySpace, MySupernet)`.
@@ -19,6 +19,7 @@ def build(space: SearchSpace, gather: bool = False) -> nn.Module:
     Args:
       space: the search space.
       gather: make it for `vmap` over architectures, gathering the chosen operations where it can, not for `map`.
+      axis_name: mapped axis over which batch norm takes its statistics, where the supernet can.
 
     Returns:
       A module with `space`, `__call__(images, arch)` and `init_params(key)`.
@@ -34,6 +35,14 @@ def build(space: SearchSpace, gather: bool = False) -> nn.Module:
 
 
 build.register(MBConvSpace, MBConvSupernet)
-build.register(CellSpace, lambda space, gather=False: CellSupernet(space))
+
+
+@build.register
+def _build_cells(space: CellSpace, gather: bool = False, axis_name: str | None = None) -> CellSupernet:
+    del gather  # its operations differ too much to be one
+    if axis_name is not None:
+        raise ValueError("synchronised batch norm is for MBConv spaces, not for cells; leave axis_name None")
+    return CellSupernet(space)
+
 
 __all__ = ["BATCHINGS", "CellSupernet", "MBConvSupernet", "build", "evaluate", "gradient", "resolve_batching"]

@@ -34,14 +34,19 @@ class Evaluation:
     accuracy: jax.Array
 
 
+def check_batching(batching: str) -> None:
+    """Raises ValueError if `batching` is none of `BATCHINGS`; unlike the resolution, starts no device."""
+    if batching not in BATCHINGS:
+        raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}, got {batching!r}")
+
+
 def resolve_batching(batching: str) -> str:
     """Turns "auto" into "map" on CPUs, where it was measured faster, and "vmap" elsewhere.
 
     Raises:
       ValueError: if `batching` is none of `BATCHINGS`.
     """
-    if batching not in BATCHINGS:
-        raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}, got {batching!r}")
+    check_batching(batching)
     if batching == "auto":
         return "map" if jax.default_backend() == "cpu" else "vmap"
     return batching

@@ -6,6 +6,7 @@ grouped convolution, whatever they chose. Padding is exact: a channel whose weig
 stays 0 through ReLU6 and the next convolution, and a kernel in the middle of a larger one of zeros is the same kernel.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -20,7 +21,9 @@ def supports(layer: Layer) -> bool:
     return len(layer.operations) > 1 and all(op.is_skip or op.expansion > 1 for op in layer.operations)
 
 
-def apply_layer(params: dict[str, Any], x: jax.Array, choice: jax.Array, layer: Layer) -> jax.Array:
+def apply_layer(
+    params: dict[str, Any], x: jax.Array, choice: jax.Array, layer: Layer, axis_name: str | None = None
+) -> jax.Array:
     """The chosen operation of a layer.
 
     Args:
@@ -28,10 +31,12 @@ def apply_layer(params: dict[str, Any], x: jax.Array, choice: jax.Array, layer: 
       x: float [B, H, W, in_channels].
       choice: int32 [], index of the operation.
       layer: the layer; `supports(layer)` holds.
+      axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
 
     Returns:
       float [B, H', W', out_channels].
     """
+    batch_norm = functools.partial(ops.batch_norm, axis_name=axis_name)
     convolutions = [operation for operation in layer.operations if not operation.is_skip]
     # Index of each choice among the convolutions; a skip gathers the first, and its result is not used.
     row = jnp.asarray([0 if op.is_skip else convolutions.index(op) for op in layer.operations])[choice]
@@ -45,7 +50,7 @@ def apply_layer(params: dict[str, Any], x: jax.Array, choice: jax.Array, layer: 
         ("project", ops.pointwise_conv, False),
     ):
         weights = chosen[name]
-        h = ops.batch_norm(convolve(h, weights["kernel"]), weights["scale"], weights["bias"], relu6=relu6)
+        h = batch_norm(convolve(h, weights["kernel"]), weights["scale"], weights["bias"], relu6=relu6)
     if layer.keeps_shape:
         h = x + h
     skips = [index for index, operation in enumerate(layer.operations) if operation.is_skip]
@@ -55,7 +60,7 @@ def apply_layer(params: dict[str, Any], x: jax.Array, choice: jax.Array, layer: 
     if not layer.keeps_shape:
         weights = params[layer.operations[skips[0]].name]
         strided = x[:, :: layer.stride, :: layer.stride]
-        skipped = ops.batch_norm(ops.pointwise_conv(strided, weights["kernel"]), weights["scale"], weights["bias"])
+        skipped = batch_norm(ops.pointwise_conv(strided, weights["kernel"]), weights["scale"], weights["bias"])
     return jnp.where(choice == skips[0], skipped, h)
 
 

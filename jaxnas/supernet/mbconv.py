@@ -46,35 +46,43 @@ def declare(space: MBConvSpace) -> Params:
     return arrays
 
 
-def _norm_act(params: Params, x: jax.Array, relu6: bool) -> jax.Array:
-    return ops.batch_norm(x, params["scale"], params["bias"], relu6=relu6)
+def _norm_act(params: Params, x: jax.Array, relu6: bool, axis_name: str | None) -> jax.Array:
+    return ops.batch_norm(x, params["scale"], params["bias"], relu6=relu6, axis_name=axis_name)
 
 
-def apply_operation(params: Params, x: jax.Array, layer: Layer, operation: Operation) -> jax.Array:
-    """One choice of a layer: [B, H, W, in_channels] -> [B, H', W', out_channels]."""
+def apply_operation(
+    params: Params, x: jax.Array, layer: Layer, operation: Operation, axis_name: str | None = None
+) -> jax.Array:
+    """One choice of a layer: [B, H, W, in_channels] -> [B, H', W', out_channels]; batch norm over `axis_name`."""
+    norm_act = functools.partial(_norm_act, axis_name=axis_name)
     if operation.is_skip:
         if layer.keeps_shape:
             return x
         x = x[:, :: layer.stride, :: layer.stride]
-        return _norm_act(params, ops.pointwise_conv(x, params["kernel"]), relu6=False)
+        return norm_act(params, ops.pointwise_conv(x, params["kernel"]), relu6=False)
     h = x
     if operation.expansion > 1:
-        h = _norm_act(params["expand"], ops.pointwise_conv(h, params["expand"]["kernel"]), relu6=True)
+        h = norm_act(params["expand"], ops.pointwise_conv(h, params["expand"]["kernel"]), relu6=True)
     h = ops.depthwise_conv(h, params["depthwise"]["kernel"], layer.stride)
-    h = _norm_act(params["depthwise"], h, relu6=True)
-    h = _norm_act(params["project"], ops.pointwise_conv(h, params["project"]["kernel"]), relu6=False)
+    h = norm_act(params["depthwise"], h, relu6=True)
+    h = norm_act(params["project"], ops.pointwise_conv(h, params["project"]["kernel"]), relu6=False)
     return x + h if layer.keeps_shape else h
 
 
 @functools.cache
-def _branches(layer: Layer) -> Branches:
+def _branches(layer: Layer, axis_name: str | None) -> Branches:
     return tuple(
-        (operation.name, functools.partial(apply_operation, layer=layer, operation=operation))
+        (
+            operation.name,
+            functools.partial(apply_operation, layer=layer, operation=operation, axis_name=axis_name),
+        )
         for operation in layer.operations
     )
 
 
-def apply_layer(params: Params, x: jax.Array, choice: jax.Array, layer: Layer) -> jax.Array:
+def apply_layer(
+    params: Params, x: jax.Array, choice: jax.Array, layer: Layer, axis_name: str | None = None
+) -> jax.Array:
     """The chosen operation of a layer.
 
     Args:
@@ -82,30 +90,37 @@ def apply_layer(params: Params, x: jax.Array, choice: jax.Array, layer: Layer) -
       x: float [B, H, W, in_channels].
       choice: int32 [], index of the operation.
       layer: the layer.
+      axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
 
     Returns:
       float [B, H', W', out_channels].
     """
-    return switch_with_recompute(_branches(layer), choice, params, x)
+    return switch_with_recompute(_branches(layer, axis_name), choice, params, x)
 
 
-def layer_function(layer: Layer, gather: bool, backend: str) -> LayerFunction:
+def layer_function(layer: Layer, gather: bool, backend: str, axis_name: str | None = None) -> LayerFunction:
     """How a layer is computed.
 
     Args:
       layer: the layer.
       gather: whether chosen operations are gathered, see `forward`.
       backend: "cpu", "gpu" or "tpu".
+      axis_name: mapped axis over which batch norm takes its statistics.
 
     Returns:
       `gathered.apply_layer`, `blocked_layer.apply_layer` or `apply_layer`: all give the same numbers.
     """
     if gather and gathered.supports(layer):
-        return gathered.apply_layer
-    # Blocks of channels are for a processor's caches; an accelerator wants few large operations.
-    if backend == "cpu" and not gather and blocked_layer.supports(layer):
+        return _over(gathered.apply_layer, axis_name)
+    # Blocks of channels are for a processor's caches; an accelerator wants few large operations. They find the
+    # statistics of the expansion from those of its input, and know nothing of other devices.
+    if backend == "cpu" and not gather and axis_name is None and blocked_layer.supports(layer):
         return blocked_layer.apply_layer
-    return apply_layer
+    return _over(apply_layer, axis_name)
+
+
+def _over(apply: Callable[..., jax.Array], axis_name: str | None) -> LayerFunction:
+    return apply if axis_name is None else functools.partial(apply, axis_name=axis_name)
 
 
 def _scan_step(
@@ -115,7 +130,14 @@ def _scan_step(
     return apply(params, x, choice, layer), None
 
 
-def forward(params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpace, gather: bool = False) -> jax.Array:
+def forward(
+    params: Params,
+    images: jax.Array,
+    arch: jax.Array,
+    space: MBConvSpace,
+    gather: bool = False,
+    axis_name: str | None = None,
+) -> jax.Array:
     """Logits of one architecture.
 
     Args:
@@ -124,6 +146,7 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpa
       arch: int32 [D].
       space: the search space.
       gather: whether chosen operations are gathered, which suits `vmap` over architectures, or switched between.
+      axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
 
     Returns:
       float [B, classes].
@@ -131,22 +154,23 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpa
     chex.assert_rank([images, arch], [4, 1])
     chex.assert_shape(arch, (len(space.layers),))
     backend = jax.default_backend()
+    norm_act = functools.partial(_norm_act, axis_name=axis_name)
     x = full_conv(images, params["stem"]["kernel"], space.stem_stride)
-    x = _norm_act(params["stem"], x, relu6=True)
+    x = norm_act(params["stem"], x, relu6=True)
     for index, layer in enumerate(space.fixed_layers):
-        apply = layer_function(layer, False, backend)
+        apply = layer_function(layer, False, backend, axis_name)
         x = apply(params[f"fixed_{index + 1}"], x, jnp.int32(0), layer)
     # Consecutive layers of one shape are one scan: the program holds a single copy of them, which compiles faster.
     for layer, group in itertools.groupby(enumerate(space.layers), key=lambda item: item[1]):
         indices = [index for index, _ in group]
         layer_params = [params[f"layer_{index + 1}"] for index in indices]
-        step = functools.partial(_scan_step, layer_function(layer, gather, backend), layer)
+        step = functools.partial(_scan_step, layer_function(layer, gather, backend, axis_name), layer)
         if len(indices) == 1:
             x, _ = step(x, (layer_params[0], arch[indices[0]]))
         else:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
             x, _ = jax.lax.scan(step, x, (stacked, arch[indices[0] : indices[-1] + 1]))
-    x = _norm_act(params["head"], ops.pointwise_conv(x, params["head"]["kernel"]), relu6=True)
+    x = norm_act(params["head"], ops.pointwise_conv(x, params["head"]["kernel"]), relu6=True)
     return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
 
 
@@ -159,10 +183,12 @@ class MBConvSupernet(nn.Module):
     Attributes:
       space: the search space.
       gather: whether chosen operations are gathered (for `vmap` over architectures) or switched between.
+      axis_name: mapped axis over which batch norm takes its statistics; None for those of one device's images.
     """
 
     space: MBConvSpace
     gather: bool = False
+    axis_name: str | None = None
 
     @nn.compact
     def parameters(self) -> Params:
@@ -171,7 +197,7 @@ class MBConvSupernet(nn.Module):
 
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
-        return forward(self.parameters(), images, arch, self.space, self.gather)
+        return forward(self.parameters(), images, arch, self.space, self.gather, self.axis_name)
 
     def init_params(self, key: jax.Array) -> Params:
         """He-initialised weights of all choices, without running the network."""

@@ -52,7 +52,12 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: bool = False, epsilon: float = 1e-5
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    relu6: bool = False,
+    epsilon: float = 1e-5,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Batch norm by the statistics of the minibatch, followed by ReLU6 if asked for.
 
@@ -62,12 +67,14 @@ def batch_norm(
       bias: float [C].
       relu6: whether to clip the result to [0, 6].
       epsilon: added to the variance.
+      axis_name: a mapped axis (of `jax.pmap`) over which the minibatch is spread in equal parts: the statistics are
+        those of all parts. None for the statistics of x alone. Gradients of scale and bias are those of x's part.
 
     Returns:
       [B, H, W, C] in the dtype of `x`; statistics are float32.
     """
     chex.assert_rank([x, scale, bias], [4, 1, 1])
-    return _batch_norm(x, scale, bias, relu6, epsilon)
+    return _batch_norm(x, scale, bias, relu6, epsilon, axis_name)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -149,12 +156,16 @@ def _sums(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return lax.reduce(arrays, zeros, lambda first, second: tuple(a + b for a, b in zip(first, second)), (0, 1, 2))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: bool, epsilon: float) -> jax.Array:
-    return _batch_norm_forward(x, scale, bias, relu6, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: bool, epsilon: float, axis_name: str | None
+) -> jax.Array:
+    return _batch_norm_forward(x, scale, bias, relu6, epsilon, axis_name)[0]
 
 
-def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: bool, epsilon: float):
+def _batch_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: bool, epsilon: float, axis_name: str | None
+):
     count = x.size // x.shape[-1]
     values = x.astype(jnp.float32)
     # Moments about one of the values, not about 0: a mean far from 0 then costs no digits of the variance.
@@ -162,14 +173,24 @@ def _batch_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: 
     centred = values - origin
     total, squares = _sums(centred, jnp.square(centred))
     offset = total / count
-    inverse = lax.rsqrt(jnp.maximum(squares / count - jnp.square(offset), 0) + epsilon)
+    variance = jnp.maximum(squares / count - jnp.square(offset), 0)
     mean = origin + offset
+    if axis_name is not None:
+        mean, variance = _statistics_of_all(mean, variance, axis_name)
+    inverse = lax.rsqrt(variance + epsilon)
     normalised = (values - mean) * (inverse * scale) + bias
     output = jnp.clip(normalised, 0, 6) if relu6 else normalised
     return output.astype(x.dtype), (x, scale, bias, mean, inverse)
 
 
-def _batch_norm_backward(relu6: bool, epsilon: float, residuals, gradient: jax.Array):
+def _statistics_of_all(mean: jax.Array, variance: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance [C] of equal parts together; one exchange, and no difference of large squares."""
+    means, variances = jnp.moveaxis(lax.all_gather(jnp.stack([mean, variance]), axis_name), 1, 0)  # [parts, C] each
+    mean = means.mean(0)
+    return mean, variances.mean(0) + jnp.square(means - mean).mean(0)
+
+
+def _batch_norm_backward(relu6: bool, epsilon: float, axis_name: str | None, residuals, gradient: jax.Array):
     del epsilon
     x, scale, bias, mean, inverse = residuals
     count = x.size // x.shape[-1]
@@ -179,7 +200,10 @@ def _batch_norm_backward(relu6: bool, epsilon: float, residuals, gradient: jax.A
         normalised = standard * scale + bias
         gradient = jnp.where((normalised > 0) & (normalised < 6), gradient, 0)
     bias_gradient, scale_gradient = _sums(gradient, gradient * standard)
-    x_gradient = (gradient - bias_gradient / count - standard * (scale_gradient / count)) * (scale * inverse)
+    shares = bias_gradient / count, scale_gradient / count
+    if axis_name is not None:  # every part's output depends on this part through the statistics
+        shares = lax.pmean(shares, axis_name)
+    x_gradient = (gradient - shares[0] - standard * shares[1]) * (scale * inverse)
     return x_gradient.astype(x.dtype), scale_gradient.astype(scale.dtype), bias_gradient.astype(bias.dtype)
 
 

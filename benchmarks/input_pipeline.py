@@ -1,0 +1,109 @@
+"""Images a second of the input stream, against a plain loop over TFDS with Pillow, in one run.
+
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --data-dir DIR          ImageNet instead of made images of its usual size
+
+Both read the same array_record files, decode, take a random-resized crop and make uint8 minibatches. They take turns,
+and the median of the rounds counts.
+"""
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from experiments import cli, make_images
+from jaxnas.data import crops, sources
+from jaxnas.data.streams import Stream
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time the input stream.
+
+    Attributes:
+      data_dir: prepared imagenet2012; made images by default.
+      size: height and width of the crops.
+      batch_size: images in a minibatch.
+      batches: minibatches in a round.
+      rounds: how often each is timed.
+      threads: that decode in the stream.
+      workers: processes that decode in the stream, in place of threads.
+    """
+
+    data_dir: Path | None = None
+    size: int = 224
+    batch_size: int = 32
+    batches: int = 12
+    rounds: int = 5
+    threads: int = 4
+    workers: int = 0
+
+
+def plain_loop(source: sources.TfdsSource, size: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Minibatches as one would write them without a library: one image after the other."""
+    generator = np.random.default_rng(0)
+    while True:
+        batch = []
+        for index in generator.integers(0, len(source), batch_size):
+            encoded, _ = source.read(int(index))
+            image = Image.open(BytesIO(encoded)).convert("RGB")
+            left, upper, right, lower = map(round, crops.random_box(generator, *image.size))
+            image = image.crop((left, upper, right, lower)).resize((size, size), Image.Resampling.BILINEAR)
+            batch.append(np.asarray(image))
+        yield np.stack(batch)
+
+
+def rate(batches: Iterator[object], count: int, batch_size: int) -> float:
+    """Images a second of the next `count` minibatches."""
+    started = time.perf_counter()
+    for _ in itertools.islice(batches, count):
+        pass
+    return count * batch_size / (time.perf_counter() - started)
+
+
+def main(config: Config) -> None:
+    """Prints both rates and their ratio."""
+    with tempfile.TemporaryDirectory() as temporary:
+        data_dir = config.data_dir
+        if data_dir is None:
+            data_dir = Path(temporary)
+            make_images.main(make_images.Config(out=data_dir, classes=20, images=300, smallest=350, largest=550))
+        source = sources.TfdsSource("imagenet2012", data_dir)
+        everything, _ = sources.halves(source, 0.1, seed=0)
+        stream = Stream(
+            source,
+            everything,
+            config.size,
+            config.batch_size,
+            seed=0,
+            augment=True,
+            threads=config.threads,
+            workers=config.workers,
+        )
+        programs: dict[str, Callable[[], Iterator[object]]] = {
+            "plain loop": lambda: plain_loop(source, config.size, config.batch_size),
+            "stream": lambda: stream.batches(0),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in programs}
+        for _ in range(config.rounds):
+            for name, make in programs.items():
+                batches = make()
+                rate(batches, 3, config.batch_size)  # what was read ahead while it started
+                rates[name].append(rate(batches, config.batches, config.batch_size))
+                batches.close()
+        medians = {name: statistics.median(values) for name, values in rates.items()}
+        for name, value in medians.items():
+            print(f"{name:12s} {value:7.0f} images/s  ({min(rates[name]):.0f} to {max(rates[name]):.0f})")
+        print(f"ratio        {medians['stream'] / medians['plain loop']:7.2f}")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)
