@@ -118,6 +118,7 @@ def test_writes_what_other_searches_write(one_device):
     assert np.isfinite(losses(one_device)).all()
 
 
+@pytest.mark.slow
 def test_two_devices_do_the_steps_of_one(images, cache, tmp_path):
     settings = {**SHORT, "batch_size": 16, "joint_steps": 3, "sync_batch_norm": True}
     imagenet_search.main(imagenet_search.Config(**settings, data_dir=images, workdir=tmp_path / "one"))
