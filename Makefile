@@ -34,6 +34,8 @@ format: install
 bench: install
 	$(BIN)/python -m benchmarks.supernet_step
 	$(BIN)/python -m benchmarks.search_step
+	$(BIN)/python -m benchmarks.input_pipeline
+	$(BIN)/python -m benchmarks.scaling
 
 install: $(INSTALLED)
 

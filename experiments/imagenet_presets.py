@@ -2,7 +2,9 @@
 
 smoke   python -m experiments.make_images --out data --classes 20 --images 2000
         python -m experiments.imagenet_search --preset smoke --data-dir data --workdir runs/smoke
-        20 steps of a narrow network on small images: whether everything works, on any machine. Nothing is learnt.
+        20 steps of a narrow network on small images: whether everything works, on any machine. Nothing is learnt: the
+        learning rate is so small that rounding, which a fresh network of many batch norms amplifies a thousandfold in
+        its gradient, does not grow from step to step, and runs on different numbers of devices can be compared.
 
 full    python -m experiments.imagenet_search --preset full --data-dir DIR --precision bfloat16 --workdir runs/full
         Half of ImageNet's training images for the weights, one uniformly drawn network a step, 120 passes; then the
@@ -30,7 +32,7 @@ PRESETS: dict[str, Preset] = {
             batch_size=32,
             valid_batch_size=32,
             weight_samples=1,
-            learning_rate=0.1,
+            learning_rate=0.001,
             warmup=0.2,
             label_smoothing=0.1,
             crop_padding=0,
