@@ -188,6 +188,10 @@ class StreamedSearch:
         Returns:
           Evaluation with numpy arrays [S].
         """
+        return jax.tree.map(lambda leaf: leaf.mean(0), self.evaluate_minibatches(params, archs))
+
+    def evaluate_minibatches(self, params: chex.ArrayTree, archs: np.ndarray) -> Evaluation:
+        """As `evaluate`, for each of the M minibatches: numpy arrays [M, S]."""
         whole = max(len(self.valid.subset.indices) // self.valid.batch_size, 1)
         count = min(self.evaluation_batches, whole)
         with parallel.noticing_lost_processes():
@@ -198,7 +202,7 @@ class StreamedSearch:
                 measured = [jax.device_get(parallel.unreplicate(one)) for one in measured]
             finally:
                 feed.close()
-        return jax.tree.map(lambda *leaves: np.mean(leaves, 0), *measured)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *measured)
 
     @functools.cached_property
     def _evaluation(self) -> Callable[..., Evaluation]:

@@ -199,6 +199,10 @@ class Search:
         Returns:
           Evaluation with arrays [S].
         """
+        return jax.tree.map(lambda leaf: leaf.mean(0), self.evaluate_minibatches(params, archs))
+
+    def evaluate_minibatches(self, params: chex.ArrayTree, archs: jax.Array) -> Evaluation:
+        """As `evaluate`, for each of the M minibatches: arrays [M, S]."""
         return self._evaluate(params, self.valid, jnp.asarray(archs))
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -207,5 +211,4 @@ class Search:
         size = len(valid.labels) // count
         minibatches = jax.tree.map(lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), valid)
 
-        evaluations = jax.lax.map(lambda minibatch: self._evaluate_minibatch(params, minibatch, archs), minibatches)
-        return jax.tree.map(lambda leaf: leaf.mean(0), evaluations)
+        return jax.lax.map(lambda minibatch: self._evaluate_minibatch(params, minibatch, archs), minibatches)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import latency, selection, strategies
+from jaxnas import distribution, latency, selection, strategies
 from jaxnas.report.result import FoundArchitecture, SearchResult, versions
 
 if TYPE_CHECKING:  # training stands above reports
@@ -55,8 +56,9 @@ def summarise(
     if isinstance(strategy, strategies.WithinBudgets):
         archs = np.unique(np.concatenate([strategy.modes(state.strategy), archs]), axis=0)
         penalties = np.asarray(state.strategy.inner.penalties)[:, 0].tolist()
-    evaluation = search.evaluate(state.params, archs)
-    chosen, budgets = _choose(strategy, archs, evaluation.loss)
+    minibatches = jax.tree.map(np.asarray, search.evaluate_minibatches(state.params, archs))
+    chosen, budgets = _choose(strategy, theta, archs, minibatches.loss)
+    evaluation = jax.tree.map(lambda leaf: leaf.mean(0), minibatches)
     archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
     with_latency = any(cost.name == latency.NAME for cost in space.costs)
     found = tuple(
@@ -90,12 +92,13 @@ def summarise(
 
 
 def _choose(
-    strategy: strategies.Strategy, archs: np.ndarray, losses: np.ndarray
+    strategy: strategies.Strategy, theta: np.ndarray, archs: np.ndarray, losses: np.ndarray
 ) -> tuple[np.ndarray, list[dict[str, float] | None]]:
     """Which candidate is the answer for each k, int [K], and the budgets that it had to keep."""
     if not isinstance(strategy, strategies.WithinBudgets):
-        chosen = selection.least_objective(losses, strategy.cost(archs), strategy.penalties)
+        chosen = selection.least_objective(losses.mean(0), strategy.cost(archs), strategy.penalties)
         return chosen, [None] * len(chosen)
     costs = strategy.cost.costs
-    chosen = selection.least_loss_within(losses, archs, costs, strategy.budgets)
+    log_probs = np.asarray(distribution.log_prob(jnp.asarray(theta), jnp.asarray(archs)))
+    chosen = selection.likely_within(losses, log_probs, archs, costs, strategy.budgets)
     return chosen, [dict(zip((cost.name for cost in costs), budget)) for budget in strategy.budgets]

@@ -69,15 +69,23 @@ def most_probable(theta: np.ndarray, costs: Sequence[AdditiveCost], budgets: Seq
         constraints.append(optimize.LinearConstraint(taken.astype(float), -np.inf, len(theta) - 1))
 
 
-def least_loss_within(
-    losses: np.ndarray, archs: np.ndarray, costs: Sequence[AdditiveCost], budgets: Sequence[Sequence[float]]
+def likely_within(
+    losses: np.ndarray,
+    log_probs: np.ndarray,
+    archs: np.ndarray,
+    costs: Sequence[AdditiveCost],
+    budgets: Sequence[Sequence[float]],
 ) -> np.ndarray:
-    """The candidate with the least loss among those within the budgets of each network.
+    """For each k the most probable candidate within its budgets, of those that measure as well as the best of them.
 
-    All candidates compete for every network, so that a larger budget never ends with a larger loss.
+    All candidates compete for every network. As well as the best is what is behind it by at most one standard error of
+    the difference, over minibatches that all candidates have in common (the one-standard-error rule of Breiman et al.,
+    "Classification and Regression Trees", 1984): theta has seen many more minibatches than these.
 
     Args:
-      losses: float [N], measured on the same images; one that is not finite is never chosen.
+      losses: float [M, N], of N candidates on the same M minibatches; one that is not finite is never chosen. With a
+        single minibatch nothing is known of the error, and the least loss wins.
+      log_probs: float [K, N], log-probabilities of the candidates under theta_k.
       archs: int [N, D], the candidates.
       costs: J additive costs.
       budgets: J for each of the K networks.
@@ -86,20 +94,27 @@ def least_loss_within(
       int [K], indices of candidates.
 
     Raises:
-      ValueError: if no candidate with a finite loss is within a budget.
+      ValueError: if no candidate with finite losses is within a budget.
 
     >>> macs = AdditiveCost("macs", "multiply-adds", fixed=10, table=((0, 5), (1, 2, 30)))
     >>> archs = np.array([[0, 0], [1, 1], [1, 2]])  # 11, 17 and 45
-    >>> least_loss_within(np.array([0.5, 0.3, 0.1]), archs, [macs], [[12], [40], [45]]).tolist()
+    >>> losses = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.45]])  # the last is behind by 0.025, with an error of 0.125
+    >>> log_probs = np.log([[0.8, 0.1, 0.1], [0.1, 0.5, 0.4], [0.1, 0.2, 0.7]])
+    >>> likely_within(losses, log_probs, archs, [macs], [[12], [40], [45]]).tolist()
     [0, 1, 2]
     """
-    losses = np.where(np.isfinite(losses), losses, np.inf)
+    usable = np.isfinite(losses).all(0)
+    mean = np.where(usable, losses.mean(0), np.inf)
     chosen = []
-    for budget in budgets:
-        fitting = np.where(within(archs, costs, budget), losses, np.inf)
-        if not np.isfinite(fitting).any():
+    for log_prob, budget in zip(log_probs, budgets, strict=True):
+        fitting = usable & within(archs, costs, budget)
+        if not fitting.any():
             raise ValueError(f"archs must hold one within {tuple(budget)} with a finite loss, got none of {len(archs)}")
-        chosen.append(int(fitting.argmin()))
+        best = int(np.where(fitting, mean, np.inf).argmin())
+        behind = losses[:, fitting] - losses[:, [best]]  # [M, candidates that fit]
+        error = behind.std(0, ddof=1) / np.sqrt(len(losses)) if len(losses) > 1 else 0.0
+        as_good = np.flatnonzero(fitting)[behind.mean(0) <= error]
+        chosen.append(int(as_good[log_prob[as_good].argmax()]))
     return np.asarray(chosen)
 
 
