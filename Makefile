@@ -12,9 +12,9 @@ RUNS ?=
 search: install
 	$(BIN)/python -m experiments.cifar_search --preset quickstart $(RUNS)
 
-# Nothing in the tests runs long: they compile fast instead of well, also in the commands that they start. One file stays
-# with one worker, so that its fixtures are made once.
-test test-slow: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+# Nothing in these tests runs long: they compile fast instead of well, also in the commands that they start. One file
+# stays with one worker, so that its fixtures are made once.
+test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
 
 test: install
 	$(BIN)/python -m pytest -m "not slow" --dist loadfile --doctest-modules --cov=jaxnas --cov-fail-under=85 --cov-report=term:skip-covered -n auto jaxnas tests

@@ -2,9 +2,9 @@
 
 smoke   python -m experiments.make_images --out data --classes 20 --images 2000
         python -m experiments.imagenet_search --preset smoke --data-dir data --workdir runs/smoke
-        20 steps of a narrow network on small images: whether everything works, on any machine. Nothing is learnt: the
-        learning rate is so small that rounding, which a fresh network of many batch norms amplifies a thousandfold in
-        its gradient, does not grow from step to step, and runs on different numbers of devices can be compared.
+        20 steps of a narrow network on small images: whether everything works, on any machine. Nothing is learnt. It
+        has 8 layers and a small learning rate so that rounding, which fresh networks of many batch norms amplify, does
+        not grow from step to step: runs on different numbers of devices can be compared.
 
 full    python -m experiments.imagenet_search --preset full --data-dir DIR --precision bfloat16 --workdir runs/full
         Half of ImageNet's training images for the weights, one uniformly drawn network a step, 120 passes; then the
@@ -20,8 +20,8 @@ IMAGES_A_STEP = 256  # that the learning rates are for; they grow with the minib
 PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         dataset="imagenet2012",
-        space="mbconv_imagenet",
-        penalties=(0.05, 0.4),
+        space="nasbench_macro",
+        penalties=(0.3, 1.0),
         samples=2,
         candidates=2,
         valid_fraction=0.5,
