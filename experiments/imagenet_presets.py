@@ -21,7 +21,7 @@ PRESETS: dict[str, Preset] = {
     "smoke": Preset(
         dataset="imagenet2012",
         space="nasbench_macro",
-        penalties=(0.3, 1.0),
+        penalties=(0.05, 0.4),
         samples=2,
         candidates=2,
         valid_fraction=0.5,
