@@ -33,9 +33,7 @@ from jaxnas.report.training_curves import plot_training
 from jaxnas.retraining import Retraining, RetrainSettings, RetrainState
 
 RECIPES = {
-    "digits": RetrainSettings(
-        epochs=60, batch_size=64, learning_rate=0.1, crop_padding=1, cutout=2, average=0.99, steps_per_dispatch=44
-    ),
+    "digits": RetrainSettings(epochs=60, batch_size=64, average=0.99, steps_per_dispatch=44),
     "cifar10": RetrainSettings(augmentation="cutout"),
 }
 
@@ -89,17 +87,16 @@ class Config:
     checkpoint_seconds: float = 20.0
 
 
-def choose_settings(config: Config, dataset: str) -> RetrainSettings:
-    """The data set's recipe with the command line's values in place of its own.
+def choose_settings(config: Config, dataset: str, image_size: int) -> RetrainSettings:
+    """The data set's recipe with the command line's values in place of its own, for images of the given size.
 
     Raises:
-      ValueError: if the data set has no recipe, or a value is out of range.
+      ValueError: if a value is out of range.
     """
-    if dataset not in RECIPES:
-        raise ValueError(f"dataset {dataset!r} has no recipe here; networks for {', '.join(RECIPES)} can be retrained")
     names = [field.name for field in dataclasses.fields(RetrainSettings) if hasattr(config, field.name)]
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return dataclasses.replace(RECIPES[dataset], **given)
+    # As large a part of the image as 4 and 16 are of CIFAR-10's 32 pixels.
+    return dataclasses.replace(RECIPES[dataset], crop_padding=image_size // 8, cutout=image_size // 2, **given)
 
 
 def choose_networks(config: Config, found: tuple[FoundArchitecture, ...]) -> list[FoundArchitecture]:
@@ -116,7 +113,9 @@ def main(config: Config) -> None:
     """Trains, tests and saves."""
     console = Console()
     result = read_result(config.result)
-    settings = choose_settings(config, result.dataset)
+    if result.dataset not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise ValueError(f"dataset {result.dataset!r} has no recipe here; networks for {known} can be retrained")
     chosen = choose_networks(config, result.architectures)
     for name, least in (("repeats", 1), ("test_every", 0), ("seed", 0)):
         if getattr(config, name) < least:
@@ -125,6 +124,7 @@ def main(config: Config) -> None:
     dataset = data.load(result.dataset, config.data_dir)
     if config.image_size is not None:
         dataset = data.resize_dataset(dataset, config.image_size)
+    settings = choose_settings(config, dataset.name, dataset.train_images.shape[1])
     supernet_params = inherited_weights(config) if config.warm_start else None
     out = config.result.parent / "retrained" if config.out is None else config.out
     for found in chosen:
