@@ -143,7 +143,9 @@ def test_same_seed_same_result_and_another_seed_another(undisturbed, cache, tmp_
     assert not np.array_equal(*theta)
 
 
-@pytest.mark.parametrize("after_step", [2, 8, 14])
+@pytest.mark.parametrize(
+    "after_step", [pytest.param(2, marks=pytest.mark.slow), 8, pytest.param(14, marks=pytest.mark.slow)]
+)
 def test_killed_anywhere_resumes_bit_for_bit(undisturbed, cache, tmp_path, after_step):
     environment = {**os.environ, "JAXNAS_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
