@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUNS ?=
 
-.PHONY: search test test-slow lint format install bench docs clean
+.PHONY: search test test-slow test-notebooks lint format install bench docs clean
 
 search: install
 	$(BIN)/python -m experiments.cifar_search --preset quickstart $(RUNS)
@@ -21,6 +21,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow tests
+
+# The notebooks and the programs in the documentation, from top to bottom.
+test-notebooks: install
+	$(BIN)/python -m pytest -m slow -n auto tests/test_notebooks.py tests/test_docs.py
 
 lint: install
 	$(BIN)/ruff check .
