@@ -253,6 +253,7 @@ def own(tmp_path):
     return tmp_path / "own"
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_images(own, tmp_path):
     config = imagenet_search.Config(**SHORT, folder=own, workdir=tmp_path / "run", accumulate=2)
     with pytest.raises(streams.DeadImagesError, match="more than the 0"):
