@@ -48,6 +48,24 @@ def effective_sample_size(log_weights: jax.Array) -> jax.Array:
     return jnp.exp(2 * jax.nn.logsumexp(log_weights, axis=-1) - jax.nn.logsumexp(2 * log_weights, axis=-1))
 
 
+def dense_ranks(objective: jax.Array) -> jax.Array:
+    """Ranks from 0, smallest first, that ties share: float [K, S] -> int32 [K, S].
+
+    A comparison of an objective with itself is not safe inside a program: XLA may compute L + eps R once for each side
+    of the comparison, one of them with a fused multiply-add, and a sample is then not as good as itself. A sort writes
+    its values down once, and integers are exact.
+
+    >>> print(dense_ranks(jnp.array([[0.3, 0.1, 0.3, 0.2]])))
+    [[2 0 2 1]]
+    """
+    chex.assert_rank(objective, 2)
+    positions = jax.lax.broadcasted_iota(jnp.int32, objective.shape, 1)
+    ascending, order = jax.lax.sort((objective, positions), dimension=1, num_keys=1)
+    steps = ascending[:, 1:] != ascending[:, :-1]
+    ranks = jnp.cumsum(jnp.pad(steps, [(0, 0), (1, 0)]), axis=1, dtype=jnp.int32)
+    return jnp.take_along_axis(ranks, jnp.argsort(order, axis=1), axis=1)
+
+
 def weighted_quantiles(objective: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The interval of weighted quantiles that each sample occupies, best (smallest) first.
 
@@ -66,9 +84,10 @@ def weighted_quantiles(objective: jax.Array, log_weights: jax.Array) -> tuple[ja
     chex.assert_rank([objective, log_weights], 2)
     chex.assert_equal_shape([objective, log_weights])
     weights = jax.nn.softmax(log_weights, axis=-1)
-    # S is tens to hundreds: comparing all pairs is one fused pass, and ties need no care, unlike in a sort.
-    better = objective[:, None, :] < objective[:, :, None]
-    tied = objective[:, None, :] == objective[:, :, None]
+    ranks = dense_ranks(objective)
+    # S is tens to hundreds: comparing all pairs is one fused pass.
+    better = ranks[:, None, :] < ranks[:, :, None]
+    tied = ranks[:, None, :] == ranks[:, :, None]
     lower = (better * weights[:, None, :]).sum(-1)
     return lower, lower + (tied * weights[:, None, :]).sum(-1)
 
@@ -100,5 +119,5 @@ def weighted_quantile_utility(objective: jax.Array, log_weights: jax.Array) -> j
     mean_over_interval = (integral(upper) - integral(lower)) / jnp.maximum(width, tiny)
     at_point = jnp.where(lower < BEST_QUANTILE, 1.0, jnp.where(lower >= 1 - BEST_QUANTILE, -1.0, 0.0))
     utility = jnp.where(width > tiny, mean_over_interval, at_point)
-    all_tied = objective.max(-1) == objective.min(-1)
+    all_tied = dense_ranks(objective).max(-1) == 0  # the same sort as in the quantiles: a program does it once
     return jnp.where(all_tied[:, None], 0.0, utility)

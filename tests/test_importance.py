@@ -120,3 +120,15 @@ def test_utility_equals_loops_has_weighted_mean_zero_and_sees_only_order(seed, d
     if objective.min() < objective.max():
         np.testing.assert_allclose(utilities[0], oracles.quantile_utilities(objective[0], weights[0]), atol=2e-3)
     np.testing.assert_array_equal(utilities, utility(4 * objective - 1, weights))
+
+
+@given(seed=st.integers(0, 2**32 - 1), distinct=st.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_dense_ranks_are_those_of_numpy(seed, distinct):
+    objective = np.random.default_rng(seed).integers(distinct, size=(3, 7)).astype(np.float32) / 7 - 0.5
+    wanted = [np.unique(row, return_inverse=True)[1] for row in objective]
+    np.testing.assert_array_equal(importance.dense_ranks(jnp.asarray(objective)), wanted)
+
+
+def test_dense_ranks_know_one_zero():
+    np.testing.assert_array_equal(importance.dense_ranks(jnp.asarray([[0.0, -0.0, -1.0]])), [[1, 1, 0]])
