@@ -139,6 +139,29 @@ def test_devices_and_processes_are_one(one_device, images, cache, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_smoke_preset_is_one_search_on_1_2_and_4_devices(cache, tmp_path):
+    """Theta after 20 steps; a comparison of two fused, differently rounded objectives once made 2 devices differ."""
+    make_images.main(make_images.Config(out=tmp_path / "images", classes=20, images=2000))
+    for devices in (1, 2, 4):
+        command = [sys.executable, "-m", "experiments.imagenet_search", "--preset=smoke", "--sync-batch-norm"]
+        command += [f"--data-dir={tmp_path / 'images'}", f"--workdir={tmp_path / str(devices)}"]
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}  # as users compile
+        environ = {**environment(cache), **flags}
+        subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True)
+    records = [
+        [json.loads(line) for line in (tmp_path / str(devices) / "metrics.jsonl").read_text().splitlines()]
+        for devices in (1, 2, 4)
+    ]
+    thetas = [[record["theta"] for record in run if "theta" in record] for run in records]
+    assert len(thetas[0]) == 4
+    assert np.max(thetas[0]) > 0.8  # the distributions have moved
+    for run, theta in zip(records, thetas):
+        np.testing.assert_allclose(theta, thetas[0], atol=1e-4)
+        curve, first = ([[one["train_loss"], *one["loss"]] for one in each] for each in (run, records[0]))
+        np.testing.assert_allclose(curve, first, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_three_faults_change_no_bit(images, cache, tmp_path):
     command = [*COMMAND, *SMALL, f"--data-dir={images}", "--checkpoint-seconds=0"]
     faults.finish(command, tmp_path / "undisturbed", environment(cache))

@@ -1,13 +1,17 @@
 """Decoding and cropping of one encoded image on the host, fit for any thread or process.
 
 A JPEG much larger than the crop is decoded at a half, a quarter or an eighth of its size, which libjpeg does without
-computing the rest.
+computing the rest. Pillow decodes, since OpenCV passes truncated files off as images; OpenCV resizes, several times as
+fast.
 """
 
 import io
 
+import cv2
 import numpy as np
 from PIL import Image
+
+cv2.setNumThreads(1)  # images are cropped side by side already, in threads or processes
 
 MIN_SIDE = 8  # pixels; smaller images hold nothing to learn from
 MAX_PIXELS = 1 << 28  # beyond, a file is taken for a decompression bomb
@@ -45,12 +49,22 @@ def decode(encoded: bytes, size: int, generator: np.random.Generator | None) -> 
         shrunk = (image.size[0] / width, image.size[1] / height) * 2
         box = tuple(min(edge * scale, limit) for edge, scale, limit in zip(box, shrunk, image.size * 2))
         image = image if image.mode == "RGB" else image.convert("RGB")
-        pixels = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        pixels = np.asarray(image)
     except DeadImageError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for broken files.
         raise DeadImageError(" ".join(str(error).split()) or type(error).__name__) from error
-    return np.asarray(pixels)
+    return _resized(pixels, box, size)
+
+
+def _resized(pixels: np.ndarray, box: tuple[float, ...], size: int) -> np.ndarray:
+    """A box of an image, its edges rounded to whole pixels: uint8 [H, W, 3] -> uint8 [size, size, 3]."""
+    left, upper = int(box[0]), int(box[1])
+    right, lower = max(round(box[2]), left + 1), max(round(box[3]), upper + 1)
+    shrinks = max(right - left, lower - upper) >= 2 * size  # then interpolation would skip pixels
+    # Fixed-point interpolation, which does not depend on the processor.
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR_EXACT
+    return cv2.resize(pixels[upper:lower, left:right], (size, size), interpolation=interpolation)
 
 
 def random_box(generator: np.random.Generator, width: int, height: int) -> tuple[float, float, float, float]:
