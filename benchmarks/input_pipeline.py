@@ -99,10 +99,8 @@ def main(config: Config) -> None:
                 batches.close()
         medians = {name: statistics.median(values) for name, values in rates.items()}
         for name, value in medians.items():
-            ratio = value / medians[PLAIN]
-            print(
-                f"{name:18s} {value:6.0f} images/s ({min(rates[name]):.0f} to {max(rates[name]):.0f}), ratio {ratio:.2f}"
-            )
+            spread = f"({min(rates[name]):.0f} to {max(rates[name]):.0f})"
+            print(f"{name:18s} {value:6.0f} images/s {spread}, ratio {value / medians[PLAIN]:.2f}")
 
 
 if __name__ == "__main__":

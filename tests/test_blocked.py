@@ -51,6 +51,7 @@ def assert_close(actual, expected, tolerance=1e-4):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest), actual, expected)
 
 
+@pytest.mark.slow
 # The same examples every time: with others, an activation within rounding of ReLU6's kink would have two gradients.
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(
@@ -90,6 +91,7 @@ def test_many_blocks_many_images_and_every_choice(monkeypatch, stride):
             assert_close(actual, expected)
 
 
+@pytest.mark.slow
 def test_vmap_and_scan_over_choices_equal_each_alone():
     layer = make_layer()
     params, x, gradient = problem(layer, (2, 4, 4), 2)

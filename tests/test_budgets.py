@@ -97,7 +97,7 @@ def searched(method, scale):
     return search, state, expected
 
 
-@pytest.mark.parametrize("method", [SharedModel, ImportanceSampling])
+@pytest.mark.parametrize("method", [pytest.param(SharedModel, marks=pytest.mark.slow), ImportanceSampling])
 def test_expected_costs_come_to_the_budgets_and_networks_are_within_them(method):
     search, state, expected = searched(method, 1.0)
     found = search.modes(state)
@@ -212,6 +212,7 @@ def test_of_candidates_that_measure_alike_the_most_probable_is_taken():
         np.testing.assert_array_equal(chosen, [expected])
 
 
+@pytest.mark.slow
 def test_a_supernet_search_keeps_its_budgets(tmp_path):
     """`tiny_search`: two layers, an MBConv or a skip each."""
     space = tiny_search.tiny()

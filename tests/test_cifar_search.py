@@ -133,6 +133,7 @@ def test_writes_the_contract(undisturbed):
     np.testing.assert_allclose(lines[-1]["theta"], theta, atol=5.1e-5)
 
 
+@pytest.mark.slow
 def test_same_seed_same_result_and_another_seed_another(undisturbed, cache, tmp_path):
     for seed in (0, 1):
         completed = search(tmp_path / str(seed), cache, f"--seed={seed}")
@@ -143,9 +144,8 @@ def test_same_seed_same_result_and_another_seed_another(undisturbed, cache, tmp_
     assert not np.array_equal(*theta)
 
 
-@pytest.mark.parametrize(
-    "after_step", [pytest.param(2, marks=pytest.mark.slow), 8, pytest.param(14, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("after_step", [2, 8, 14])
 def test_killed_anywhere_resumes_bit_for_bit(undisturbed, cache, tmp_path, after_step):
     environment = {**os.environ, "JAXNAS_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -170,6 +170,7 @@ def test_killed_anywhere_resumes_bit_for_bit(undisturbed, cache, tmp_path, after
     assert [step for step, _ in read_events(tmp_path / "tensorboard")["loss/k1"]] == list(range(7, 17))
 
 
+@pytest.mark.slow
 def test_truncated_newest_checkpoint_falls_back(undisturbed, cache, tmp_path):
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     for file in (tmp_path / "checkpoints" / "16").rglob("*"):

@@ -81,6 +81,7 @@ def test_statistics_normalise_the_training_images():
     np.testing.assert_allclose(normal.std((0, 1, 2)), 1, atol=1e-4)
 
 
+@pytest.mark.slow
 @needs_cifar10
 def test_cifar10_is_complete(cifar10):
     chex.assert_shape(cifar10.train_images, (50000, 32, 32, 3))
@@ -95,6 +96,7 @@ def test_cifar10_is_complete(cifar10):
     assert cifar10.test_images[-1].std() > 1  # read, not left empty
 
 
+@pytest.mark.slow
 @needs_cifar10
 def test_reading_needs_no_tensorflow_no_network_and_prints_nothing():
     program = """

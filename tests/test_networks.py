@@ -29,6 +29,7 @@ SPACES = {
     "tiny": tiny(),
     "nasbench201": spaces.nasbench201(channels=4, cells=1, image_size=8),
 }
+DEEP = ("mbconv_cifar10", "mbconv_imagenet")  # whose programs take long to make
 CONVOLUTIONS = {"fast": networks.fast_convolution, "plain": jax.lax.conv_general_dilated}
 
 
@@ -51,9 +52,14 @@ def trained_like(name):
     return jax.tree.unflatten(structure, noisy)
 
 
-@pytest.mark.parametrize("convolution", CONVOLUTIONS)
 @pytest.mark.parametrize(
-    ("name", "arch"), [("mbconv", (1, 0, 2)), ("nasbench201", (3, 1, 4, 2, 0, 3))], ids=("mbconv", "nasbench201")
+    ("name", "arch", "convolution"),
+    [
+        ("mbconv", (1, 0, 2), "fast"),
+        ("nasbench201", (3, 1, 4, 2, 0, 3), "plain"),
+        pytest.param("mbconv", (1, 0, 2), "plain", marks=pytest.mark.slow),
+        pytest.param("nasbench201", (3, 1, 4, 2, 0, 3), "fast", marks=pytest.mark.slow),
+    ],
 )
 def test_inherited_weights_compute_what_the_supernet_computes(name, arch, convolution):
     space = SPACES[name]
@@ -68,7 +74,9 @@ def test_inherited_weights_compute_what_the_supernet_computes(name, arch, convol
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", spaces.SPACES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in spaces.SPACES]
+)
 def test_parameters_are_those_that_the_cost_counts(name):
     space = spaces.SPACES[name]()
     for seed in range(3):

@@ -92,6 +92,7 @@ def test_batch_norm_equals_the_formula(relu6, shape, mean, seed):
     assert_close(with_gradients(lambda *a: ops.batch_norm(*a, relu6=relu6), x, scale, bias), exact, 1e-3)
 
 
+@pytest.mark.slow
 def test_vmap_and_grad_commute():
     x = jax.random.normal(jax.random.key(0), (3, 2, 5, 5, 4))
     kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))

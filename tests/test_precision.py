@@ -23,7 +23,7 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", ["mbconv", pytest.param("cell", marks=pytest.mark.slow)])
 def test_bfloat16_is_close(name):
     space = SPACES[name]
     module = supernet.build(space)

@@ -68,6 +68,7 @@ def test_the_average_starts_fast():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), host(state.average), expected)
 
 
+@pytest.mark.slow
 def test_the_score_is_that_of_all_test_images():
     task = retraining()
     variables = task.init(0).variables
@@ -79,6 +80,7 @@ def test_the_score_is_that_of_all_test_images():
     assert score.accuracy == pytest.approx(float((logits.argmax(-1) == dataset.test_labels).mean()))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_it():
     wild = retraining(learning_rate=1e30, warmup=0.0)
     with pytest.raises(NonFiniteLossError, match="between steps . and .*lower the learning rate"):

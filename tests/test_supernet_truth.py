@@ -40,6 +40,7 @@ def compare(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_all_methods_are_compared_by_true_errors(trained, compare, capsys):
     methods = supernet_truth.Config.methods
     assert {"importance", "independent", "random", "nsga2", "constrained"} <= set(methods) <= set(strategies.STRATEGIES)
