@@ -1,9 +1,15 @@
 """One evolutionary search for each budget, on one trained supernet: "train once, search many".
 
-Cai, Gan, Wang, Zhang, Han: "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020,
-arXiv 1908.09791; Wang et al.: "AlphaNet", arXiv 2102.07954. The supernet is trained under uniform architectures; then
-every target runs an evolutionary search of its own under the hard constraint R(c) <= budget_k, and learns nothing from
-the others. This is what K networks cost in common practice, so it is what a search for all K is to be compared with.
+Paper: Cai, Gan, Wang, Zhang, Han: "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR
+2020, arXiv 1908.09791; Wang et al.: "AlphaNet", arXiv 2102.07954.
+
+Idea: Train a supernet under uniform architectures, then run an evolutionary search for each budget, R(c) <= budget_k,
+that learns nothing from the others: what K networks cost in common practice.
+
+Faithful: Evolution by mutation and crossover of the best within the hard budget.
+
+Deviations: Dozens of founders and few parents instead of a population of 100, for searches of hundreds of evaluations;
+measured losses instead of an accuracy predictor; no progressive shrinking of the supernet.
 
 A constraint asks another question than a penalty does. `within_budgets` answers the constraints; `modes` answers the
 penalties as a practitioner could, by the least measured f_k of all that the K searches evaluated.

@@ -1,10 +1,14 @@
 """Regularised evolution.
 
-Real, Aggarwal, Huang, Le: "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, arXiv
-1802.01548: a population as a queue, parents from tournaments, one mutation, the oldest dies.
+Paper: Real, Aggarwal, Huang, Le: "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, arXiv
+1802.01548.
 
-Here all penalties share one queue, since a measured loss gives f_k for every k; what differs between penalties is who
-wins a tournament. A separate queue for each would spend K times the evaluations only to be filled.
+Idea: Keep a population as a queue: the winner of a tournament is mutated, and the oldest dies, however good.
+
+Faithful: Queue, tournaments among a sample, one mutation a child, death by age.
+
+Deviations: All penalties share one queue, since a measured loss gives f_k for every k, and differ in who wins a
+tournament; a separate queue for each would spend K times the evaluations only to be filled.
 """
 
 import functools

@@ -1,9 +1,15 @@
 """K architectures of different complexity in one search, by importance sampling.
 
-Noda, Saito, Shirakawa: "Efficient Search of Multiple Neural Architectures with Different Complexities via Importance
-Sampling", ICANN 2022, arXiv 2207.10334. K distributions, one for each penalty, learn from the samples of all of them:
-an architecture is evaluated once, whatever K is. Inferred details are marked in METHOD's notation by (i); see
-docs/method.md.
+Paper: Noda, Saito, Shirakawa: "Efficient Search of Multiple Neural Architectures with Different Complexities via
+Importance Sampling", ICANN 2022, arXiv 2207.10334.
+
+Idea: K distributions, one for each penalty, learn from the samples of all of them: an architecture is evaluated once,
+whatever K is.
+
+Faithful: One mixture of K distributions, importance weights, a natural gradient step for each (the paper's abstract).
+
+Deviations: The balance heuristic, utilities by weighted quantiles and the step size rule are inferred from the authors'
+earlier public work, since the full text was not available: docs/method.md marks each.
 """
 
 import functools

@@ -1,8 +1,13 @@
 """K separate searches, one for each penalty: the practice that importance sampling replaces.
 
-Each is plain ASNG. Akimoto, Shirakawa, Yoshinari, Uchida, Saito, Nishida: "Adaptive Stochastic Natural Gradient Method
-for One-Shot Neural Architecture Search", ICML 2019, arXiv 1905.08537. A distribution learns from its own samples only,
-and a sample is evaluated for its own penalty only.
+Paper: Akimoto, Shirakawa, Yoshinari, Uchida, Saito, Nishida: "Adaptive Stochastic Natural Gradient Method for One-Shot
+Neural Architecture Search", ICML 2019, arXiv 1905.08537.
+
+Idea: Run plain ASNG once for each penalty; a distribution learns from its own samples only.
+
+Faithful: The natural gradient step with adaptive step size and margin; ranks as utilities.
+
+Deviations: The K searches run side by side in one program; nothing passes between them.
 """
 
 import functools

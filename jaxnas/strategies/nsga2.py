@@ -1,8 +1,14 @@
 """NSGA-II on the two objectives loss and cost, by pymoo.
 
-Deb, Pratap, Agarwal, Meyarivan: "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEVC 2002; pymoo:
-Blank and Deb, arXiv 2002.04504. A single run approximates the whole front; each penalty then picks from all that was
-evaluated.
+Paper: Deb, Pratap, Agarwal, Meyarivan: "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEVC 2002;
+pymoo: Blank and Deb, arXiv 2002.04504.
+
+Idea: One population approximates the whole front of loss and cost, by non-dominated sorting and crowding.
+
+Faithful: pymoo's own selection, two-point crossover and survival.
+
+Deviations: A mutation resets a decision to a uniform choice, as choices have no order; each penalty picks its network
+from all that was evaluated.
 
 pymoo's algorithms are mutable Python objects. Here the state is the population as arrays, and pymoo is called on it
 through `jax.pure_callback`, seeded from the key: `ask` and `tell` stay pure, and a search stays one scan.

@@ -1,6 +1,12 @@
 """Uniform random search: the floor under every claim.
 
-Li and Talwalkar: "Random Search and Reproducibility for Neural Architecture Search", UAI 2019, arXiv 1902.07638.
+Paper: Li and Talwalkar: "Random Search and Reproducibility for Neural Architecture Search", UAI 2019, arXiv 1902.07638.
+
+Idea: Draw architectures uniformly and keep the one that measures best for each penalty.
+
+Faithful: Uniform sampling and the least measured loss.
+
+Deviations: Every sample counts for all penalties; a supernet or a table stands for training.
 """
 
 import functools

@@ -9,9 +9,20 @@ those of one step. theta_k is set to the probability that a choice belongs to th
     theta_k[d, j] = P(c*_k[d] = j | data),   c*_k = argmin_c  phi(c) . beta_k + eps_k R(c),   beta_k ~ posterior.
 
 Of all products of categoricals it is the nearest, in KL divergence, to the posterior law of the optimum. There is no
-step size; `spread`, which is set by hand, tempers the posterior. Thompson, "On the likelihood that one unknown
-probability exceeds another", Biometrika 25 (1933); with linear models Russo and Van Roy, "Learning to optimize via
-posterior sampling", arXiv 1301.2609. What it gains, what it costs and what else was tried: docs/ablation.md.
+step size; `spread`, which is set by hand, tempers the posterior. What it gains, what it costs and what else was tried:
+docs/ablation.md.
+
+Paper: Noda, Saito, Shirakawa, arXiv 2207.10334, for K distributions and one mixture; Thompson, "On the likelihood that
+one unknown probability exceeds another", Biometrika 25 (1933), and Russo and Van Roy, "Learning to optimize via
+posterior sampling", arXiv 1301.2609, for the update.
+
+Idea: One Bayesian model of the loss learns from every sample of all K distributions; theta_k is the probability that a
+choice belongs to the optimum for penalty k.
+
+Faithful: The mixture of K distributions that share every sample (`importance_plain` is the paper's own form).
+
+Deviations: The update is this library's: posterior sampling in a linear model on choices and pairs of choices replaces
+importance weights and the natural gradient.
 """
 
 import functools
