@@ -1,0 +1,1 @@
+"""All methods side by side: on tables, on a supernet, and in words."""

@@ -1,0 +1,65 @@
+"""Every method on one supernet, at equal total cost.
+
+A method that only samples architectures uses the supernet that was trained for all and spends its evaluations on it.
+One that trains weights of its own may spend the same total: training and evaluations together.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxnas import strategies
+from jaxnas.leaderboard.arena import Arena
+from jaxnas.leaderboard.standings import Found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one search on one supernet found.
+
+    Attributes:
+      archs: int32 [K, D], a network for each penalty.
+      spent: in evaluations, the supernet's training included.
+    """
+
+    archs: np.ndarray
+    spent: float
+
+
+Method = Callable[[Arena], Outcome]
+
+
+def _strategy(name: str, arena: Arena) -> Outcome:
+    """A search by ask and tell on the trained supernet."""
+    space = arena.search.strategy.space
+    method = strategies.make(name, space, arena.penalties, cost=arena.cost)
+    step = method.samples * len(arena.penalties)
+    evaluations = arena.evaluations // step * step
+    return Outcome(arena.supernet.run(method, evaluations, arena.seed), arena.training + evaluations)
+
+
+METHODS: dict[str, Method] = {name: functools.partial(_strategy, name) for name in strategies.STRATEGIES}
+
+
+def run(arenas: Sequence[Arena], names: Sequence[str], progress: Callable[[str], None]) -> dict[str, Found]:
+    """Runs every method on every arena.
+
+    Args:
+      arenas: M of them, each with a supernet of its own.
+      names: of `METHODS`.
+      progress: told the name of each method that is about to run.
+    """
+    found = {}
+    for name in names:
+        progress(name)
+        started = time.perf_counter()
+        outcomes = [METHODS[name](arena) for arena in arenas]
+        found[name] = Found(
+            archs=np.stack([outcome.archs for outcome in outcomes]),
+            spent=float(np.mean([outcome.spent for outcome in outcomes])),
+            wall_seconds=time.perf_counter() - started,
+        )
+    return found

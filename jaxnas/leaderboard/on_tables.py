@@ -1,0 +1,42 @@
+"""Every method that needs nothing but losses, on a table of true errors."""
+
+from collections.abc import Sequence
+
+from jaxnas import strategies
+from jaxnas.leaderboard.standings import Found
+from jaxnas.strategies.base import Strategy
+from jaxnas.tasks import comparison
+from jaxnas.tasks.tabular import TabularTask
+
+METHODS = tuple(strategies.STRATEGIES)
+
+
+def run(
+    task: TabularTask,
+    names: Sequence[str],
+    penalties: Sequence[float],
+    evaluations: int,
+    seeds: int,
+    first_seed: int = 0,
+) -> dict[str, Found]:
+    """Searches with every method; each has `evaluations` noisy evaluations for all its K networks together.
+
+    Args:
+      task: the table, with its evaluation noise.
+      names: of `METHODS`. Independent searches are given the lambda that is best for them, by the true regret.
+      penalties: eps_k.
+      evaluations: of one search.
+      seeds: M searches.
+      first_seed: the first of the seeds.
+
+    Raises:
+      ValueError: on an unknown method, or if the evaluations do not suffice for one step of a method.
+    """
+    planned: dict[str, Strategy] = comparison.plan(names, task, penalties, evaluations)
+    comparison.recorded_counts(evaluations, planned)  # refuses too few evaluations before any search
+    results = comparison.run_all(task, planned, (evaluations,), seeds, first_seed)
+    return {
+        name: Found(results[name].encodings, float(evaluations), results[name].wall_seconds)
+        for name in names
+        if name in results
+    }
