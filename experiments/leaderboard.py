@@ -72,7 +72,7 @@ def check(config: Config) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
     if len(set(config.table)) < len(config.table):
         raise ValueError("table names one file twice")
-    known = {*on_tables.METHODS, *on_supernets.METHODS}
+    known = {*on_tables.methods(), *on_supernets.methods()}
     for name in config.methods or ():
         if name not in known:
             raise ValueError(f"method {name!r} is not known; choose from {', '.join(sorted(known))}")
@@ -86,7 +86,7 @@ def applying(config: Config, methods: Iterable[str]) -> tuple[str, ...]:
 def on_table(config: Config, table: tasks.Table, name: str) -> dict[str, standings.Standing]:
     """Searches and judges on a table."""
     task = tasks.TabularTask.from_table(table, config.noise, name=name)
-    names = applying(config, on_tables.METHODS)
+    names = applying(config, on_tables.methods())
     found = on_tables.run(task, names, config.penalties, config.evaluations, config.seeds)
     return standings.judge(task, config.penalties, found)
 
@@ -116,7 +116,7 @@ def on_supernet(config: Config, console: Console) -> dict[str, standings.Standin
         arena.Arena(arena.train(search, seed), seed, preset.penalties, strategy.cost, config.evaluations)
         for seed, search in enumerate(searches)
     ]
-    names = applying(config, on_supernets.METHODS)
+    names = applying(config, on_supernets.methods())
     found = on_supernets.run(arenas, names, lambda name: console.print(f"{config.supernet}: {name}"))
     return standings.judge(judge, preset.penalties, found)
 

@@ -41,7 +41,9 @@ def _strategy(name: str, arena: Arena) -> Outcome:
     return Outcome(arena.supernet.run(method, evaluations, arena.seed), arena.training + evaluations)
 
 
-METHODS: dict[str, Method] = {name: functools.partial(_strategy, name) for name in strategies.STRATEGIES}
+def methods() -> dict[str, Method]:
+    """All methods, by name."""
+    return {name: functools.partial(_strategy, name) for name in strategies.STRATEGIES}
 
 
 def run(arenas: Sequence[Arena], names: Sequence[str], progress: Callable[[str], None]) -> dict[str, Found]:
@@ -49,14 +51,14 @@ def run(arenas: Sequence[Arena], names: Sequence[str], progress: Callable[[str],
 
     Args:
       arenas: M of them, each with a supernet of its own.
-      names: of `METHODS`.
+      names: of `methods()`.
       progress: told the name of each method that is about to run.
     """
-    found = {}
+    known, found = methods(), {}
     for name in names:
         progress(name)
         started = time.perf_counter()
-        outcomes = [METHODS[name](arena) for arena in arenas]
+        outcomes = [known[name](arena) for arena in arenas]
         found[name] = Found(
             archs=np.stack([outcome.archs for outcome in outcomes]),
             spent=float(np.mean([outcome.spent for outcome in outcomes])),

@@ -8,7 +8,10 @@ from jaxnas.strategies.base import Strategy
 from jaxnas.tasks import comparison
 from jaxnas.tasks.tabular import TabularTask
 
-METHODS = tuple(strategies.STRATEGIES)
+
+def methods() -> tuple[str, ...]:
+    """The names of all methods that a table can be searched with."""
+    return tuple(strategies.STRATEGIES)
 
 
 def run(
@@ -23,7 +26,7 @@ def run(
 
     Args:
       task: the table, with its evaluation noise.
-      names: of `METHODS`. Independent searches are given the lambda that is best for them, by the true regret.
+      names: of `methods()`. Independent searches are given the lambda that is best for them, by the true regret.
       penalties: eps_k.
       evaluations: of one search.
       seeds: M searches.

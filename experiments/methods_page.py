@@ -1,0 +1,44 @@
+"""Makes docs/methods.md of the methods' docstrings and of a leaderboard's result.json.
+
+python -m experiments.methods_page --result runs/leaderboard/result.json
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+from experiments import cli
+from jaxnas.leaderboard import methods_page, standings
+from jaxnas.report.files import replacing
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Makes the page of methods."""
+
+    result: tuple[pathlib.Path, ...] = ()
+    """result.json of leaderboards; a problem in several is taken from the last."""
+    out: pathlib.Path = pathlib.Path("docs/methods.md")
+    """The page; the first leaderboard's figure goes beside it."""
+
+
+def main(config: Config) -> None:
+    """Writes the page."""
+    problems, commands = {}, []
+    for path in config.result:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            problems |= {name: standings.from_json(part) for name, part in content["problems"].items()}
+            commands.append(content["command"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"result {path} is not the result.json of a leaderboard: {error}") from error
+    page = methods_page.page(problems, "\n    ".join(commands))
+    with replacing(config.out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    for path in config.result[:1]:
+        shutil.copyfile(path.parent / "leaderboard.png", config.out.parent / "leaderboard.png")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)
