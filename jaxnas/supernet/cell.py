@@ -4,6 +4,8 @@ All cells of a network share the architecture, not the weights. Batch norm uses 
 each architecture its own, as in the MBConv supernet.
 """
 
+from collections.abc import Callable
+
 import chex
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.spaces.nasbench201 import EDGES, KERNELS, OPERATIONS, CellSpace
-from jaxnas.supernet import init, ops
+from jaxnas.supernet import init, mixture, ops
 from jaxnas.supernet.choice import Params, switch_with_recompute
 from jaxnas.supernet.conv import full_conv
 
@@ -101,13 +103,24 @@ def apply_edge(params: Params, x: jax.Array, choice: jax.Array) -> jax.Array:
     return switch_with_recompute(_BRANCHES, choice, params, x)
 
 
-def apply_cell(params: Params, x: jax.Array, arch: jax.Array) -> jax.Array:
+def mix_edge(params: Params, x: jax.Array, weights: jax.Array) -> jax.Array:
+    """As `apply_edge`, but the sum of all operations by float [C] weights, see `mixture.apply_branches`."""
+    return mixture.apply_branches(_BRANCHES, weights, params, x)
+
+
+def apply_cell(
+    params: Params,
+    x: jax.Array,
+    arch: jax.Array,
+    apply_edge: Callable[[Params, jax.Array, jax.Array], jax.Array] = apply_edge,
+) -> jax.Array:
     """One cell.
 
     Args:
       params: weights of all choices of its edges, by the names of the edges.
       x: float [B, H, W, channels], node 0.
-      arch: int32 [D].
+      arch: int32 [D], or what else `apply_edge` takes for each edge.
+      apply_edge: the function of an edge, `apply_edge` or `mix_edge`.
 
     Returns:
       float [B, H, W, channels], the last node.
@@ -149,11 +162,42 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: CellSpace
     """
     chex.assert_rank([images, arch], [4, 1])
     chex.assert_shape(arch, (len(EDGES),))
+    return _network(params, images, arch, space, apply_edge)
+
+
+def forward_mixture(params: Params, images: jax.Array, weights: jax.Array, space: CellSpace) -> jax.Array:
+    """Logits of the relaxed network, in which every edge is a weighted sum of its operations.
+
+    Args:
+      params: weights, see `CellSupernet`.
+      images: float [B, H, W, 3], H and W multiples of 4.
+      weights: float [D, C], of the operations; used as they are, see `mixture`.
+      space: the search space.
+
+    Returns:
+      float [B, classes].
+
+    Raises:
+      ValueError: if the images cannot be halved twice.
+    """
+    chex.assert_rank([images, weights], [4, 2])
+    chex.assert_shape(weights, (len(EDGES), len(OPERATIONS)))
+    return _network(params, images, weights, space, mix_edge)
+
+
+def _network(
+    params: Params,
+    images: jax.Array,
+    choices: jax.Array,
+    space: CellSpace,
+    apply_edge: Callable[[Params, jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Logits; choices are [D, ...], and `apply_edge` the function of an edge."""
     if images.shape[1] % 4 or images.shape[2] % 4:
         raise ValueError(f"images must have height and width that are multiples of 4, got shape {images.shape}")
 
     def step(x: jax.Array, cell_params: Params) -> tuple[jax.Array, None]:
-        return apply_cell(cell_params, x, arch), None
+        return apply_cell(cell_params, x, choices, apply_edge), None
 
     x = _conv_norm(params["stem"], images)
     for stage in range(1, len(space.stage_channels) + 1):
@@ -185,6 +229,10 @@ class CellSupernet(nn.Module):
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
         return forward(self.parameters(), images, arch, self.space)
+
+    def apply_mixture(self, images: jax.Array, weights: jax.Array) -> jax.Array:
+        """Logits of the relaxed network, for `apply(..., method="apply_mixture")`: see `forward_mixture`."""
+        return forward_mixture(self.parameters(), images, weights, self.space)
 
     def init_params(self, key: jax.Array) -> Params:
         """He-initialised weights of all choices, without running the network."""

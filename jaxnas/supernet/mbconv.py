@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import Layer, MBConvSpace, Operation
-from jaxnas.supernet import blocked_layer, gathered, init, ops
+from jaxnas.supernet import blocked_layer, gathered, init, mixture, ops
 from jaxnas.supernet.choice import Branches, Params, switch_with_recompute
 from jaxnas.supernet.conv import full_conv
 
-# (weights of all choices, x, choice, layer) -> the chosen operation of x
+# (weights of all choices, x, choice, layer) -> the chosen operation of x; of a mixture, the choice is weights [C]
 LayerFunction = Callable[[Params, jax.Array, jax.Array, Layer], jax.Array]
 
 
@@ -98,6 +98,13 @@ def apply_layer(
     return switch_with_recompute(_branches(layer, axis_name), choice, params, x)
 
 
+def mix_layer(
+    params: Params, x: jax.Array, weights: jax.Array, layer: Layer, axis_name: str | None = None
+) -> jax.Array:
+    """As `apply_layer`, but the sum of all operations by float [C] weights, see `mixture.apply_branches`."""
+    return mixture.apply_branches(_branches(layer, axis_name), weights, params, x)
+
+
 def layer_function(layer: Layer, gather: bool, backend: str, axis_name: str | None = None) -> LayerFunction:
     """How a layer is computed.
 
@@ -153,6 +160,42 @@ def forward(
     """
     chex.assert_rank([images, arch], [4, 1])
     chex.assert_shape(arch, (len(space.layers),))
+    apply_searched = functools.partial(
+        layer_function, gather=gather, backend=jax.default_backend(), axis_name=axis_name
+    )
+    return _network(params, images, arch, space, apply_searched, axis_name)
+
+
+def forward_mixture(
+    params: Params, images: jax.Array, weights: jax.Array, space: MBConvSpace, axis_name: str | None = None
+) -> jax.Array:
+    """Logits of the relaxed network, in which every layer is a weighted sum of its operations.
+
+    Args:
+      params: weights, see `MBConvSupernet`.
+      images: float [B, H, W, 3].
+      weights: float [D, C], of the operations; used as they are, see `mixture`.
+      space: the search space.
+      axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
+
+    Returns:
+      float [B, classes].
+    """
+    chex.assert_rank([images, weights], [4, 2])
+    chex.assert_shape(weights, (len(space.layers), space.max_choices))
+    mix = _over(mix_layer, axis_name)
+    return _network(params, images, weights, space, lambda layer: mix, axis_name)
+
+
+def _network(
+    params: Params,
+    images: jax.Array,
+    choices: jax.Array,
+    space: MBConvSpace,
+    apply_searched: Callable[[Layer], LayerFunction],
+    axis_name: str | None,
+) -> jax.Array:
+    """Logits; choices are [D, ...], and `apply_searched` gives the function of a searched layer."""
     backend = jax.default_backend()
     norm_act = functools.partial(_norm_act, axis_name=axis_name)
     x = full_conv(images, params["stem"]["kernel"], space.stem_stride)
@@ -164,12 +207,12 @@ def forward(
     for layer, group in itertools.groupby(enumerate(space.layers), key=lambda item: item[1]):
         indices = [index for index, _ in group]
         layer_params = [params[f"layer_{index + 1}"] for index in indices]
-        step = functools.partial(_scan_step, layer_function(layer, gather, backend, axis_name), layer)
+        step = functools.partial(_scan_step, apply_searched(layer), layer)
         if len(indices) == 1:
-            x, _ = step(x, (layer_params[0], arch[indices[0]]))
+            x, _ = step(x, (layer_params[0], choices[indices[0]]))
         else:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
-            x, _ = jax.lax.scan(step, x, (stacked, arch[indices[0] : indices[-1] + 1]))
+            x, _ = jax.lax.scan(step, x, (stacked, choices[indices[0] : indices[-1] + 1]))
     x = norm_act(params["head"], ops.pointwise_conv(x, params["head"]["kernel"]), relu6=True)
     return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
 
@@ -198,6 +241,10 @@ class MBConvSupernet(nn.Module):
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
         return forward(self.parameters(), images, arch, self.space, self.gather, self.axis_name)
+
+    def apply_mixture(self, images: jax.Array, weights: jax.Array) -> jax.Array:
+        """Logits of the relaxed network, for `apply(..., method="apply_mixture")`: see `forward_mixture`."""
+        return forward_mixture(self.parameters(), images, weights, self.space, self.axis_name)
 
     def init_params(self, key: jax.Array) -> Params:
         """He-initialised weights of all choices, without running the network."""
