@@ -7,6 +7,7 @@ import flax.linen as nn
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.supernet.batching import BATCHINGS, evaluate, gradient, resolve_batching
 from jaxnas.supernet.cell import CellSupernet
+from jaxnas.supernet.features import stage_ends
 from jaxnas.supernet.mbconv import MBConvSupernet
 
 
@@ -45,4 +46,13 @@ def _build_cells(space: CellSpace, gather: bool = False, axis_name: str | None =
     return CellSupernet(space)
 
 
-__all__ = ["BATCHINGS", "CellSupernet", "MBConvSupernet", "build", "evaluate", "gradient", "resolve_batching"]
+__all__ = [
+    "BATCHINGS",
+    "CellSupernet",
+    "MBConvSupernet",
+    "build",
+    "evaluate",
+    "gradient",
+    "resolve_batching",
+    "stage_ends",
+]

@@ -162,7 +162,20 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: CellSpace
     """
     chex.assert_rank([images, arch], [4, 1])
     chex.assert_shape(arch, (len(EDGES),))
-    return _network(params, images, arch, space, apply_edge)
+    return _network(params, images, arch, space, apply_edge)[0]
+
+
+def forward_with_features(
+    params: Params, images: jax.Array, arch: jax.Array, space: CellSpace
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """As `forward`, with what the network's cells put out.
+
+    Returns:
+      float [B, classes], and float [B, H, W, channels] of the stem, of each cell, and of the head.
+    """
+    chex.assert_rank([images, arch], [4, 1])
+    chex.assert_shape(arch, (len(EDGES),))
+    return _network(params, images, arch, space, apply_edge, keep=True)
 
 
 def forward_mixture(params: Params, images: jax.Array, weights: jax.Array, space: CellSpace) -> jax.Array:
@@ -182,7 +195,7 @@ def forward_mixture(params: Params, images: jax.Array, weights: jax.Array, space
     """
     chex.assert_rank([images, weights], [4, 2])
     chex.assert_shape(weights, (len(EDGES), len(OPERATIONS)))
-    return _network(params, images, weights, space, mix_edge)
+    return _network(params, images, weights, space, mix_edge)[0]
 
 
 def _network(
@@ -191,22 +204,27 @@ def _network(
     choices: jax.Array,
     space: CellSpace,
     apply_edge: Callable[[Params, jax.Array, jax.Array], jax.Array],
-) -> jax.Array:
-    """Logits; choices are [D, ...], and `apply_edge` the function of an edge."""
+    keep: bool = False,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Logits, and features if they are to be kept; choices are [D, ...], `apply_edge` is an edge's function."""
     if images.shape[1] % 4 or images.shape[2] % 4:
         raise ValueError(f"images must have height and width that are multiples of 4, got shape {images.shape}")
 
-    def step(x: jax.Array, cell_params: Params) -> tuple[jax.Array, None]:
-        return apply_cell(cell_params, x, choices, apply_edge), None
+    def step(x: jax.Array, cell_params: Params) -> tuple[jax.Array, jax.Array | None]:
+        x = apply_cell(cell_params, x, choices, apply_edge)
+        return x, x if keep else None
 
     x = _conv_norm(params["stem"], images)
+    features = [x]
     for stage in range(1, len(space.stage_channels) + 1):
         if stage > 1:
             x = apply_reduction(params[f"reduction_{stage - 1}"], x)
         # The program holds one copy of a stage's cells, which compiles faster.
-        x, _ = jax.lax.scan(step, x, params[f"stage_{stage}"])
+        x, outputs = jax.lax.scan(step, x, params[f"stage_{stage}"])
+        features.extend(outputs if keep else [])
     x = jax.nn.relu(ops.batch_norm(x, params["head"]["scale"], params["head"]["bias"]))
-    return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    logits = x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    return logits, (*features, x) if keep else ()
 
 
 class CellSupernet(nn.Module):
@@ -229,6 +247,10 @@ class CellSupernet(nn.Module):
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
         return forward(self.parameters(), images, arch, self.space)
+
+    def apply_with_features(self, images: jax.Array, arch: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """Logits and features, for `apply(..., method="apply_with_features")`: see `forward_with_features`."""
+        return forward_with_features(self.parameters(), images, arch, self.space)
 
     def apply_mixture(self, images: jax.Array, weights: jax.Array) -> jax.Array:
         """Logits of the relaxed network, for `apply(..., method="apply_mixture")`: see `forward_mixture`."""

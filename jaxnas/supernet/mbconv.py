@@ -131,10 +131,11 @@ def _over(apply: Callable[..., jax.Array], axis_name: str | None) -> LayerFuncti
 
 
 def _scan_step(
-    apply: LayerFunction, layer: Layer, x: jax.Array, params_and_choice: tuple[Params, jax.Array]
-) -> tuple[jax.Array, None]:
+    apply: LayerFunction, layer: Layer, keep: bool, x: jax.Array, params_and_choice: tuple[Params, jax.Array]
+) -> tuple[jax.Array, jax.Array | None]:
     params, choice = params_and_choice
-    return apply(params, x, choice, layer), None
+    x = apply(params, x, choice, layer)
+    return x, x if keep else None
 
 
 def forward(
@@ -163,7 +164,21 @@ def forward(
     apply_searched = functools.partial(
         layer_function, gather=gather, backend=jax.default_backend(), axis_name=axis_name
     )
-    return _network(params, images, arch, space, apply_searched, axis_name)
+    return _network(params, images, arch, space, apply_searched, axis_name)[0]
+
+
+def forward_with_features(
+    params: Params, images: jax.Array, arch: jax.Array, space: MBConvSpace, axis_name: str | None = None
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """As `forward`, with what the network's layers put out.
+
+    Returns:
+      float [B, classes], and float [B, H, W, channels] of the stem, of each layer, fixed ones first, and of the head.
+    """
+    chex.assert_rank([images, arch], [4, 1])
+    chex.assert_shape(arch, (len(space.layers),))
+    apply_searched = functools.partial(layer_function, gather=False, backend=jax.default_backend(), axis_name=axis_name)
+    return _network(params, images, arch, space, apply_searched, axis_name, keep=True)
 
 
 def forward_mixture(
@@ -184,7 +199,7 @@ def forward_mixture(
     chex.assert_rank([images, weights], [4, 2])
     chex.assert_shape(weights, (len(space.layers), space.max_choices))
     mix = _over(mix_layer, axis_name)
-    return _network(params, images, weights, space, lambda layer: mix, axis_name)
+    return _network(params, images, weights, space, lambda layer: mix, axis_name)[0]
 
 
 def _network(
@@ -194,27 +209,33 @@ def _network(
     space: MBConvSpace,
     apply_searched: Callable[[Layer], LayerFunction],
     axis_name: str | None,
-) -> jax.Array:
-    """Logits; choices are [D, ...], and `apply_searched` gives the function of a searched layer."""
+    keep: bool = False,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Logits, and features if they are to be kept; choices are [D, ...], `apply_searched` is a layer's function."""
     backend = jax.default_backend()
     norm_act = functools.partial(_norm_act, axis_name=axis_name)
     x = full_conv(images, params["stem"]["kernel"], space.stem_stride)
     x = norm_act(params["stem"], x, relu6=True)
+    features = [x]
     for index, layer in enumerate(space.fixed_layers):
         apply = layer_function(layer, False, backend, axis_name)
         x = apply(params[f"fixed_{index + 1}"], x, jnp.int32(0), layer)
+        features.append(x)
     # Consecutive layers of one shape are one scan: the program holds a single copy of them, which compiles faster.
     for layer, group in itertools.groupby(enumerate(space.layers), key=lambda item: item[1]):
         indices = [index for index, _ in group]
         layer_params = [params[f"layer_{index + 1}"] for index in indices]
-        step = functools.partial(_scan_step, apply_searched(layer), layer)
+        step = functools.partial(_scan_step, apply_searched(layer), layer, keep)
         if len(indices) == 1:
             x, _ = step(x, (layer_params[0], choices[indices[0]]))
+            features.append(x)
         else:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
-            x, _ = jax.lax.scan(step, x, (stacked, choices[indices[0] : indices[-1] + 1]))
+            x, outputs = jax.lax.scan(step, x, (stacked, choices[indices[0] : indices[-1] + 1]))
+            features.extend(outputs if keep else [])
     x = norm_act(params["head"], ops.pointwise_conv(x, params["head"]["kernel"]), relu6=True)
-    return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    logits = x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    return logits, (*features, x) if keep else ()
 
 
 class MBConvSupernet(nn.Module):
@@ -241,6 +262,10 @@ class MBConvSupernet(nn.Module):
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
         return forward(self.parameters(), images, arch, self.space, self.gather, self.axis_name)
+
+    def apply_with_features(self, images: jax.Array, arch: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """Logits and features, for `apply(..., method="apply_with_features")`: see `forward_with_features`."""
+        return forward_with_features(self.parameters(), images, arch, self.space, self.axis_name)
 
     def apply_mixture(self, images: jax.Array, weights: jax.Array) -> jax.Array:
         """Logits of the relaxed network, for `apply(..., method="apply_mixture")`: see `forward_mixture`."""
