@@ -180,7 +180,11 @@ class Search:
         Returns:
           Evaluation with arrays [S].
         """
-        return self._evaluate_minibatch(params, jax.tree.map(lambda leaf: leaf[indices], self.valid), archs)
+        return self._evaluate_minibatch(params, self.minibatch(indices), archs)
+
+    def minibatch(self, indices: jax.Array) -> Examples:
+        """Images and labels of the validation split: int [B] -> Examples [B]."""
+        return jax.tree.map(lambda leaf: leaf[indices], self.valid)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _evaluate_minibatch(self, params: chex.ArrayTree, minibatch: Examples, archs: jax.Array) -> Evaluation:

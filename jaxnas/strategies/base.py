@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +39,11 @@ class Strategy(Protocol):
         """Architectures to evaluate, int32 [S, D], and the next state."""
 
     def tell(self, state: Any, archs: jax.Array, losses: jax.Array) -> tuple[Any, Any]:
-        """Takes the losses, float32 [S], of the architectures; returns the next state and diagnostics."""
+        """Takes the losses, float32 [S], of the architectures; returns the next state and diagnostics.
+
+        Strategies that learn from evaluated architectures alone also take float32 [S, 1 + J]: the losses, and J costs
+        in [0, 1] that were measured with them and stand in place of `cost(archs)`; see `losses_and_costs`.
+        """
 
     def modes(self, state: Any) -> jax.Array:
         """The K networks found so far, int32 [K, D], in the order of the penalties."""
@@ -77,6 +82,32 @@ def costs_of(cost: Cost, archs: jax.Array) -> jax.Array:
     """The costs of architectures, also where there is one alone: int [S, D] -> float32 [S, J]."""
     costs = cost(archs)
     return costs[:, None] if costs.ndim == 1 else costs
+
+
+def losses_and_costs(cost: Cost, archs: jax.Array, losses: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two parts of what `tell` is given, for a strategy that takes measured costs.
+
+    Args:
+      cost: scaled cost R(c), used where none was measured.
+      archs: int32 [S, D].
+      losses: float32 [S], or [S, 1 + J]: vector objectives, the loss and J measured costs.
+
+    Returns:
+      float32 [S] and float32 [S, J].
+    """
+    chex.assert_rank([archs, losses], [2, {1, 2}])
+    chex.assert_equal_shape_prefix([archs, losses], 1)
+    if losses.ndim == 1:
+        return losses, costs_of(cost, archs)
+    if losses.shape[1] < 2:
+        raise ValueError(f"losses must be [S], or [S, 1 + J] with J measured costs, got shape {losses.shape}")
+    return losses[:, 0], losses[:, 1:]
+
+
+def refuse_measured_costs(losses: jax.Array, why: str) -> None:
+    """Raises ValueError on vector objectives, for a strategy that must know the cost of what was not evaluated."""
+    if losses.ndim == 2:
+        raise ValueError(f"losses must be [S] here, got shape {losses.shape}: measured costs cannot serve, since {why}")
 
 
 def price(penalties: jax.Array, costs: jax.Array) -> jax.Array:

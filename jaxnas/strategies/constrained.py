@@ -173,6 +173,7 @@ class ConstrainedEvolution:
           archs: int32 [S, D], lambda for each search in turn, as `ask` returned them.
           losses: float32 [S].
         """
+        base.refuse_measured_costs(losses, "a network is refused by its cost before it is evaluated")
         objective = incumbents.scalarised(losses, self.penalties, self.cost(archs))
         archs = jnp.asarray(archs, jnp.int32)
         k = len(self.penalties)

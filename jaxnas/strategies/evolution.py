@@ -122,6 +122,7 @@ class RegularisedEvolution:
     @functools.partial(jax.jit, static_argnums=0)
     def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
         """Queues the evaluated architectures; the diagnostics are their measured objectives, float32 [K, S]."""
+        base.refuse_measured_costs(losses, "the queue keeps losses and computes costs anew")
         objective = incumbents.scalarised(losses, self.penalties, self.cost(archs))
         archs = jnp.asarray(archs, jnp.int32)
         places = (state.evaluated + jnp.arange(len(archs))) % self.population

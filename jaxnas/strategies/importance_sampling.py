@@ -16,7 +16,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -107,15 +106,14 @@ class ImportanceSampling:
         Args:
           state: the state that the architectures were drawn from.
           archs: int32 [S, D].
-          losses: float [S], finite, all measured on one minibatch.
+          losses: float [S], finite, all measured on one minibatch; or [S, 1 + J] with measured costs.
 
         Returns:
           The next state and the diagnostics of the step.
         """
-        chex.assert_rank([archs, losses], [2, 1])
-        chex.assert_equal(archs.shape[0], losses.shape[0])
+        losses, costs = base.losses_and_costs(self.cost, archs, losses)
         log_weights = importance.mixture_log_weights(state.theta, archs)  # [K, S], step 3
-        objective = losses + base.price(state.penalties, base.costs_of(self.cost, archs))  # [K, S]
+        objective = losses + base.price(state.penalties, costs)  # [K, S]
         utility = importance.weighted_quantile_utility(objective, log_weights)  # [K, S], step 4
         weights = jnp.exp(log_weights)
         gradient = distribution.natural_gradient(state.theta, archs, weights * utility)  # [K, D, C], step 5

@@ -85,17 +85,17 @@ class Independent:
         Args:
           state: the state that the architectures were drawn from.
           archs: int32 [S, D], in the order of `ask`.
-          losses: float [S], finite.
+          losses: float [S], finite; or [S, 1 + J] with measured costs.
 
         Returns:
           The next state and the diagnostics of the step.
         """
         k, decisions = len(self.penalties), len(self.space.decisions)
         chex.assert_shape(archs, (k * self.samples, decisions))
-        chex.assert_shape(losses, (k * self.samples,))
+        losses, costs = base.losses_and_costs(self.cost, archs, losses)
         own_archs = archs.reshape(k, self.samples, decisions)
         own_losses = losses.reshape(k, self.samples)
-        own_costs = base.costs_of(self.cost, archs).reshape(k, self.samples, -1)
+        own_costs = costs.reshape(k, self.samples, -1)
         objective = own_losses + (state.penalties[:, None] * own_costs).sum(-1)  # [K, lambda]
         utility = importance.weighted_quantile_utility(objective, jnp.zeros_like(objective))
 

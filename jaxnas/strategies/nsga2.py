@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ class State:
 
     Attributes:
       archs: int32 [S, D], the population that survived.
-      objectives: float32 [S, 2], its measured loss and its R.
+      objectives: float32 [S, M], its measured loss and its R, or what was measured in place of R.
       generation: int32 [], 0 before anything was evaluated.
       incumbents: the best measured architecture for each penalty.
     """
@@ -56,6 +57,7 @@ class NSGA2:
       penalties: eps_k; they play no part in the search, only in picking its K networks.
       samples: lambda; population and offspring are S = K * lambda. None for a population of about 40.
       cost: scaled cost R(c), the second objective; None for the first cost of the space.
+      objectives: M, more than 2 where `tell` is given a loss and M - 1 measured costs.
 
     Raises:
       ValueError: on settings that make no search.
@@ -65,6 +67,7 @@ class NSGA2:
     penalties: tuple[float, ...]
     samples: int | None = None
     cost: Callable[[jax.Array], jax.Array] | None = None
+    objectives: int = 2
 
     def __post_init__(self):
         object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
@@ -72,6 +75,8 @@ class NSGA2:
         if self.samples is None:
             object.__setattr__(self, "samples", math.ceil(POPULATION / len(self.penalties)))
         base.check_settings(self.space, self.penalties, self.samples)
+        if self.objectives < 2:
+            raise ValueError(f"objectives must be at least 2, the loss and a cost, got {self.objectives}")
         if self.cost is None:
             object.__setattr__(self, "cost", base.default_cost(self.space))
 
@@ -81,7 +86,7 @@ class NSGA2:
         size, decisions = self.samples * len(self.penalties), len(self.space.decisions)
         return State(
             archs=jnp.zeros((size, decisions), jnp.int32),
-            objectives=jnp.zeros((size, 2)),
+            objectives=jnp.zeros((size, self.objectives)),
             generation=jnp.int32(0),
             incumbents=incumbents.empty(len(self.penalties), decisions),
         )
@@ -96,16 +101,24 @@ class NSGA2:
 
     @functools.partial(jax.jit, static_argnums=0)
     def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Lets the best of parents and offspring survive; the diagnostics are the objectives, float32 [K, S]."""
-        cost = self.cost(archs)
-        archs, objectives = jnp.asarray(archs, jnp.int32), jnp.stack([losses, cost], axis=-1).astype(jnp.float32)
+        """Lets the best of parents and offspring survive; the diagnostics are the objectives, float32 [K, S].
+
+        Args:
+          state: the state that `ask` was given.
+          archs: int32 [S, D].
+          losses: float32 [S], or [S, M] with M - 1 measured costs.
+        """
+        losses, costs = base.losses_and_costs(self.cost, archs, losses)
+        chex.assert_shape(costs, (len(archs), self.objectives - 1))
+        archs = jnp.asarray(archs, jnp.int32)
+        objectives = jnp.concatenate([losses[:, None], costs], axis=-1).astype(jnp.float32)
         survive = functools.partial(_survive, self.space.num_choices)
         shape = jax.ShapeDtypeStruct((len(archs),), jnp.int32)
         all_archs = jnp.concatenate([archs, state.archs])
         all_objectives = jnp.concatenate([objectives, state.objectives])
         arguments = (all_archs, all_objectives, state.generation)
         survivors = jax.pure_callback(survive, shape, *arguments, vmap_method="sequential")
-        scalarised = incumbents.scalarised(losses, self.penalties, cost)
+        scalarised = losses + base.price(base.initial_penalties(self.penalties), costs)
         return State(
             archs=all_archs[survivors],
             objectives=all_objectives[survivors],
@@ -119,7 +132,7 @@ class NSGA2:
 
 
 @functools.cache
-def _pymoo(num_choices: tuple[int, ...]):
+def _pymoo(num_choices: tuple[int, ...], objectives: int):
     """The problem and the mutation for pymoo, which takes half a second to import: only when NSGA-II runs."""
     from pymoo.core.mutation import Mutation
     from pymoo.core.problem import Problem
@@ -132,7 +145,7 @@ def _pymoo(num_choices: tuple[int, ...]):
             return np.where(random_state.random(X.shape) < 1 / X.shape[1], fresh, X)
 
     upper = np.asarray(num_choices) - 1
-    return Problem(n_var=len(num_choices), n_obj=2, xl=np.zeros_like(upper), xu=upper, vtype=int), Reset()
+    return Problem(n_var=len(num_choices), n_obj=objectives, xl=np.zeros_like(upper), xu=upper, vtype=int), Reset()
 
 
 def _offspring(
@@ -144,7 +157,7 @@ def _offspring(
     from pymoo.operators.crossover.pntx import TwoPointCrossover
     from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
-    problem, mutation = _pymoo(num_choices)
+    problem, mutation = _pymoo(num_choices, objectives.shape[1])
     size, first = len(archs), int(generation) == 0
     algorithm = PymooNSGA2(
         pop_size=size,
@@ -175,7 +188,7 @@ def _survive(
         return np.arange(size, dtype=np.int32)
     population = _evaluated(archs, objectives)
     population.set("row", np.arange(len(archs)))
-    problem, _ = _pymoo(num_choices)
+    problem, _ = _pymoo(num_choices, objectives.shape[1])
     survivors = RankAndCrowding().do(problem, population, n_survive=size, random_state=np.random.default_rng(0))
     return survivors.get("row").astype(np.int32)
 

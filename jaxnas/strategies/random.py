@@ -61,7 +61,8 @@ class Random:
     @functools.partial(jax.jit, static_argnums=0)
     def tell(self, state: Incumbents, archs: jax.Array, losses: jax.Array) -> tuple[Incumbents, jax.Array]:
         """Keeps the best for each penalty; the diagnostics are the measured objectives, float32 [K, S]."""
-        objective = incumbents.scalarised(losses, self.penalties, self.cost(archs))
+        losses, costs = base.losses_and_costs(self.cost, archs, losses)
+        objective = losses + base.price(base.initial_penalties(self.penalties), costs)
         return incumbents.update(state, jnp.asarray(archs, jnp.int32), objective), objective
 
     def modes(self, state: Incumbents) -> jax.Array:

@@ -195,6 +195,9 @@ class SharedModel:
           The next state and the diagnostics of the step.
         """
         chex.assert_shape(archs, (self.step_samples, len(self.space.decisions)))
+        base.refuse_measured_costs(
+            losses, "the model looks for the best of all networks, also of those never evaluated"
+        )
         chex.assert_shape(losses, (self.step_samples,))
         costs = base.costs_of(self.cost, archs)
         log_weights = importance.mixture_log_weights(state.theta, archs, state.shares)  # [K, S]

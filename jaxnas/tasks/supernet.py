@@ -4,13 +4,18 @@
 host programs here: the supernet's forward pass is all of the time.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas import introspectability
+from jaxnas.steps import Examples
 from jaxnas.strategies.base import Strategy
 from jaxnas.training import Search
 
@@ -33,17 +38,39 @@ class FrozenSupernet:
         indices = jax.random.choice(key, len(self.search.valid.labels), (size,), replace=False)
         return self.search.evaluate_on(self.params, indices, archs).loss
 
-    def run(self, strategy: Strategy, evaluations: int, seed: int) -> np.ndarray:
+    def losses_and_introspectability(self, key: jax.Array, archs: jax.Array) -> jax.Array:
+        """As `losses`, with introspectability as a measured cost: float32 [S, 2], see `introspectability.evaluate`."""
+        size = self.search.settings.valid_batch_size
+        indices = jax.random.choice(key, len(self.search.valid.labels), (size,), replace=False)
+        return self._introspect(self.params, self.search.minibatch(indices), archs)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _introspect(self, params: chex.ArrayTree, minibatch: Examples, archs: jax.Array) -> jax.Array:
+        def apply(params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> tuple[jax.Array, Any]:
+            return self.search.supernet.apply({"params": params}, images, arch, method="apply_with_features")
+
+        images = self.search.steps.prepare(minibatch, None)
+        return introspectability.evaluate(apply, params, images, minibatch.labels, archs)
+
+    def run(
+        self,
+        strategy: Strategy,
+        evaluations: int,
+        seed: int,
+        evaluate: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    ) -> np.ndarray:
         """Searches until at least `evaluations` architecture-minibatch losses were used.
 
         Args:
           strategy: any strategy on the supernet's space.
           evaluations: total number of losses.
           seed: of the search and its minibatches.
+          evaluate: (key, archs) -> what the strategy is told; None for `losses`.
 
         Returns:
           int32 [K, D], what the strategy holds for the best.
         """
+        evaluate = self.losses if evaluate is None else evaluate
         key = jax.random.key(seed)
         state = strategy.init(jax.random.fold_in(key, 0))
         used, step = 0, 0
@@ -51,6 +78,6 @@ class FrozenSupernet:
             step += 1
             ask_key, batch_key = jax.random.split(jax.random.fold_in(key, step))
             archs, state = strategy.ask(ask_key, state)
-            state, _ = strategy.tell(state, archs, self.losses(batch_key, jnp.asarray(archs)))
+            state, _ = strategy.tell(state, archs, evaluate(batch_key, jnp.asarray(archs)))
             used += len(archs)
         return np.asarray(strategy.modes(state))
