@@ -5,8 +5,8 @@ arXiv 2112.08645.
 
 Idea: Search for accurate networks whose activations tell classes apart; 1 - I / 2 stands in place of a cost.
 
-Faithful: Grouping by predicted classes, the mean over pairs of classes of one minus the cosine of their mean activations
-(released code of XNAS); NSGA-II on the two objectives.
+Faithful: Grouping by predicted classes; the mean over pairs of classes of one minus the cosine of their mean
+activations (released code of XNAS); NSGA-II on the two objectives.
 
 Deviations: Shared weights instead of training each candidate; the outputs of whole layers or cells instead of every
 convolution and activation; one minibatch of validation images with its own batch statistics instead of 25,000 images;

@@ -41,9 +41,22 @@ def _strategy(name: str, arena: Arena) -> Outcome:
     return Outcome(arena.supernet.run(method, evaluations, arena.seed), arena.training + evaluations)
 
 
+def _introspectable(name: str, arena: Arena) -> Outcome:
+    """A search in which introspectability stands in place of the cost."""
+    method = strategies.make(name, arena.search.strategy.space, arena.penalties, cost=arena.cost)
+    step = method.samples * len(arena.penalties)
+    evaluations = arena.evaluations // step * step
+    archs = arena.supernet.run(method, evaluations, arena.seed, arena.supernet.losses_and_introspectability)
+    return Outcome(archs, arena.training + evaluations)
+
+
 def methods() -> dict[str, Method]:
     """All methods, by name."""
-    return {name: functools.partial(_strategy, name) for name in strategies.STRATEGIES}
+    return {
+        **{name: functools.partial(_strategy, name) for name in strategies.STRATEGIES},
+        "introspectable_nsga2": functools.partial(_introspectable, "nsga2"),
+        "introspectable_importance": functools.partial(_introspectable, "importance_plain"),
+    }
 
 
 def run(arenas: Sequence[Arena], names: Sequence[str], progress: Callable[[str], None]) -> dict[str, Found]:
