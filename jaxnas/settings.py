@@ -108,23 +108,32 @@ def make_optimizer(settings: SearchSettings) -> optax.GradientTransformation:
 
 
 def sgd(
-    learning_rate: float, *, steps: int, warmup: float, momentum: float, weight_decay: float, clip_norm: float
+    learning_rate: float,
+    *,
+    steps: int,
+    warmup: float,
+    momentum: float,
+    weight_decay: float,
+    clip_norm: float,
+    final_learning_rate: float = 0.0,
 ) -> optax.GradientTransformation:
     """SGD with momentum, linear warm-up, cosine schedule, weight decay of kernels, and clipping.
 
     Args:
       learning_rate: its peak.
-      steps: after which it is 0.
+      steps: after which the learning rate is the final one.
       warmup: share of the steps in which it rises from 0.
       momentum: of SGD.
       weight_decay: added to the gradient of convolution and classifier kernels.
       clip_norm: largest global norm of the gradient.
+      final_learning_rate: where the cosine ends.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup else learning_rate,
         peak_value=learning_rate,
         warmup_steps=int(warmup * steps),
         decay_steps=steps,
+        end_value=final_learning_rate,
     )
 
     def is_kernel(params: chex.ArrayTree) -> chex.ArrayTree:

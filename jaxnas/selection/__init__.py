@@ -1,6 +1,24 @@
 """From distributions and a supernet to one architecture for each penalty or budget."""
 
-from jaxnas.selection.reevaluation import candidates, least_objective
-from jaxnas.selection.within_budget import check_reachable, likely_within, most_probable, within
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["candidates", "check_reachable", "least_objective", "likely_within", "most_probable", "within"]
+from jaxnas.selection import perturbation
+from jaxnas.selection.reevaluation import candidates, least_objective
+from jaxnas.selection.within_budget import check_reachable, largest_sum, likely_within, most_probable, within
+
+# Related methods that select an architecture; their files say what each is called with.
+SELECTIONS: dict[str, Callable[..., Any]] = {
+    "darts_pt": perturbation.select,
+}
+
+__all__ = [
+    "SELECTIONS",
+    "candidates",
+    "check_reachable",
+    "largest_sum",
+    "least_objective",
+    "likely_within",
+    "most_probable",
+    "within",
+]

@@ -46,27 +46,70 @@ def most_probable(theta: np.ndarray, costs: Sequence[AdditiveCost], budgets: Seq
     """
     theta = np.asarray(theta, np.float64)
     chex.assert_rank(theta, 2)
+    with np.errstate(divide="ignore"):
+        return largest_sum(np.log(theta), costs, budgets)
+
+
+def largest_sum(
+    gain: np.ndarray,
+    costs: Sequence[AdditiveCost],
+    budgets: Sequence[float],
+    lower: Sequence[float] | None = None,
+) -> np.ndarray:
+    """The architecture with the largest sum of gains whose costs are within bounds.
+
+    Args:
+      gain: float [D, C], what each choice adds to the sum; choices of -inf, padding among them, are never taken.
+      costs: J additive costs.
+      budgets: J largest totals, in the units of the costs.
+      lower: J smallest totals; None for none.
+
+    Returns:
+      int32 [D].
+
+    Raises:
+      ValueError: if no architecture is within the bounds.
+
+    >>> macs = AdditiveCost("macs", "multiply-adds", fixed=10, table=((0, 5), (1, 2, 30)))
+    >>> gain = np.array([[2.0, 1.0, -np.inf], [0.5, 0.1, 0.0]])
+    >>> largest_sum(gain, [macs], budgets=[20], lower=[12]).tolist()  # 12: [0, 0] would be 11
+    [0, 1]
+    """
+    gain = np.asarray(gain, np.float64)
+    chex.assert_rank(gain, 2)
     check_reachable(costs, budgets)
-    decisions, choices = np.nonzero(theta > 0)  # one variable for each possible choice
-    gain = np.log(theta[decisions, choices])
-    one_choice = np.equal.outer(np.arange(len(theta)), decisions).astype(float)
+    decisions, choices = np.nonzero(gain > -np.inf)  # one variable for each possible choice
+    one_choice = np.equal.outer(np.arange(len(gain)), decisions).astype(float)
     constraints = [optimize.LinearConstraint(one_choice, 1, 1)]
-    for cost, budget in zip(costs, budgets, strict=True):
+    floors = [-np.inf] * len(costs) if lower is None else lower
+    for cost, floor in zip(costs, floors, strict=True):
+        if not floor <= cost.highest:
+            raise ValueError(
+                f"lower bound of {floor:g} {cost.unit} ({cost.name}) is out of reach: "
+                f"architectures of this space have {cost.lowest:g} to {cost.highest:g}"
+            )
+    for cost, budget, floor in zip(costs, budgets, floors, strict=True):
         # In units of the span, so that the solver's tolerance means the same for every cost.
         scaled = cost.scaled_table()[decisions, choices]
-        constraints.append(optimize.LinearConstraint(scaled, -np.inf, cost.scale(budget)))
+        constraints.append(optimize.LinearConstraint(scaled, cost.scale(floor), cost.scale(budget)))
     while True:
         solved = optimize.milp(
-            -gain, integrality=np.ones(len(gain)), bounds=(0, 1), constraints=constraints, options={"mip_rel_gap": 0}
+            -gain[decisions, choices],
+            integrality=np.ones(len(decisions)),
+            bounds=(0, 1),
+            constraints=constraints,
+            options={"mip_rel_gap": 0},
         )
         if solved.x is None:
             wanted = ", ".join(f"{cost.name} <= {budget:g}" for cost, budget in zip(costs, budgets))
+            if lower is not None:
+                wanted += "".join(f", {cost.name} >= {floor:g}" for cost, floor in zip(costs, lower))
             raise ValueError(f"budgets {wanted} cannot be met by one architecture together; raise one of them")
         taken = solved.x > 0.5
         arch = choices[taken].astype(np.int32)  # nonzero() lists decisions in order
-        if within(arch, costs, budgets):
+        if within(arch, costs, budgets, lower):
             return arch
-        constraints.append(optimize.LinearConstraint(taken.astype(float), -np.inf, len(theta) - 1))
+        constraints.append(optimize.LinearConstraint(taken.astype(float), -np.inf, len(gain) - 1))
 
 
 def likely_within(
@@ -118,11 +161,20 @@ def likely_within(
     return np.asarray(chosen)
 
 
-def within(archs: np.ndarray, costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> np.ndarray:
-    """Whether architectures keep all budgets, by exact totals: int [..., D] -> bool [...].
+def within(
+    archs: np.ndarray,
+    costs: Sequence[AdditiveCost],
+    budgets: Sequence[float],
+    lower: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Whether architectures keep all bounds, by exact totals: int [..., D] -> bool [...]; `lower` None is no bound.
 
     >>> macs = AdditiveCost("macs", "multiply-adds", fixed=10, table=((0, 5), (1, 2, 30)))
     >>> within(np.array([[0, 0], [1, 2]]), [macs], [12]).tolist()
     [True, False]
     """
-    return np.all([cost.total(archs) <= budget for cost, budget in zip(costs, budgets, strict=True)], axis=0)
+    totals = [cost.total(archs) for cost in costs]
+    kept = [total <= budget for total, budget in zip(totals, budgets, strict=True)]
+    if lower is not None:
+        kept += [total >= floor for total, floor in zip(totals, lower, strict=True)]
+    return np.all(kept, axis=0)

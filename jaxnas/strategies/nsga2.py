@@ -30,6 +30,8 @@ from jaxnas.strategies import base, incumbents
 
 POPULATION = 40  # NSGANetV2's (arXiv 2007.10396); 20 and 80 were no better at 1000 evaluations of NAS-Bench-Macro
 
+CROSSOVERS = ("two_point", "uniform")
+
 
 @flax.struct.dataclass
 class State:
@@ -50,7 +52,7 @@ class State:
 
 @dataclass(frozen=True)
 class NSGA2:
-    """NSGA-II: two-point crossover (0.9), one decision in D mutated, no duplicates, a population of one step's size.
+    """NSGA-II: crossover (0.9), one decision in D mutated, no duplicates, a population of one step's size.
 
     Attributes:
       space: the search space.
@@ -58,6 +60,7 @@ class NSGA2:
       samples: lambda; population and offspring are S = K * lambda. None for a population of about 40.
       cost: scaled cost R(c), the second objective; None for the first cost of the space.
       objectives: M, more than 2 where `tell` is given a loss and M - 1 measured costs.
+      crossover: "two_point", or "uniform", which takes each decision from either parent.
 
     Raises:
       ValueError: on settings that make no search.
@@ -68,6 +71,7 @@ class NSGA2:
     samples: int | None = None
     cost: Callable[[jax.Array], jax.Array] | None = None
     objectives: int = 2
+    crossover: str = "two_point"
 
     def __post_init__(self):
         object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
@@ -77,6 +81,8 @@ class NSGA2:
         base.check_settings(self.space, self.penalties, self.samples)
         if self.objectives < 2:
             raise ValueError(f"objectives must be at least 2, the loss and a cost, got {self.objectives}")
+        if self.crossover not in CROSSOVERS:
+            raise ValueError(f"crossover must be one of {', '.join(CROSSOVERS)}, got {self.crossover!r}")
         if self.cost is None:
             object.__setattr__(self, "cost", base.default_cost(self.space))
 
@@ -95,7 +101,7 @@ class NSGA2:
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
         """Offspring of the population, uniform samples at first: int32 [S, D], and the state as it was."""
         shape = jax.ShapeDtypeStruct(state.archs.shape, jnp.int32)
-        offspring = functools.partial(_offspring, self.space.num_choices)
+        offspring = functools.partial(_offspring, self.space.num_choices, self.crossover)
         arguments = (jax.random.bits(key), state.archs, state.objectives, state.generation)
         return jax.pure_callback(offspring, shape, *arguments, vmap_method="sequential"), state
 
@@ -149,12 +155,18 @@ def _pymoo(num_choices: tuple[int, ...], objectives: int):
 
 
 def _offspring(
-    num_choices: tuple[int, ...], seed: np.ndarray, archs: np.ndarray, objectives: np.ndarray, generation: np.ndarray
+    num_choices: tuple[int, ...],
+    crossover: str,
+    seed: np.ndarray,
+    archs: np.ndarray,
+    objectives: np.ndarray,
+    generation: np.ndarray,
 ) -> np.ndarray:
     """One round of pymoo's selection, crossover and mutation, on the host: int32 [S, D]."""
     from pymoo.algorithms.moo.nsga2 import NSGA2 as PymooNSGA2
     from pymoo.core.termination import NoTermination
     from pymoo.operators.crossover.pntx import TwoPointCrossover
+    from pymoo.operators.crossover.ux import UniformCrossover
     from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
     problem, mutation = _pymoo(num_choices, objectives.shape[1])
@@ -162,7 +174,7 @@ def _offspring(
     algorithm = PymooNSGA2(
         pop_size=size,
         sampling=IntegerRandomSampling() if first else _evaluated(archs, objectives),
-        crossover=TwoPointCrossover(prob=0.9),
+        crossover={"two_point": TwoPointCrossover, "uniform": UniformCrossover}[crossover](prob=0.9),
         mutation=mutation,
         output=None,
     )
