@@ -67,6 +67,19 @@ class Arena:
         return choices * (1 + BACKWARD * gradient) * images / self.search.settings.valid_batch_size
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What one search on one arena found.
+
+    Attributes:
+      archs: int32 [K, D], a network for each penalty.
+      spent: in evaluations, the training of all weights included.
+    """
+
+    archs: np.ndarray
+    spent: float
+
+
 def train(search: Search, seed: int) -> FrozenSupernet:
     """Trains a supernet under uniform architectures: the weights' phase of a search, and no more."""
     for state, _, _ in search.run(search.init(seed)):

@@ -7,27 +7,13 @@ One that trains weights of its own may spend the same total: training and evalua
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from jaxnas import strategies
-from jaxnas.leaderboard.arena import Arena
+from jaxnas.leaderboard import relaxed
+from jaxnas.leaderboard.arena import Arena, Outcome
 from jaxnas.leaderboard.standings import Found
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one search on one supernet found.
-
-    Attributes:
-      archs: int32 [K, D], a network for each penalty.
-      spent: in evaluations, the supernet's training included.
-    """
-
-    archs: np.ndarray
-    spent: float
-
 
 Method = Callable[[Arena], Outcome]
 
@@ -56,6 +42,10 @@ def methods() -> dict[str, Method]:
         **{name: functools.partial(_strategy, name) for name in strategies.STRATEGIES},
         "introspectable_nsga2": functools.partial(_introspectable, "nsga2"),
         "introspectable_importance": functools.partial(_introspectable, "importance_plain"),
+        "darts": relaxed.darts,
+        "rc_darts": relaxed.rc_darts,
+        "eg_das": relaxed.eg_das,
+        "darts_pt": relaxed.darts_pt,
     }
 
 
