@@ -78,6 +78,18 @@ def check(config: Config) -> None:
             raise ValueError(f"method {name!r} is not known; choose from {', '.join(sorted(known))}")
 
 
+def command_of(config: Config) -> str:
+    """The command line of a run, files by their names."""
+    words = ["python -m experiments.leaderboard"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            plain = [each.name if isinstance(each, pathlib.Path) else str(each) for each in values]
+            words.append(" ".join([f"--{field.name.replace('_', '-')}", *plain]))
+    return " ".join(words)
+
+
 def applying(config: Config, methods: Iterable[str]) -> tuple[str, ...]:
     """Those of the wanted methods that a kind of problem knows, in its order."""
     return tuple(name for name in methods if config.methods is None or name in config.methods)
@@ -132,6 +144,7 @@ def main(config: Config) -> None:
         console.width = 160  # in a log nothing needs to wrap
     problems: dict[str, dict[str, standings.Standing]] = {}
     content: dict[str, Any] = {
+        "command": command_of(config),
         "hypervolume_reference": list(REFERENCE_POINT),
         "budget_quantiles": list(standings.BUDGETS),
         "problems": {},

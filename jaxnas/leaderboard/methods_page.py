@@ -1,13 +1,14 @@
 """docs/methods.md: every method in words, from its docstring, and in figures, from a leaderboard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnas import method_docs
-from jaxnas.leaderboard import on_supernets, on_tables
+from jaxnas import introspectability, method_docs
 from jaxnas.leaderboard.standings import FLOOR, Standing, beats_random
 from jaxnas.method_docs import MethodDoc
+from jaxnas.relaxation import RELAXATIONS
+from jaxnas.selection import SELECTIONS
 from jaxnas.strategies import STRATEGIES
 
 HEADER = """# Methods
@@ -26,7 +27,13 @@ def documented() -> dict[str, MethodDoc]:
 
 def registered() -> dict[str, object]:
     """The class or function of every method."""
-    return dict(STRATEGIES)
+    return {
+        **STRATEGIES,
+        "introspectable_nsga2": introspectability.evaluate,
+        "introspectable_importance": introspectability.evaluate,
+        **RELAXATIONS,
+        **SELECTIONS,
+    }
 
 
 def page(problems: Mapping[str, Mapping[str, Standing]], command: str) -> str:
@@ -95,8 +102,3 @@ def verdicts(problems: Mapping[str, Mapping[str, Standing]]) -> list[str]:
 
 def _cell(text: str) -> str:
     return text.replace("|", r"\|")
-
-
-def unknown(names: Sequence[str]) -> list[str]:
-    """Those of the names that no registry holds."""
-    return [name for name in names if name not in {*on_tables.methods(), *on_supernets.methods()}]

@@ -4,14 +4,19 @@ from collections.abc import Sequence
 
 from jaxnas import strategies
 from jaxnas.leaderboard.standings import Found
+from jaxnas.relaxation import Assembly
 from jaxnas.strategies.base import Strategy
 from jaxnas.tasks import comparison
 from jaxnas.tasks.tabular import TabularTask
 
 
 def methods() -> tuple[str, ...]:
-    """The names of all methods that a table can be searched with."""
-    return tuple(strategies.STRATEGIES)
+    """The names of all methods that a table can be searched with.
+
+    Those that follow gradients, or read features, find neither in a table. Of EG-DAS-style its second stage, the
+    evolutionary search, can be run, over all choices instead of a library of blocks.
+    """
+    return (*strategies.STRATEGIES, "eg_das")
 
 
 def run(
@@ -35,7 +40,10 @@ def run(
     Raises:
       ValueError: on an unknown method, or if the evaluations do not suffice for one step of a method.
     """
-    planned: dict[str, Strategy] = comparison.plan(names, task, penalties, evaluations)
+    of_strategies = [name for name in names if name in strategies.STRATEGIES]
+    planned: dict[str, Strategy] = comparison.plan(of_strategies, task, penalties, evaluations) if of_strategies else {}
+    if "eg_das" in names:
+        planned["eg_das"] = Assembly(task.space, tuple(penalties), cost=task.cost)
     comparison.recorded_counts(evaluations, planned)  # refuses too few evaluations before any search
     results = comparison.run_all(task, planned, (evaluations,), seeds, first_seed)
     return {
