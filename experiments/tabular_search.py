@@ -98,6 +98,7 @@ def main(config: Config) -> None:
         console.print(report.comparison_table("importance", comparisons))
     if reaches:
         console.print(report.reach_table(reaches))
+    console.print(report.level_table(recorded, results))
     console.print(f"wrote {folder / 'result.json'} and {folder / 'curves.png'}")
 
 

@@ -13,8 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from jaxnas.metrics import REFERENCE_POINT
+from jaxnas.metrics import REFERENCE_POINT, evaluations_to_reach
 from jaxnas.tasks.comparison import Comparison, Reach, Result
+
+LEVELS = (0.3, 0.25, 0.2, 0.15, 0.1)  # of relative regret
 
 
 def as_json(
@@ -119,6 +121,22 @@ def reach_table(reaches: Sequence[Reach]) -> Table:
     for reach in reaches:
         needed = ("never", "-") if reach.evaluations is None else (str(reach.evaluations), f"{reach.ratio:.3f}")
         table.add_row(reach.method, str(reach.at), str(reach.samples), f"{reach.level:.3f}", *needed)
+    return table
+
+
+def level_table(recorded: Sequence[int], results: Mapping[str, Result]) -> Table:
+    """Evaluations that each method needs for given levels of mean regret; of independent searches, the best lambda's."""
+    table = Table(title="Evaluations needed for a relative regret of")
+    table.add_column("method", no_wrap=True)
+    for level in LEVELS:
+        table.add_column(f"{level:g}", justify="right")
+    curves_of = {name: result.mean_regret for name, result in results.items() if not name.startswith("independent")}
+    sweep = [result.mean_regret for name, result in results.items() if name.startswith("independent@")]
+    if sweep:
+        curves_of["independent"] = np.min(sweep, axis=0)
+    for name, curve in curves_of.items():
+        needed = [evaluations_to_reach(recorded, curve, level) for level in LEVELS]
+        table.add_row(name, *(f"{count:.0f}" if np.isfinite(count) else "never" for count in needed))
     return table
 
 
