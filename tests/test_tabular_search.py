@@ -220,9 +220,9 @@ def test_reach_by_hand():
 
 def test_levels_are_reached_at_the_first_count_and_independent_searches_by_any_lambda():
     results = {
-        "importance": result([0.3, 0.24, 0.09]),
-        "independent@2": result([0.26, 0.26, 0.26]),
-        "independent@4": result([0.5, 0.2, 0.2]),
+        "importance": result([[0.3, 0.24, 0.09]]),
+        "independent@2": result([[0.26, 0.26, 0.26]]),
+        "independent@4": result([[0.5, 0.2, 0.2]]),
     }
     table = report.level_table((100, 200, 300), results)
     cells = [list(column.cells) for column in table.columns]
