@@ -125,7 +125,7 @@ def reach_table(reaches: Sequence[Reach]) -> Table:
 
 
 def level_table(recorded: Sequence[int], results: Mapping[str, Result]) -> Table:
-    """Evaluations that each method needs for given levels of mean regret; of independent searches, the best lambda's."""
+    """Evaluations that each method needs for levels of mean regret; of independent searches, the best lambda's."""
     table = Table(title="Evaluations needed for a relative regret of")
     table.add_column("method", no_wrap=True)
     for level in LEVELS:

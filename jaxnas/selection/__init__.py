@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxnas.selection import perturbation
+from jaxnas.selection import dc_nas, perturbation
 from jaxnas.selection.reevaluation import candidates, least_objective
 from jaxnas.selection.within_budget import check_reachable, largest_sum, likely_within, most_probable, within
 
 # Related methods that select an architecture; their files say what each is called with.
 SELECTIONS: dict[str, Callable[..., Any]] = {
     "darts_pt": perturbation.select,
+    "dc_nas": dc_nas.select,
 }
 
 __all__ = [
