@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxnas import strategies
-from jaxnas.leaderboard import relaxed
+from jaxnas.leaderboard import relaxed, selected
 from jaxnas.leaderboard.arena import Arena, Outcome
 from jaxnas.leaderboard.standings import Found
 
@@ -46,6 +46,8 @@ def methods() -> dict[str, Method]:
         "rc_darts": relaxed.rc_darts,
         "eg_das": relaxed.eg_das,
         "darts_pt": relaxed.darts_pt,
+        "dc_nas": selected.dc_nas_on_supernet,
+        "stage_wise": selected.stage_wise_on_supernet,
     }
 
 

@@ -1,8 +1,12 @@
 """Every method that needs nothing but losses, on a table of true errors."""
 
+import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from jaxnas import strategies
+from jaxnas.leaderboard.selected import dc_nas_on_table
 from jaxnas.leaderboard.standings import Found
 from jaxnas.relaxation import Assembly
 from jaxnas.strategies.base import Strategy
@@ -16,7 +20,7 @@ def methods() -> tuple[str, ...]:
     Those that follow gradients, or read features, find neither in a table. Of EG-DAS-style its second stage, the
     evolutionary search, can be run, over all choices instead of a library of blocks.
     """
-    return (*strategies.STRATEGIES, "eg_das")
+    return (*strategies.STRATEGIES, "eg_das", "dc_nas")
 
 
 def run(
@@ -44,10 +48,16 @@ def run(
     planned: dict[str, Strategy] = comparison.plan(of_strategies, task, penalties, evaluations) if of_strategies else {}
     if "eg_das" in names:
         planned["eg_das"] = Assembly(task.space, tuple(penalties), cost=task.cost)
-    comparison.recorded_counts(evaluations, planned)  # refuses too few evaluations before any search
+    if planned:
+        comparison.recorded_counts(evaluations, planned)  # refuses too few evaluations before any search
     results = comparison.run_all(task, planned, (evaluations,), seeds, first_seed)
-    return {
+    found = {
         name: Found(results[name].encodings, float(evaluations), results[name].wall_seconds)
         for name in names
         if name in results
     }
+    if "dc_nas" in names:
+        started = time.perf_counter()
+        archs = [dc_nas_on_table(task, penalties, evaluations, seed) for seed in range(first_seed, first_seed + seeds)]
+        found["dc_nas"] = Found(np.stack(archs), float(evaluations), time.perf_counter() - started)
+    return found

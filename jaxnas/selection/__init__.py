@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxnas.selection import dc_nas, perturbation
+from jaxnas.selection import dc_nas, perturbation, stage_wise
 from jaxnas.selection.reevaluation import candidates, least_objective
 from jaxnas.selection.within_budget import check_reachable, largest_sum, likely_within, most_probable, within
 
@@ -11,6 +11,7 @@ from jaxnas.selection.within_budget import check_reachable, largest_sum, likely_
 SELECTIONS: dict[str, Callable[..., Any]] = {
     "darts_pt": perturbation.select,
     "dc_nas": dc_nas.select,
+    "stage_wise": stage_wise.search,
 }
 
 __all__ = [

@@ -1,0 +1,116 @@
+"""Selection steps on a problem, within the cost that all methods have."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import selection
+from jaxnas.leaderboard.arena import Arena, Outcome
+from jaxnas.selection import dc_nas, stage_wise
+from jaxnas.spaces.mbconv import SKIP
+from jaxnas.tasks.tabular import TabularTask
+
+CHEAP_SHARE = 0.5  # of the evaluations, spent on one for each candidate
+CLUSTERS = 8
+
+
+def dc_nas_on_table(task: TabularTask, penalties: Sequence[float], evaluations: int, seed: int) -> np.ndarray:
+    """DC-NAS-style selection from uniform candidates: int32 [K, D].
+
+    The cheap score is one noisy evaluation, the accurate one the mean of as many as are left for each winner.
+    """
+    generator = np.random.default_rng(seed)
+    archs = np.unique(task.space.sample_uniform(generator, max(1, int(CHEAP_SHARE * evaluations))), axis=0)
+    clusters = min(CLUSTERS, len(archs), max(1, (evaluations - len(archs)) // len(penalties)))
+
+    def measured(some: np.ndarray, times: int) -> np.ndarray:
+        noise = generator.normal(size=len(some)) * task.noise / np.sqrt(times)
+        return task.error[task.rows(some)] + noise
+
+    def accurate(some: np.ndarray) -> np.ndarray:
+        return measured(some, max(1, (evaluations - len(archs)) // len(some)))
+
+    found = dc_nas.select(
+        jax.random.key(seed),
+        archs,
+        dc_nas.one_hot(archs, task.space),
+        lambda some: measured(some, 1),
+        accurate,
+        clusters,
+        penalties,
+        task.cost.scaled[task.rows(archs)],
+    )
+    return found.archs
+
+
+def dc_nas_on_supernet(arena: Arena) -> Outcome:
+    """The same on a supernet: represented by how training moved the parameters, judged accurately on more images."""
+    search = arena.search
+    space, size = search.strategy.space, search.settings.valid_batch_size
+    generator = np.random.default_rng(arena.seed)
+    archs = np.unique(space.sample_uniform(generator, int(CHEAP_SHARE * arena.evaluations)), axis=0)
+    start = search.init(arena.seed).params
+    change = dc_nas.parameter_change(jax.random.key(arena.seed), space, start, arena.supernet.params)
+    spent = 0.0
+
+    def losses(some: np.ndarray, minibatches: int) -> np.ndarray:
+        nonlocal spent
+        spent += len(some) * minibatches
+        order = generator.permutation(len(search.valid.labels))
+        parts = [order[i * size : (i + 1) * size] for i in range(minibatches)]
+        return np.mean([_losses(arena, some, jnp.asarray(part)) for part in parts], axis=0)
+
+    def accurate(some: np.ndarray) -> np.ndarray:
+        affordable = int(arena.evaluations - spent) // len(some)
+        return losses(some, max(1, min(affordable, len(search.valid.labels) // size)))
+
+    costs = np.asarray(arena.cost(jnp.asarray(archs)))
+    found = dc_nas.select(
+        jax.random.key(arena.seed),
+        archs,
+        change[np.arange(len(space.decisions)), archs],
+        lambda some: losses(some, 1),
+        accurate,
+        CLUSTERS,
+        arena.penalties,
+        costs,
+    )
+    return Outcome(found.archs, arena.training + spent)
+
+
+def _losses(arena: Arena, archs: np.ndarray, indices: jax.Array, at_once: int = 16) -> np.ndarray:
+    """Losses on one minibatch, so many architectures in a program that there is one program."""
+    padded = np.concatenate([archs, np.repeat(archs[:1], -len(archs) % at_once, axis=0)]).astype(np.int32)
+    parts = [
+        np.asarray(arena.search.evaluate_on(arena.supernet.params, indices, jnp.asarray(part)).loss)
+        for part in padded.reshape(-1, at_once, archs.shape[1])
+    ]
+    return np.concatenate(parts)[: len(archs)]
+
+
+def stage_wise_on_supernet(arena: Arena) -> Outcome:
+    """A growth with every operation on features of a minibatch; of all candidates the best for each penalty."""
+    search = arena.search
+    space, size = search.strategy.space, search.settings.valid_batch_size
+    everywhere = min(len(layer.operations) - (SKIP in layer.operations) for layer in space.layers)
+    picked = jax.random.permutation(jax.random.key(arena.seed), len(search.valid.labels))[:size]
+    minibatch = search.minibatch(picked)
+    images = search.steps.prepare(minibatch, None)
+
+    @jax.jit
+    def features_of(arch: jax.Array) -> Sequence[jax.Array]:
+        apply = search.supernet.apply
+        return apply({"params": arena.supernet.params}, images, jnp.asarray(arch), method="apply_with_features")[1]
+
+    archs, networks = [], 0
+    for operation in range(everywhere):
+        grown, count = stage_wise.search(space, features_of, np.asarray(minibatch.labels), operation)
+        archs.append(grown)
+        networks += count
+    archs = np.unique(np.concatenate(archs), axis=0)
+    minibatches = max(1, min(int(arena.evaluations - networks) // len(archs), len(search.valid.labels) // size))
+    losses = np.mean([_losses(arena, archs, jnp.arange(i * size, (i + 1) * size)) for i in range(minibatches)], axis=0)
+    chosen = selection.least_objective(losses, np.asarray(arena.cost(jnp.asarray(archs))), arena.penalties)
+    return Outcome(archs[chosen], arena.training + networks + minibatches * len(archs))
