@@ -11,7 +11,7 @@ from jaxnas import metrics, spaces, tasks
 from jaxnas.relaxation import EGDAS, Assembly, Darts, Library, Settings, eg_das, library, of_networks
 from jaxnas.strategies import NSGA2
 from tests.conftest import table_path
-from tests.test_relaxation import COST, TASK, loss, one, simulate
+from tests.test_relaxation import COST, TASK, loss, one, simulate, stepped
 
 SETTINGS = Settings(steps=60, alpha_learning_rate=0.02)
 
@@ -32,7 +32,7 @@ def test_without_strength_it_is_darts_up_to_the_scale_of_each_row():
     seen = []
     for method in (darts, ours):
         # Plain descent shows the direction that Adam would scale: read it from Adam's first moment after one step.
-        after, _ = method.step(method.init(jax.random.key(0), {}, 0.0), loss(), None, None)
+        after, _ = stepped(method, method.init(jax.random.key(0), {}, 0.0), loss(), None, None)
         moments = after.alpha_optimizer[1][0].mu - 0.5 * 1e-3 * state.alpha  # less the weight decay
         seen.append(np.asarray(moments, np.float64))
     norms = [np.linalg.norm(direction, axis=1) for direction in seen]
@@ -46,7 +46,7 @@ def test_without_strength_it_is_darts_up_to_the_scale_of_each_row():
 def test_the_mean_cost_does_not_rise_with_the_strength():
     method, costs = EGDAS(TASK.space, SETTINGS, (COST,)), []
     for strength in eg_das.STRENGTHS:
-        states = simulate(method, strength, seeds=5, steps=SETTINGS.steps)
+        states = simulate(method, strength, seeds=5)
         archs = np.stack([method.derive(one(states, seed), strength) for seed in range(5)])
         costs.append(float(COST(archs).mean()))
     assert np.all(np.diff(costs) <= 1e-6)

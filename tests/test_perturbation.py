@@ -132,8 +132,7 @@ def test_on_a_supernet():
     found = perturbation.select(jax.random.key(2), score, params, space.num_choices, tune=tune)
     assert found.evaluations == 4
     first = found.order[0]
-    for choice in range(2):
-        weights = distribution.uniform(space.num_choices).at[first, choice].set(0.0)
-        np.testing.assert_allclose(found.scores[first, choice], loss(params, weights, split), rtol=1e-4)
+    weights = jnp.full((2, 2), 0.5).at[first, 1].set(0.0)
+    np.testing.assert_allclose(found.scores[first, 1], jax.jit(loss)(params, weights, split), rtol=1e-4)
     assert found.arch[first] == found.scores[first].argmax()
     assert np.any(found.params["stem"]["kernel"] != params["stem"]["kernel"])

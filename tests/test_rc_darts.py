@@ -18,6 +18,7 @@ from tests.conftest import table_path
 D, C = 8, 3
 VALID = np.arange(C) < np.asarray([3, 3, 2, 3, 1, 3, 2, 3])[:, None]
 project = jax.jit(projection.project)
+expected_of = jax.jit(projection.expected)
 
 
 def instance(seed, costs=1):
@@ -28,7 +29,7 @@ def instance(seed, costs=1):
 
 
 def expected(alpha, tables):
-    return np.asarray(projection.expected(alpha, tables, VALID))
+    return np.asarray(expected_of(alpha, tables, VALID))
 
 
 def bounds_of(lower, upper):
@@ -73,7 +74,7 @@ def test_an_active_bound_is_tight_and_a_second_projection_changes_nothing(seed, 
 def test_expected_cost_falls_in_the_multiplier_with_the_variance():
     """dE/dlambda = -sum_d Var_p(c_d)."""
     alpha, tables = instance(1)
-    slope = jax.grad(lambda size: projection.expected(alpha - size * tables[0], tables, VALID)[0])(0.0)
+    slope = jax.jit(jax.grad(lambda size: projection.expected(alpha - size * tables[0], tables, VALID)[0]))(0.0)
     p, c = probabilities(alpha), np.asarray(tables[0], np.float64)
     np.testing.assert_allclose(slope, -((p * c**2).sum(1) - (p * c).sum(1) ** 2).sum(), rtol=1e-4)
 
@@ -146,8 +147,8 @@ def test_a_derived_network_is_within_its_bounds_always(problem):
     totals = tuple(float(cost.total(arch)) for cost in costs)  # that of a network: bounds that can be met, just so
     bounds = Bounds(totals, totals if two_sided else None)
     method = RCDarts(space, Settings(steps=10), costs)
-    state = method.init(jax.random.key(0), {}, bounds)
-    state = state.replace(alpha=jnp.where(method_valid(counts), alpha, 0.0))
+    valid = np.arange(max(counts)) < np.asarray(counts)[:, None]
+    state = base.State(None, {}, np.where(valid, alpha, 0.0), None, None, None)  # alpha is all that matters here
     found = method.derive(state, bounds)
     assert selection.within(found, costs, bounds.upper, bounds.lower)
     # Nothing within the bounds has a larger sum of alpha.
@@ -156,10 +157,6 @@ def test_a_derived_network_is_within_its_bounds_always(problem):
     rows = np.asarray(state.alpha, np.float64)
     sums = rows[np.arange(len(counts)), kept].sum(1)
     assert sums.max() <= rows[np.arange(len(counts)), found].sum() + 1e-4 * max(1, np.ptp(rows))
-
-
-def method_valid(counts):
-    return np.arange(max(counts)) < np.asarray(counts)[:, None]
 
 
 def test_bounds_that_no_network_keeps_are_refused():
@@ -188,11 +185,8 @@ TASK, COST = tasks.TabularTask.from_table(TABLE), tasks.additive_cost(TABLE, "co
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def run(method, loss, state):
-    def step(state, _):
-        state, _ = method.step(state, loss, None, None)
-        return state, projection.expected(state.alpha, jnp.asarray(COST.scaled_table()[None]), jnp.ones((4, 4), bool))
-
-    return jax.lax.scan(step, state, length=method.settings.steps)
+    steps = method.settings.steps
+    return jax.lax.scan(lambda state, _: (method.step(state, loss, None, None)[0], None), state, length=steps)[0]
 
 
 @pytest.mark.parametrize("reset_moments", [False, True])
@@ -201,14 +195,14 @@ def test_a_search_on_a_table_keeps_its_budget(reset_moments):
     settings = Settings(steps=100, alpha_learning_rate=0.05)
     method = RCDarts(TASK.space, settings, (COST,), warmup=20, every=5, reset_moments=reset_moments)
     budget = COST.lowest + 0.4 * (COST.highest - COST.lowest)
-    state, _ = run(method, loss, method.init(jax.random.key(0), {}, budget))
+    state = run(method, loss, method.init(jax.random.key(0), {}, budget))
     arch = method.derive(state, budget)
     assert COST.total(arch) <= budget
     within = TABLE.cost <= budget
     # Of the networks within the budget few are better.
     assert (TABLE.error[within] < TASK.error[TASK.rows(arch)]).mean() < 0.2
     free = Darts(TASK.space, settings, (COST,))
-    unbound, _ = run(free, loss, free.init(jax.random.key(0), {}, 0.0))
+    unbound = run(free, loss, free.init(jax.random.key(0), {}, 0.0))
     assert COST.total(free.derive(unbound)) > budget  # the bound is what kept it
 
 
@@ -232,20 +226,17 @@ def test_budgets_on_nas_bench_macro():
     """Bounds at the 25/50/75th percentile of flops: all within, and closer to the optimum than networks at random."""
     table = tasks.read_table(table_path("nasbench_macro.npz"), "flops")
     task, cost = tasks.TabularTask.from_table(table), tasks.additive_cost(table, "flops")
-    loss, settings = tasks.RelaxedTable(task), Settings(steps=1000)
+    loss, settings = tasks.RelaxedTable(task), Settings(steps=1000, alpha_learning_rate=3e-3)
     method = RCDarts(task.space, settings, (cost,))
     rng = np.random.default_rng(0)
-    step = jax.jit(
-        lambda state: jax.lax.scan(lambda s, _: (method.step(s, loss, None, None)[0], None), state, length=1000)[0]
-    )
     for percentile in (25, 50, 75):
         budget = float(np.percentile(table.cost, percentile))
         within = table.cost <= budget
         optimum = table.error[within].min()
         regrets = []
         for seed in range(5):
-            arch = method.derive(step(method.init(jax.random.key(seed), {}, budget)), budget)
+            arch = method.derive(run(method, loss, method.init(jax.random.key(seed), {}, budget)), budget)
             assert cost.total(arch) <= budget
             regrets.append(table.error[task.rows(arch)] - optimum)
         random = rng.choice(table.error[within], 1000) - optimum
-        assert np.mean(regrets) < 0.5 * np.mean(random)
+        assert np.mean(regrets) < 0.25 * np.mean(random)
