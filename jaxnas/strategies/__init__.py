@@ -10,9 +10,12 @@ from jaxnas.strategies.constrained import ConstrainedEvolution
 from jaxnas.strategies.evolution import RegularisedEvolution
 from jaxnas.strategies.importance_sampling import ImportanceSampling
 from jaxnas.strategies.independent import Independent
+from jaxnas.strategies.moarr import MoARR
 from jaxnas.strategies.nsga2 import NSGA2
+from jaxnas.strategies.pnag import PNAG
 from jaxnas.strategies.random import Random
 from jaxnas.strategies.shared_model import SharedModel
+from jaxnas.strategies.smem_nas import SMEMNAS
 
 # Called with (space, penalties) and the settings of each; every member passes tests/test_strategies.py.
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
@@ -23,6 +26,9 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "evolution": RegularisedEvolution,
     "nsga2": NSGA2,
     "constrained": ConstrainedEvolution,
+    "pnag": PNAG,
+    "smem_nas": SMEMNAS,
+    "moarr": MoARR,
 }
 
 
@@ -39,10 +45,13 @@ def make(name: str, space: SearchSpace, penalties: tuple[float, ...], **settings
 
 __all__ = [
     "NSGA2",
+    "PNAG",
+    "SMEMNAS",
     "STRATEGIES",
     "ConstrainedEvolution",
     "ImportanceSampling",
     "Independent",
+    "MoARR",
     "Random",
     "RegularisedEvolution",
     "Strategy",

@@ -95,7 +95,7 @@ class ConstrainedEvolution:
         base.check_settings(self.space, self.penalties, self.samples)
         budgets = evenly_spaced_budgets(self.penalties) if self.budgets is None else self.budgets
         object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
-        _check_budgets(self.budgets, len(self.penalties))
+        check_budgets(self.budgets, len(self.penalties))
         for name in ("founders", "parents", "tries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -214,7 +214,8 @@ def evenly_spaced_budgets(penalties: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(((k - rank) / k).tolist())
 
 
-def _check_budgets(budgets: tuple[float, ...], distributions: int) -> None:
+def check_budgets(budgets: tuple[float, ...], distributions: int) -> None:
+    """Raises ValueError unless there is one budget on the scale of R for each of the K networks."""
     if len(budgets) != distributions:
         raise ValueError(f"budgets must be one for each of the {distributions} penalties, got {len(budgets)}")
     for budget in budgets:

@@ -1,0 +1,235 @@
+"""MoARR-style: recommends what a model of all past evaluations expects to enlarge the front of loss and cost.
+
+Paper: Wang et al., "Multi-Objective Neural Architecture Search Based on Diverse Structures and Adaptive
+Recommendation", arXiv 2007.02749.
+
+Idea: history is used twice, to predict losses and to breed candidates, and a share of uniform exploration adapts to
+whether the recommendations still improve the front.
+
+Faithful: after the abstract and the authors' public code (wangcn0201/MoARR) each architecture is a row of independent
+categorical genes, uniform at first, and history proposes candidates for the front of accuracy and cost.
+
+Deviations: The model and the rule of recommendation are filled in: five ridge regressions on single choices and pairs
+of choices, each without a fifth of the history, whose spread is the jackknife's standard error; candidates are mutants
+and crossovers of the front, and uniform ones; those picked improve the hypervolume most, one after another, at the
+predicted loss less `optimism` standard errors and the exact cost. The share of exploration shrinks by a tenth when a
+step improves the front, and grows by a tenth otherwise. Models are fitted again when the evaluations have grown by a
+factor. Losses of a task take the place of short trainings, and the operations of a space that of a library of published
+cells; spaces here have no inert genes, so that there is nothing to make canonical. Penalties, which MoARR does not
+know, are answered by the models' mean for all evaluated architectures.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import archive as archives
+from jaxnas.strategies import base, incumbents, jackknife, pareto, shared_model_design, variation
+
+EXPLORATION = (0.1, 0.5)  # least and largest share, the latter to begin with
+UNIFORM, CROSSED = 0.25, 0.25  # shares of the pool; the rest are mutants
+
+
+@flax.struct.dataclass
+class State:
+    """The archive, its models and the share of exploration.
+
+    Attributes:
+      archive: all evaluated architectures; its estimates are the models' mean.
+      coefficients: float32 [M, P + 1], of the M models.
+      exploration: float32 [], share of a step that is uniform.
+      step: int32 [], steps told.
+      next_fit: int32 [], the step of the next fit.
+    """
+
+    archive: archives.Archive
+    coefficients: jax.Array
+    exploration: jax.Array
+    step: jax.Array
+    next_fit: jax.Array
+
+
+@dataclass(frozen=True)
+class MoARR:
+    """Recommendation by hypervolume under an ensemble of linear models.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      samples: lambda; a step evaluates S = K lambda architectures. None for steps of about 10.
+      cost: scaled cost R(c), the second objective; None for the first cost of the space.
+      founders: uniform architectures that the search begins with.
+      growth: a fit follows when the number of steps has grown by this factor.
+      capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
+      pool: candidates in a step.
+      optimism: standard errors that a predicted loss is lowered by.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int | None = None
+    cost: Callable[[jax.Array], jax.Array] | None = None
+    founders: int = 50
+    growth: float = 1.1
+    capacity: int = 4096
+    pool: int = 1000
+    optimism: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        base.check_penalties(self.penalties)
+        if self.samples is None:
+            object.__setattr__(self, "samples", -(-10 // len(self.penalties)))
+        base.check_settings(self.space, self.penalties, self.samples)
+        archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
+        if self.pool < self.step_samples:
+            raise ValueError(f"pool must hold at least one step of {self.step_samples}, got {self.pool}")
+        if not self.optimism >= 0:
+            raise ValueError(f"optimism must not be negative (0 trusts the mean), got {self.optimism}")
+        if self.cost is None:
+            object.__setattr__(self, "cost", base.default_cost(self.space))
+
+    @property
+    def step_samples(self) -> int:
+        """S."""
+        return len(self.penalties) * self.samples
+
+    @property
+    def design(self) -> shared_model_design.Design:
+        """The features of the models."""
+        return shared_model_design.build(self.space.num_choices)
+
+    def init(self, key: jax.Array) -> State:
+        """Nothing evaluated; the key is not used."""
+        del key
+        return State(
+            archive=archives.empty(self.capacity, len(self.space.decisions)),
+            coefficients=jnp.zeros((jackknife.MODELS, self.design.size + 1)),
+            exploration=jnp.float32(EXPLORATION[1]),
+            step=jnp.int32(0),
+            next_fit=jnp.int32(-(-self.founders // self.step_samples)),
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """What the models recommend, and uniform ones, at first all: int32 [S, D], and the state as it was."""
+        pool_key, fresh_key = jax.random.split(key)
+        pool, known = self.candidates(pool_key, state.archive), state.archive
+        exploration = jnp.where(state.step * self.step_samples < self.founders, 1.0, state.exploration)
+        ordered = jax.pure_callback(
+            functools.partial(recommend, self.design, self.step_samples, self.optimism),
+            jax.ShapeDtypeStruct(pool.shape, jnp.int32),
+            *(pool, self.cost(pool), state.coefficients, exploration),
+            *(known.archs, known.estimates, known.costs, known.counts),
+            vmap_method="sequential",
+        )
+        return archives.fresh(fresh_key, self.space.num_choices, self.step_samples, ordered, known), state
+
+    def candidates(self, key: jax.Array, archive: archives.Archive) -> jax.Array:
+        """The pool: uniform architectures, then crossovers and mutants of the front as the models see it."""
+        uniform_key, parent_key, cross_key, mutation_key = jax.random.split(key, 4)
+        on_front = pareto.front_members(archives.judged(archive), archive.costs)
+        rows = jnp.argsort(~on_front)[jax.random.randint(parent_key, (2, self.pool), 0, jnp.maximum(on_front.sum(), 1))]
+        crossed = variation.two_point_crossover(cross_key, *archive.archs[rows], probability=1.0)
+        rate = 1 / len(self.space.decisions)
+        mutants = variation.mutate(mutation_key, archive.archs[rows[0]], self.space.num_choices, rate)
+        uniform = archives.uniform(uniform_key, self.space.num_choices, self.pool)
+        share = jnp.linspace(0, 1, self.pool, endpoint=False)[:, None]
+        return jnp.where(share < UNIFORM, uniform, jnp.where(share < UNIFORM + CROSSED, crossed, mutants))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
+        """Adds to the archive, adapts the exploration and fits; the diagnostics are the objectives, [K, S]."""
+        costs = self.cost(archs)
+        objective = incumbents.scalarised(losses, self.penalties, costs)
+        before, step = state.archive, state.step + 1
+        archive = archives.add(before, archs, losses, costs)
+        matched = (before.losses <= losses[:, None]) & (before.costs <= costs[:, None])  # [S, N]
+        improves = ~matched.any(-1).all()
+        exploration = jnp.clip(state.exploration * jnp.where(improves, 0.9, 1.1), *EXPLORATION)
+        due = step >= state.next_fit
+        shapes = (state.coefficients, archive.estimates)
+        fit = functools.partial(_fit, self.design)
+        coefficients, estimates = jax.lax.cond(
+            due,
+            lambda: jax.pure_callback(
+                fit,
+                jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes),
+                *(archive.archs, archive.losses, archive.counts),
+                vmap_method="sequential",
+            ),
+            lambda: shapes,
+        )
+        return State(
+            archive=archive.replace(estimates=estimates),
+            coefficients=coefficients,
+            exploration=jnp.where(step * self.step_samples > self.founders, exploration, state.exploration),
+            step=step,
+            next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
+        ), objective
+
+    def modes(self, state: State) -> jax.Array:
+        """For each penalty the least f_k of all evaluated architectures, by the models' mean: int32 [K, D]."""
+        known, cheapest = state.archive, archives.cheapest(self.space, self.cost)
+        return archives.best(archives.judged(known), known.costs, known.archs, self.penalties, cheapest)
+
+
+def recommend(
+    design, picks, optimism, pool, pool_costs, coefficients, exploration, archs, estimates, costs, counts
+) -> np.ndarray:
+    """The pool in another order, on the host: first what enlarges the front most, then its uniform part.
+
+    Args:
+      design: the features of the models.
+      picks: S; a share `exploration` of them is left to the uniform part.
+      optimism: standard errors that a predicted loss is lowered by.
+      pool: int [M, D], the uniform part first.
+      pool_costs: float [M].
+      coefficients: float [models, P + 1].
+      exploration: float.
+      archs: int [N, D], the archive's, as the next three.
+      estimates: float [N], infinite where the models have not looked yet.
+      costs: float [N].
+      counts: int [N], 0 in free places.
+
+    Returns:
+      int32 [M, D].
+    """
+    pool, archs = np.asarray(pool, np.int32), np.asarray(archs, np.int32)[np.asarray(counts) > 0]
+    estimates, costs = (np.asarray(values, np.float64)[: len(archs)] for values in (estimates, costs))
+    picks -= round(float(exploration) * picks)
+    if picks == 0:
+        return pool
+    seen = {row.tobytes() for row in archs}
+    new = {row.tobytes(): place for place, row in enumerate(pool) if row.tobytes() not in seen}
+    new = np.fromiter(new.values(), int)
+    if len(new) == 0:
+        return pool
+    missing = ~np.isfinite(estimates)
+    coefficients = np.asarray(coefficients)
+    with archives.one_thread():
+        if missing.any():
+            estimates[missing] = jackknife.predict(design, coefficients, archs[missing])[0]
+        mean, error = jackknife.predict(design, coefficients, pool[new])
+    chosen = new[pareto.greedy(mean - optimism * error, np.asarray(pool_costs)[new], estimates, costs, picks)]
+    return np.concatenate([pool[chosen], np.delete(pool, chosen, axis=0)])
+
+
+def _fit(design, archs, losses, counts) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients and estimates of the archive, on the host."""
+    archs, losses, counts = (np.asarray(values) for values in (archs, losses, counts))
+    known = counts > 0
+    estimates = np.full(losses.shape, np.inf, np.float32)
+    with archives.one_thread():
+        coefficients = jackknife.fit(design, archs[known], losses[known], counts[known])
+        estimates[known] = jackknife.predict(design, coefficients, archs[known])[0]
+    return coefficients.astype(np.float32), estimates

@@ -1,0 +1,221 @@
+"""PNAG: one generator of architectures for all budgets, taught by a learned comparison of architectures at a budget.
+
+Paper: Guo et al., "Pareto-aware Neural Architecture Generation for Diverse Computational Budgets", arXiv 2210.07634.
+
+Idea: an evaluator learns which of two architectures is to be preferred at a budget, a generator conditioned on the
+budget learns by REINFORCE to please it, and sampling then takes the place of a search for each budget.
+
+Faithful: after the authors' code (guoyongcs/PNAG) the rule that labels pairs, the evaluator's loss over all pairs of a
+minibatch at one random budget and its optimiser, an LSTM that decides choice by choice from the embedding of the
+budget, its reward, parameters from -0.1 to 0.1, a frozen evaluator, and a prediction of
+the accuracy that picks among samples.
+
+Deviations: The archive begins with few random architectures and grows by samples of the generator, where the code
+trains once on 16,000 architectures that are scored beforehand; all networks are therefore fitted again now and then,
+from where they were. Costs are exact, where the code predicts the latency. REINFORCE uses several samples a step and
+the mean reward of a budget as baseline, where the code uses one sample and none, with a larger learning rate, fewer
+steps, and a fifth of the code's weight on the entropy. Evaluator, predictor and LSTM are smaller (128 and 32 units for
+512 and 64). Losses stand for accuracies. What was sampled before is not evaluated again. Penalties, which PNAG does not
+know, are answered by the least predicted loss + eps_k R of all architectures evaluated or generated.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import archive as archives
+from jaxnas.strategies import base, budget_evaluator, incumbents, neural
+from jaxnas.strategies.constrained import ROUNDING, check_budgets, evenly_spaced_budgets
+
+STEPS = 100  # of the generator in a fit, from where it was
+FOR_EACH_BUDGET = 8  # samples in a step
+RATE, ENTROPY = 1e-2, 0.2  # the latter relative to the reward
+
+
+@flax.struct.dataclass
+class State:
+    """The archive, the three networks, and what the generator made of them.
+
+    Attributes:
+      archive: all evaluated architectures; its estimates are the predictor's.
+      generator: its parameters.
+      generated: int32 [G, D], samples of the generator for all budgets.
+      generated_losses: float32 [G], predicted; infinite before the first fit.
+      generated_costs: float32 [G], exact.
+      step: int32 [], steps told.
+      next_fit: int32 [], the step of the next fit.
+      fits: int32 [], fits done.
+      key_data: uint32 [2], integers of the random key for training.
+    """
+
+    archive: archives.Archive
+    generator: Any
+    generated: jax.Array
+    generated_losses: jax.Array
+    generated_costs: jax.Array
+    step: jax.Array
+    next_fit: jax.Array
+    fits: jax.Array
+    key_data: jax.Array
+
+
+@dataclass(frozen=True)
+class PNAG:
+    """Pareto-aware architecture generation, as ask and tell.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      samples: lambda, samples of the generator for each budget in a step.
+      cost: scaled cost R(c); None for the first cost of the space.
+      budgets: the largest R of each of the K networks. None for evenly spaced ones, from 1 for the smallest penalty
+        down to 1 / K for the largest.
+      founders: uniform architectures that the search begins with.
+      growth: a fit follows when the number of steps has grown by this factor.
+      capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
+      width: hidden units of evaluator and predictor.
+      hidden: units of the generator's LSTM.
+      tries: samples for each architecture to evaluate, of which the first new one is taken.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int = 4
+    cost: Callable[[jax.Array], jax.Array] | None = None
+    budgets: tuple[float, ...] | None = None
+    founders: int = 100
+    growth: float = 2.0
+    capacity: int = 4096
+    width: int = 128
+    hidden: int = 32
+    tries: int = 4
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        base.check_settings(self.space, self.penalties, self.samples)
+        budgets = evenly_spaced_budgets(self.penalties) if self.budgets is None else self.budgets
+        object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
+        check_budgets(self.budgets, len(self.penalties))
+        archives.check_model_settings(self.founders, self.growth, self.capacity, self.samples * len(self.penalties))
+        for name in ("width", "hidden", "tries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.cost is None:
+            object.__setattr__(self, "cost", base.default_cost(self.space))
+
+    @property
+    def generator(self) -> neural.Generator:
+        """The generator's shapes."""
+        choices = [decision.choices for decision in self.space.decisions]
+        return neural.Generator.of_choices(choices, len(self.budgets), self.hidden)
+
+    def init(self, key: jax.Array) -> State:
+        """An empty archive and an untrained generator; the key is kept for training."""
+        decisions, size = len(self.space.decisions), len(self.budgets) * FOR_EACH_BUDGET
+        unknown = jnp.full(size, jnp.inf)
+        first_fit = -(-self.founders // (self.samples * len(self.budgets)))
+        return State(
+            archive=archives.empty(self.capacity, decisions),
+            generator=self.generator.init(key),
+            generated=jnp.zeros((size, decisions), jnp.int32),
+            generated_losses=unknown,
+            generated_costs=unknown,
+            step=jnp.int32(0),
+            next_fit=jnp.int32(first_fit),
+            fits=jnp.int32(0),
+            key_data=jax.random.key_data(key),
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """New samples of the generator for every budget, uniform ones at first: int32 [S, D], and the state."""
+        founder_key, sample_key, fresh_key = jax.random.split(key, 3)
+        size = self.samples * len(self.budgets)
+        budgets = jnp.arange(size * self.tries) % len(self.budgets)
+        generated, _, _ = self.generator.sample(
+            state.generator, self.generator.noise(sample_key, (len(budgets),)), budgets
+        )
+        founders = archives.uniform(founder_key, self.space.num_choices, len(generated))
+        candidates = jnp.where(state.fits > 0, generated, founders)
+        return archives.fresh(fresh_key, self.space.num_choices, size, candidates, state.archive), state
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
+        """Adds to the archive and, on a schedule, trains the networks; the diagnostics are the objectives, [K, S]."""
+        costs = self.cost(archs)
+        objective = incumbents.scalarised(losses, self.penalties, costs)
+        step = state.step + 1
+        due = step >= state.next_fit
+        state = state.replace(archive=archives.add(state.archive, archs, losses, costs), step=step)
+        # The archive stays outside of the branches: passing through one would copy it in every step.
+        names = ("generator", "generated", "generated_losses", "generated_costs")
+        kept = (state.archive.estimates, *(getattr(state, name) for name in names))
+        # One search after another: small products of matrices are slower in batches.
+        fit = jax.custom_batching.sequential_vmap(self.fit)
+        estimates, *values = jax.lax.cond(due, fit, lambda _: kept, state)
+        return state.replace(
+            archive=state.archive.replace(estimates=estimates),
+            next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
+            fits=state.fits + due,
+            **dict(zip(names, values)),
+        ), objective
+
+    def fit(self, state: State) -> tuple[Any, ...]:
+        """Trains; returns estimates [N], the generator, and its architectures with their losses and costs."""
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        evaluator_key, predictor_key, train_key, sample_key = jax.random.split(key, 4)
+        archive, num_choices, budgets = state.archive, self.space.num_choices, len(self.budgets)
+        evaluator = budget_evaluator.train(evaluator_key, archive, self.budgets, num_choices, self.width)
+        conditions = jnp.tile(jnp.arange(budgets), FOR_EACH_BUDGET)
+
+        def loss(params: Any, noise: jax.Array) -> jax.Array:
+            archs, log_probs, entropy = self.generator.sample(params, noise, conditions)
+            reward = budget_evaluator.scores(evaluator, archs, conditions, num_choices, budgets)
+            reward = reward.reshape(FOR_EACH_BUDGET, -1)
+            return -(log_probs * (reward - reward.mean(0)).ravel() + ENTROPY * entropy).mean()
+
+        noise = self.generator.noise(train_key, (STEPS, len(conditions)))
+        generator = neural.minimise(loss, state.generator, optax.adam(RATE), noise)
+        generated, _, _ = self.generator.sample(
+            generator, self.generator.noise(sample_key, (len(conditions),)), conditions
+        )
+        archs = jnp.concatenate([archive.archs, generated])
+        predicted = neural.predicted_losses(predictor_key, archive, archs, num_choices, self.width)
+        estimates, generated_losses = jnp.split(predicted, [len(archive.archs)])
+        estimates = jnp.where(archive.counts > 0, estimates, jnp.inf)
+        return estimates, generator, generated, generated_losses, self.cost(generated)
+
+    def modes(self, state: State) -> jax.Array:
+        """For each penalty the least predicted f_k of all that was evaluated or generated, int32 [K, D]."""
+        return archives.best(*self._candidates(state), self.penalties, archives.cheapest(self.space, self.cost))
+
+    def within_budgets(self, state: State) -> jax.Array:
+        """Within each budget the least predicted loss of all that was evaluated or generated, int32 [K, D].
+
+        Costs are exact, so that no budget is ever exceeded; where nothing is within one, the cheapest architecture is
+        the answer.
+        """
+        losses, costs, archs = self._candidates(state)
+        fitting = costs <= jnp.asarray(self.budgets, jnp.float32)[:, None] + ROUNDING
+        values = jnp.where(fitting, losses, jnp.inf)
+        cheapest = archives.cheapest(self.space, self.cost)
+        return jnp.where(jnp.isfinite(values).any(-1, keepdims=True), archs[values.argmin(-1)], cheapest)
+
+    def _candidates(self, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Losses, costs and architectures to answer with."""
+        known = state.archive
+        return (
+            jnp.concatenate([archives.judged(known), state.generated_losses]),
+            jnp.concatenate([known.costs, state.generated_costs]),
+            jnp.concatenate([known.archs, state.generated]),
+        )
