@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,9 +101,11 @@ def stage_wise_on_supernet(arena: Arena) -> Outcome:
     images = search.steps.prepare(minibatch, None)
 
     @jax.jit
-    def features_of(arch: jax.Array) -> Sequence[jax.Array]:
-        apply = search.supernet.apply
-        return apply({"params": arena.supernet.params}, images, jnp.asarray(arch), method="apply_with_features")[1]
+    def program(params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> Sequence[jax.Array]:
+        return search.supernet.apply({"params": params}, images, arch, method="apply_with_features")[1]
+
+    def features_of(arch: np.ndarray) -> Sequence[jax.Array]:
+        return program(arena.supernet.params, images, jnp.asarray(arch))
 
     archs, networks = [], 0
     for operation in range(everywhere):
