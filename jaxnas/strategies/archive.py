@@ -7,6 +7,7 @@ one (the winner's curse).
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import flax.struct
@@ -17,6 +18,7 @@ import threadpoolctl
 
 from jaxnas import distribution
 from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies.constrained import ROUNDING
 
 ENUMERATED = 2**16  # architectures: the cheapest of so many is found by looking at all
 UNIFORM_TRIES = 4  # draws for each architecture that is lacking, before the space is walked through
@@ -57,6 +59,13 @@ def check_model_settings(founders: int, growth: float, capacity: int, samples: i
         raise ValueError(
             f"capacity must hold the founders ({founders}) and one step of {samples} architectures, got {capacity}"
         )
+
+
+def check_positive(method: Any, *names: str) -> None:
+    """Raises ValueError unless these settings of a strategy are at least 1."""
+    for name in names:
+        if getattr(method, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(method, name)}")
 
 
 def fit_after(step: jax.Array, growth: float) -> jax.Array:
@@ -119,6 +128,13 @@ def best(values: jax.Array, costs: jax.Array, archs: jax.Array, penalties: Seque
     price = jnp.asarray(penalties, jnp.float32)[:, None] * jnp.where(usable, costs, 0.0)
     chosen = jnp.where(usable, values + price, jnp.inf).argmin(-1)
     return jnp.where(usable.any(), archs[chosen], last)
+
+
+def best_within(values: jax.Array, costs: jax.Array, archs: jax.Array, budgets: Sequence[float], last: jax.Array):
+    """As `best`, but of least value within each of K budgets: where nothing is within one, int32 [D] `last` is."""
+    fitting = costs <= jnp.asarray(budgets, jnp.float32)[:, None] + ROUNDING
+    values = jnp.where(fitting, values, jnp.inf)
+    return jnp.where(jnp.isfinite(values).any(-1, keepdims=True), archs[values.argmin(-1)], last)
 
 
 def judged(archive: Archive) -> jax.Array:

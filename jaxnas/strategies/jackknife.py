@@ -3,8 +3,13 @@
 On the host, in numpy: the numbers of architectures differ from fit to fit, and a program of JAX would pay for the most.
 """
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.strategies.archive import Archive, one_thread
 from jaxnas.strategies.shared_model_design import Design
 
 MODELS = 5
@@ -58,5 +63,26 @@ def fit(design: Design, archs: np.ndarray, losses: np.ndarray, counts: np.ndarra
 
 def predict(design: Design, coefficients: np.ndarray, archs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The models' mean, and its standard error by the grouped jackknife: int [N, D] -> float [N], float [N]."""
-    each = features(design, archs) @ coefficients.T.astype(np.float64)
+    each = features(design, archs) @ np.asarray(coefficients, np.float64).T
     return each.mean(-1), np.sqrt((len(coefficients) - 1) * each.var(-1))
+
+
+def fit_archive(design: Design, archive: Archive) -> tuple[jax.Array, jax.Array]:
+    """Fits the models to an archive, within a program: coefficients [M, P + 1], and their mean for the archive [N]."""
+    shapes = (
+        jax.ShapeDtypeStruct((MODELS, design.size + 1), jnp.float32),
+        jax.ShapeDtypeStruct(archive.losses.shape, jnp.float32),
+    )
+    arguments = (archive.archs, archive.losses, archive.counts)
+    return jax.pure_callback(functools.partial(_fit, design), shapes, *arguments, vmap_method="sequential")
+
+
+def _fit(design, archs, losses, counts) -> tuple[np.ndarray, np.ndarray]:
+    """`fit_archive` on the host."""
+    archs, losses, counts = (np.asarray(values) for values in (archs, losses, counts))
+    known = counts > 0
+    estimates = np.full(losses.shape, np.inf, np.float32)
+    with one_thread():
+        coefficients = fit(design, archs[known], losses[known], counts[known])
+        estimates[known] = predict(design, coefficients, archs[known])[0]
+    return coefficients.astype(np.float32), estimates

@@ -44,8 +44,7 @@ class State:
       archive: all evaluated architectures; its estimates are the models' mean.
       coefficients: float32 [M, P + 1], of the M models.
       exploration: float32 [], share of a step that is uniform.
-      step: int32 [], steps told.
-      next_fit: int32 [], the step of the next fit.
+      step, next_fit: int32 [], steps told, and the step of the next fit.
     """
 
     archive: archives.Archive
@@ -157,17 +156,8 @@ class MoARR:
         improves = ~matched.any(-1).all()
         exploration = jnp.clip(state.exploration * jnp.where(improves, 0.9, 1.1), *EXPLORATION)
         due = step >= state.next_fit
-        shapes = (state.coefficients, archive.estimates)
-        fit = functools.partial(_fit, self.design)
         coefficients, estimates = jax.lax.cond(
-            due,
-            lambda: jax.pure_callback(
-                fit,
-                jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes),
-                *(archive.archs, archive.losses, archive.counts),
-                vmap_method="sequential",
-            ),
-            lambda: shapes,
+            due, lambda: jackknife.fit_archive(self.design, archive), lambda: (state.coefficients, archive.estimates)
         )
         return State(
             archive=archive.replace(estimates=estimates),
@@ -188,21 +178,8 @@ def recommend(
 ) -> np.ndarray:
     """The pool in another order, on the host: first what enlarges the front most, then its uniform part.
 
-    Args:
-      design: the features of the models.
-      picks: S; a share `exploration` of them is left to the uniform part.
-      optimism: standard errors that a predicted loss is lowered by.
-      pool: int [M, D], the uniform part first.
-      pool_costs: float [M].
-      coefficients: float [models, P + 1].
-      exploration: float.
-      archs: int [N, D], the archive's, as the next three.
-      estimates: float [N], infinite where the models have not looked yet.
-      costs: float [N].
-      counts: int [N], 0 in free places.
-
-    Returns:
-      int32 [M, D].
+    A share `exploration` of the S = `picks` is left to the uniform part. The pool is int [M, D], coefficients are float
+    [models, P + 1], what belongs to the archive is int [N, D] and three times [N]; returns int32 [M, D].
     """
     pool, archs = np.asarray(pool, np.int32), np.asarray(archs, np.int32)[np.asarray(counts) > 0]
     estimates, costs = (np.asarray(values, np.float64)[: len(archs)] for values in (estimates, costs))
@@ -215,21 +192,9 @@ def recommend(
     if len(new) == 0:
         return pool
     missing = ~np.isfinite(estimates)
-    coefficients = np.asarray(coefficients)
     with archives.one_thread():
         if missing.any():
             estimates[missing] = jackknife.predict(design, coefficients, archs[missing])[0]
         mean, error = jackknife.predict(design, coefficients, pool[new])
     chosen = new[pareto.greedy(mean - optimism * error, np.asarray(pool_costs)[new], estimates, costs, picks)]
     return np.concatenate([pool[chosen], np.delete(pool, chosen, axis=0)])
-
-
-def _fit(design, archs, losses, counts) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients and estimates of the archive, on the host."""
-    archs, losses, counts = (np.asarray(values) for values in (archs, losses, counts))
-    known = counts > 0
-    estimates = np.full(losses.shape, np.inf, np.float32)
-    with archives.one_thread():
-        coefficients = jackknife.fit(design, archs[known], losses[known], counts[known])
-        estimates[known] = jackknife.predict(design, coefficients, archs[known])[0]
-    return coefficients.astype(np.float32), estimates

@@ -15,6 +15,7 @@ import optax
 from jaxnas import distribution
 from jaxnas.strategies.archive import Archive
 
+REINFORCE_STEPS, REINFORCE_RATE = 100, 1e-2
 STEPS, BATCH, RATE, DECAY = 80, 64, 3e-3, 0.1  # of a prediction of losses: with many more steps it learns the noise
 
 
@@ -146,6 +147,32 @@ class Generator:
         carry = ((start, start), params["condition"][conditions])
         _, (archs, log_probs, entropies) = jax.lax.scan(decide, carry, (jnp.swapaxes(noise, 0, 1), kinds, valid))
         return archs.T.astype(jnp.int32), log_probs.sum(0), entropies.sum(0)
+
+
+def reinforce(
+    generator: Generator, params: Any, reward: Callable, key: jax.Array, conditions: jax.Array, entropy: float
+) -> Any:
+    """Trains a generator towards a reward, by REINFORCE and Adam (Williams, Machine Learning 1992).
+
+    Args:
+      generator: its shapes.
+      params: its parameters, where to begin.
+      reward: int [S, D], int [S] -> float [S], of architectures given their conditions.
+      key: a JAX random key.
+      conditions: int [S], of the samples of a step, 0 ... K - 1 and again; the mean reward of each is its baseline.
+      entropy: the weight of the entropy, relative to the reward.
+
+    Returns:
+      The parameters after `REINFORCE_STEPS` steps.
+    """
+
+    def loss(params: Any, noise: jax.Array) -> jax.Array:
+        archs, log_probs, spread = generator.sample(params, noise, conditions)
+        rewards = reward(archs, conditions).reshape(-1, generator.conditions)
+        return -(log_probs * (rewards - rewards.mean(0)).ravel() + entropy * spread).mean()
+
+    noise = generator.noise(key, (REINFORCE_STEPS, len(conditions)))
+    return minimise(loss, params, optax.adam(REINFORCE_RATE), noise)
 
 
 def predicted_losses(

@@ -27,16 +27,14 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import archive as archives
 from jaxnas.strategies import base, budget_evaluator, incumbents, neural
-from jaxnas.strategies.constrained import ROUNDING, check_budgets, evenly_spaced_budgets
+from jaxnas.strategies.constrained import check_budgets, evenly_spaced_budgets
 
-STEPS = 100  # of the generator in a fit, from where it was
-FOR_EACH_BUDGET = 8  # samples in a step
-RATE, ENTROPY = 1e-2, 0.2  # the latter relative to the reward
+FOR_EACH_BUDGET = 8  # samples in a step of the generator
+ENTROPY = 0.2  # its weight, relative to the reward
 
 
 @flax.struct.dataclass
@@ -46,13 +44,11 @@ class State:
     Attributes:
       archive: all evaluated architectures; its estimates are the predictor's.
       generator: its parameters.
-      generated: int32 [G, D], samples of the generator for all budgets.
+      generated: int32 [G, D], its samples for all budgets.
       generated_losses: float32 [G], predicted; infinite before the first fit.
       generated_costs: float32 [G], exact.
-      step: int32 [], steps told.
-      next_fit: int32 [], the step of the next fit.
-      fits: int32 [], fits done.
-      key_data: uint32 [2], integers of the random key for training.
+      step, next_fit, fits: int32 [], steps told, the step of the next fit, fits done.
+      key_data: uint32 [2], of the random key for training.
     """
 
     archive: archives.Archive
@@ -80,9 +76,8 @@ class PNAG:
       founders: uniform architectures that the search begins with.
       growth: a fit follows when the number of steps has grown by this factor.
       capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
-      width: hidden units of evaluator and predictor.
-      hidden: units of the generator's LSTM.
-      tries: samples for each architecture to evaluate, of which the first new one is taken.
+      width, hidden: hidden units of evaluator and predictor, and of the generator's LSTM.
+      tries: samples for each architecture to evaluate; the first new ones are taken.
 
     Raises:
       ValueError: on settings that make no search.
@@ -107,23 +102,21 @@ class PNAG:
         object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
         check_budgets(self.budgets, len(self.penalties))
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.samples * len(self.penalties))
-        for name in ("width", "hidden", "tries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        archives.check_positive(self, "width", "hidden", "tries")
         if self.cost is None:
             object.__setattr__(self, "cost", base.default_cost(self.space))
 
     @property
     def generator(self) -> neural.Generator:
         """The generator's shapes."""
-        choices = [decision.choices for decision in self.space.decisions]
-        return neural.Generator.of_choices(choices, len(self.budgets), self.hidden)
+        return neural.Generator.of_choices(
+            [each.choices for each in self.space.decisions], len(self.budgets), self.hidden
+        )
 
     def init(self, key: jax.Array) -> State:
         """An empty archive and an untrained generator; the key is kept for training."""
         decisions, size = len(self.space.decisions), len(self.budgets) * FOR_EACH_BUDGET
         unknown = jnp.full(size, jnp.inf)
-        first_fit = -(-self.founders // (self.samples * len(self.budgets)))
         return State(
             archive=archives.empty(self.capacity, decisions),
             generator=self.generator.init(key),
@@ -131,7 +124,7 @@ class PNAG:
             generated_losses=unknown,
             generated_costs=unknown,
             step=jnp.int32(0),
-            next_fit=jnp.int32(first_fit),
+            next_fit=jnp.int32(-(-self.founders // (self.samples * len(self.budgets)))),
             fits=jnp.int32(0),
             key_data=jax.random.key_data(key),
         )
@@ -157,11 +150,10 @@ class PNAG:
         step = state.step + 1
         due = step >= state.next_fit
         state = state.replace(archive=archives.add(state.archive, archs, losses, costs), step=step)
-        # The archive stays outside of the branches: passing through one would copy it in every step.
+        # The archive stays outside of the branches, which would copy it in every step.
         names = ("generator", "generated", "generated_losses", "generated_costs")
         kept = (state.archive.estimates, *(getattr(state, name) for name in names))
-        # One search after another: small products of matrices are slower in batches.
-        fit = jax.custom_batching.sequential_vmap(self.fit)
+        fit = jax.custom_batching.sequential_vmap(self.fit)  # small products of matrices are slower in batches
         estimates, *values = jax.lax.cond(due, fit, lambda _: kept, state)
         return state.replace(
             archive=state.archive.replace(estimates=estimates),
@@ -178,17 +170,12 @@ class PNAG:
         evaluator = budget_evaluator.train(evaluator_key, archive, self.budgets, num_choices, self.width)
         conditions = jnp.tile(jnp.arange(budgets), FOR_EACH_BUDGET)
 
-        def loss(params: Any, noise: jax.Array) -> jax.Array:
-            archs, log_probs, entropy = self.generator.sample(params, noise, conditions)
-            reward = budget_evaluator.scores(evaluator, archs, conditions, num_choices, budgets)
-            reward = reward.reshape(FOR_EACH_BUDGET, -1)
-            return -(log_probs * (reward - reward.mean(0)).ravel() + ENTROPY * entropy).mean()
+        def reward(archs: jax.Array, at: jax.Array) -> jax.Array:
+            return budget_evaluator.scores(evaluator, archs, at, num_choices, budgets)
 
-        noise = self.generator.noise(train_key, (STEPS, len(conditions)))
-        generator = neural.minimise(loss, state.generator, optax.adam(RATE), noise)
-        generated, _, _ = self.generator.sample(
-            generator, self.generator.noise(sample_key, (len(conditions),)), conditions
-        )
+        generator = neural.reinforce(self.generator, state.generator, reward, train_key, conditions, ENTROPY)
+        noise = self.generator.noise(sample_key, conditions.shape)
+        generated, _, _ = self.generator.sample(generator, noise, conditions)
         archs = jnp.concatenate([archive.archs, generated])
         predicted = neural.predicted_losses(predictor_key, archive, archs, num_choices, self.width)
         estimates, generated_losses = jnp.split(predicted, [len(archive.archs)])
@@ -202,20 +189,12 @@ class PNAG:
     def within_budgets(self, state: State) -> jax.Array:
         """Within each budget the least predicted loss of all that was evaluated or generated, int32 [K, D].
 
-        Costs are exact, so that no budget is ever exceeded; where nothing is within one, the cheapest architecture is
-        the answer.
+        No budget is ever exceeded: costs are exact, and the cheapest architecture is known.
         """
-        losses, costs, archs = self._candidates(state)
-        fitting = costs <= jnp.asarray(self.budgets, jnp.float32)[:, None] + ROUNDING
-        values = jnp.where(fitting, losses, jnp.inf)
-        cheapest = archives.cheapest(self.space, self.cost)
-        return jnp.where(jnp.isfinite(values).any(-1, keepdims=True), archs[values.argmin(-1)], cheapest)
+        return archives.best_within(*self._candidates(state), self.budgets, archives.cheapest(self.space, self.cost))
 
     def _candidates(self, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Losses, costs and architectures to answer with."""
-        known = state.archive
-        return (
-            jnp.concatenate([archives.judged(known), state.generated_losses]),
-            jnp.concatenate([known.costs, state.generated_costs]),
-            jnp.concatenate([known.archs, state.generated]),
-        )
+        known = (archives.judged(state.archive), state.archive.costs, state.archive.archs)
+        made = (state.generated_losses, state.generated_costs, state.generated)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), known, made)

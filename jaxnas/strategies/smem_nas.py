@@ -99,9 +99,7 @@ class SMEMNAS:
         object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
         base.check_settings(self.space, self.penalties, self.samples)
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
-        for name in ("population", "generations", "pairs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        archives.check_positive(self, "population", "generations", "pairs")
         if not 0 <= self.vice <= self.population:
             raise ValueError(f"vice must be from 0 to the population of {self.population}, got {self.vice}")
         if self.cost is None:
