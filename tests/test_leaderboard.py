@@ -5,15 +5,20 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import cli, leaderboard, methods_page
+from experiments import cifar_search, cli, leaderboard, methods_page
+from experiments.presets import PRESETS
 from jaxnas import method_docs, metrics
+from jaxnas.data import Split, load
 from jaxnas.leaderboard import arena, on_supernets, standings
 from jaxnas.leaderboard import methods_page as page
 from jaxnas.leaderboard.standings import Found
 from jaxnas.tasks import Table, TabularTask, synthetic_table
+from jaxnas.tasks.supernet import FrozenSupernet
+from tests import tiny_search
 from tests.test_strategies import task
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
@@ -135,3 +140,54 @@ def test_every_method_is_documented_and_the_page_says_the_same():
 def test_a_docstring_without_a_paragraph_is_named():
     with pytest.raises(ValueError, match=r"jaxnas\.metrics needs a paragraph.*Paper"):
         method_docs.read(metrics.hypervolume)
+
+
+@pytest.fixture(scope="module")
+def tiny_arena():
+    """An arena of seconds: a search space of four networks on digits."""
+    preset = dataclasses.replace(PRESETS["quickstart"], space=tiny_search.tiny().name, penalties=(0.0, 0.3), samples=2)
+    small = dataclasses.replace(preset.settings, weight_steps=4, batch_size=32, steps_per_dispatch=4)
+    search = cifar_search.build(cifar_search.Config(preset="quickstart"), dataclasses.replace(preset, settings=small))
+    untrained = FrozenSupernet(search, search.supernet.init_params(jax.random.key(0)))
+    return arena.Arena(untrained, 0, preset.penalties, search.strategy.cost, evaluations=400)
+
+
+def test_the_unit_of_cost_by_hand(tiny_arena):
+    # 4 steps of one architecture, three passes each, 32 images where an evaluation takes 120.
+    assert tiny_arena.training == pytest.approx(4 * 3 * 32 / 120)
+    assert tiny_arena.total == pytest.approx(400 + 3.2)
+    assert tiny_arena.mixture(60) == pytest.approx(2 * 60 / 120)  # two choices for each layer
+    assert tiny_arena.mixture(60, gradient=True) == pytest.approx(3 * 2 * 60 / 120)
+
+
+def test_the_judge_scores_all_networks_on_test_images(tiny_arena):
+    images = load("digits")
+    part = Split(images.test_images[:120], images.test_labels[:120])
+    judged = arena.judge(tiny_arena.supernet, part, tiny_arena.cost, "tiny")
+    archs = arena.all_architectures((2, 2))
+    search = dataclasses.replace(tiny_arena.search, valid=part)
+    losses = np.asarray(search.evaluate(tiny_arena.supernet.params, archs).loss)
+    np.testing.assert_allclose(judged.error, 1 - np.exp(-losses), rtol=1e-5)
+    np.testing.assert_allclose(judged.cost.scaled, tiny_arena.cost(archs), atol=1e-6)
+
+
+def test_training_ends_with_the_weights_phase(tiny_arena):
+    trained = arena.train(tiny_arena.search, 0)
+    start = tiny_arena.search.init(0).params
+    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(trained.params), jax.tree.leaves(start)))
+
+
+@pytest.mark.slow
+def test_every_method_runs_on_a_supernet_within_the_common_cost(tiny_arena):
+    told = []
+    names = list(on_supernets.methods())
+    outcomes = on_supernets.run([tiny_arena], names, told.append)
+    assert told == names
+    space = tiny_arena.search.strategy.space
+    for name, outcome in outcomes.items():
+        assert outcome.archs.shape == (1, 2, 2), name
+        for arch in outcome.archs[0]:
+            space.validate(arch)
+        assert 0 < outcome.spent <= 1.05 * tiny_arena.total, name
+    limits = [tiny_arena.cost.lowest + share * (tiny_arena.cost.highest - tiny_arena.cost.lowest) for share in (1, 0.5)]
+    assert np.all(tiny_arena.cost.total(outcomes["rc_darts"].archs[0]) <= limits)

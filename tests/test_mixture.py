@@ -87,7 +87,9 @@ INSTANCES = {
 }
 
 
-@pytest.fixture(scope="module", params=["mbconv", "one cell", pytest.param("cells", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=["mbconv", *(pytest.param(name, marks=pytest.mark.slow) for name in ("one cell", "cells"))]
+)
 def mixed(request):
     return INSTANCES[request.param]()
 

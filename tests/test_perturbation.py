@@ -112,6 +112,7 @@ def test_tuning_trains_the_parameters_under_the_given_weights():
     np.testing.assert_allclose(tune(jnp.float32(0), jnp.asarray([[2.0, 0.0]]), jax.random.key(0)), 6, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_on_a_supernet():
     """Statistics of the minibatch, weights of the mixture as they are: a supernet is scored by its own loss."""
     space = spaces.mbconv_space(

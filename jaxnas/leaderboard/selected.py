@@ -74,7 +74,7 @@ def dc_nas_on_supernet(arena: Arena) -> Outcome:
         change[np.arange(len(space.decisions)), archs],
         lambda some: losses(some, 1),
         accurate,
-        CLUSTERS,
+        min(CLUSTERS, len(archs)),
         arena.penalties,
         costs,
     )
