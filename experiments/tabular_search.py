@@ -36,7 +36,7 @@ class Config:
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
     methods: tuple[str, ...] = ("importance", "independent", "random")
     """Of importance, importance_plain, independent (with its best of 2, 4, 8 samples), random, evolution, nsga2,
-    constrained."""
+    constrained, pnag, smem_nas, moarr."""
     penalties: tuple[float, ...] | None = None
     """Penalty coefficients, the loss worth paying for the whole span of the cost; one network is found for each."""
     distributions: int | None = None

@@ -14,7 +14,7 @@ of choices, each without a fifth of the history, whose spread is the jackknife's
 and crossovers of the front, and uniform ones; those picked improve the hypervolume most, one after another, at the
 predicted loss less `optimism` standard errors and the exact cost. The share of exploration shrinks by a tenth when a
 step improves the front, and grows by a tenth otherwise. Models are fitted again when the evaluations have grown by a
-factor. Losses of a task take the place of short trainings, and the operations of a space that of a library of published
+factor. The pool holds 1,000 candidates. Losses of a task take the place of short trainings, and the operations of a space that of a library of published
 cells; spaces here have no inert genes, so that there is nothing to make canonical. Penalties, which MoARR does not
 know, are answered by the models' mean for all evaluated architectures.
 """
