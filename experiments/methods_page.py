@@ -29,7 +29,9 @@ def main(config: Config) -> None:
     for path in config.result:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            problems |= {name: standings.from_json(part) for name, part in content["problems"].items()}
+            for name, part in content["problems"].items():
+                title = f"{name}, noise {part['noise']:g}" if "noise" in part else name
+                problems[title] = standings.from_json(part)
             commands.append(content["command"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"result {path} is not the result.json of a leaderboard: {error}") from error

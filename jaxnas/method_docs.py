@@ -1,7 +1,8 @@
 """What is said of a method, read from the docstring of its own file, so that it is written once.
 
 A method's module opens with a line that names it and holds the paragraphs `Paper:`, `Idea:`, `Faithful:` and
-`Deviations:`, in any order, each ended by an empty line. docs/methods.md and the leaderboard are made of them.
+`Deviations:`, in any order, each ended by an empty line, and `Limits:` where something is known of where it is weak and
+why. docs/methods.md and the leaderboard are made of them.
 """
 
 import inspect
@@ -10,6 +11,7 @@ import sys
 from dataclasses import dataclass
 
 PARAGRAPHS = ("Paper", "Idea", "Faithful", "Deviations")
+OPTIONAL = ("Limits",)
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class MethodDoc:
       faithful: what is done as its source does it.
       deviations: what is not; "None." if nothing.
       location: where it is imported from, such as "jaxnas.strategies.random.Random".
+      limits: where it was seen to be weak, and the likely reason; empty if nothing is known.
     """
 
     title: str
@@ -31,6 +34,7 @@ class MethodDoc:
     faithful: str
     deviations: str
     location: str
+    limits: str = ""
 
 
 def read(method: type | object) -> MethodDoc:
@@ -48,7 +52,7 @@ def read(method: type | object) -> MethodDoc:
     found = {}
     for paragraph in paragraphs[1:]:
         name, colon, text = paragraph.partition(":")
-        if colon and name in PARAGRAPHS:
+        if colon and name in PARAGRAPHS + OPTIONAL:
             found[name.lower()] = " ".join(text.split())
     for name in PARAGRAPHS:
         if not found.get(name.lower()):

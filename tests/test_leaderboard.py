@@ -88,7 +88,7 @@ def test_tables_from_the_command_line(table_file, tmp_path, capsys):
         [f"--result={tmp_path / 'out' / 'result.json'}", f"--out={tmp_path / 'methods.md'}"],
     )
     written = (tmp_path / "methods.md").read_text()
-    assert "### small" in written
+    assert "### small, noise 0.01" in written
     assert "experiments.leaderboard" in written
     assert (tmp_path / "leaderboard.png").exists()
 
@@ -133,7 +133,7 @@ def test_every_method_is_documented_and_the_page_says_the_same():
     text = PAGE.read_text(encoding="utf-8")
     for name, doc in docs.items():
         assert re.search(r"arXiv|IEEE|Biometrika", doc.paper), name
-        for part in (f"`{name}`", doc.idea, doc.faithful, doc.deviations, doc.location):
+        for part in (f"`{name}`", doc.idea, doc.faithful, doc.deviations, doc.location, doc.limits):
             assert part.replace("|", r"\|") in text, f"docs/methods.md is not up to date on {name}; make it again"
 
 

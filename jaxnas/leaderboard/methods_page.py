@@ -60,6 +60,10 @@ def page(problems: Mapping[str, Mapping[str, Standing]], command: str) -> str:
         for title, standings in problems.items():
             lines += ["", f"### {title}", "", *_results(standings)]
         lines += ["", *verdicts(problems)]
+    limits = [(name, doc.limits) for name, doc in docs.items() if doc.limits]
+    if limits:
+        lines += ["", "## Limits", "", "Where a method was seen to be weak, and the likely reason.", ""]
+        lines += ["| method | limits |", "|---|---|", *(f"| `{name}` | {_cell(text)} |" for name, text in limits)]
     return "\n".join(lines) + "\n"
 
 
