@@ -15,7 +15,7 @@ mutants and crossovers of the front, and uniform ones; those picked improve the 
 the predicted loss less `optimism` standard errors and the exact cost. The share of exploration shrinks by a tenth when
 a step improves the front, and grows by a tenth otherwise. Models are fitted again now and then. Losses of a task
 replace short trainings, and the operations of a space a library of published cells. Penalties are answered by the
-models' mean for all evaluated architectures.
+models' mean.
 
 Limits: On NAS-Bench-201 with little noise not shown to beat random search: cells that err by 90 percent rule its fits.
 """
