@@ -13,9 +13,8 @@ Deviations: The model and the rule of recommendation are filled in: five ridge r
 of choices, each without a fifth of the history, whose spread is the jackknife's standard error; candidates are 1,000
 mutants and crossovers of the front, and uniform ones; those picked improve the hypervolume most, one after another, at
 the predicted loss less `optimism` standard errors and the exact cost. The share of exploration shrinks by a tenth when
-a step improves the front, and grows by a tenth otherwise. Models are fitted again now and then. Losses of a task
-replace short trainings, and the operations of a space a library of published cells. Penalties are answered by the
-models' mean.
+a step improves the front, and grows by a tenth otherwise. Models are fitted again now and then. Losses replace short
+trainings, operations of a space a library of published cells. Penalties are answered by the models' mean.
 
 Limits: On NAS-Bench-201 with little noise not shown to beat random search: cells that err by 90 percent rule its fits.
 """
