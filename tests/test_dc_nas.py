@@ -22,7 +22,7 @@ def candidates():
     return archs, true + rng.normal(size=len(archs)) * 0.1, true, task().cost.scaled[rows]
 
 
-def selected(candidates, clusters, seed=0, order=None):
+def selected(candidates, clusters, seed=0, order=None, penalties=PENALTIES):
     archs, cheap, accurate, costs = candidates
     if order is not None:
         archs, cheap, accurate, costs = archs[order], cheap[order], accurate[order], costs[order]
@@ -33,7 +33,7 @@ def selected(candidates, clusters, seed=0, order=None):
 
     representations = dc_nas.one_hot(archs, task().space)
     key = jax.random.key(seed)
-    return dc_nas.select(key, archs, representations, of(cheap), of(accurate), clusters, PENALTIES, costs)
+    return dc_nas.select(key, archs, representations, of(cheap), of(accurate), clusters, penalties, costs)
 
 
 def test_one_cluster_is_the_cheap_score_alone(candidates):
@@ -41,6 +41,8 @@ def test_one_cluster_is_the_cheap_score_alone(candidates):
     found = selected(candidates, 1)
     wanted = [archs[(cheap + penalty * costs).argmin()] for penalty in PENALTIES]
     assert {tuple(archs[winner]) for winner in found.winners} == {tuple(arch) for arch in wanted}
+    for penalty, arch in zip(PENALTIES, wanted):
+        np.testing.assert_array_equal(selected(candidates, 1, penalties=(penalty,)).archs, [arch])
 
 
 def test_a_cluster_for_each_is_the_accurate_score_alone(candidates):

@@ -80,6 +80,15 @@ def test_importance_measures_evenness_not_information():
         stage_wise.importance(np.ones((5, 3)), np.arange(5))
 
 
+@pytest.mark.filterwarnings("ignore:y residual is constant")
+def test_importance_where_one_component_explains_the_labels():
+    labels = np.arange(40) % 2
+    even = np.stack([labels, labels, 1 - labels], axis=1).astype(float)
+    assert stage_wise.importance(even, labels) == pytest.approx(1)  # three features, equally important
+    with_dead = np.concatenate([even, np.ones((40, 9))], axis=1)  # 3 of 12 carry it all: VIP 2, 2, 2, 0, ...
+    assert stage_wise.importance(with_dead, labels) == pytest.approx(0.5)
+
+
 def test_depths_are_layers_from_the_first_of_each_stage():
     macro = spaces.nasbench_macro()
     skip = macro.decisions[0].choices.index("skip")

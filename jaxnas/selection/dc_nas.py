@@ -67,7 +67,8 @@ def select(
       representations: float [N, D, r], of each decision's choice; see `one_hot`, `parameter_change`, `gram_features`.
       cheap: losses of architectures; called once, with all candidates.
       accurate: likewise, called once, with the winners.
-      clusters: number of clusters, at most N. With 1 the cheap score decides; with N the accurate one alone.
+      clusters: number of clusters, at most N. With N the accurate score alone decides; with 1 the cheap one, if
+        there is one penalty (with several, the winners for each still compete by the accurate score).
       penalties: eps_k.
       costs: float [N], scaled costs R.
 

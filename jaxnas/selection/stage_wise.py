@@ -113,7 +113,8 @@ def importance(features: np.ndarray, labels: np.ndarray) -> float:
     used = np.asarray(features, np.float64)[:, varying]
     components = min(COMPONENTS, used.shape[1], len(used) - 1)
     fitted = PLSRegression(n_components=components).fit(used, one_hot)
-    weights = fitted.x_weights_ / np.linalg.norm(fitted.x_weights_, axis=0)  # [p, a]
+    length = np.linalg.norm(fitted.x_weights_, axis=0)
+    weights = fitted.x_weights_ / np.where(length > 0, length, 1.0)  # [p, a]; 0 where the first left nothing to explain
     explained = (fitted.x_scores_**2).sum(0) * (fitted.y_loadings_**2).sum(0)  # [a]
     vip = np.zeros(features.shape[1])  # a feature that does not vary has no importance
     vip[varying] = np.sqrt(features.shape[1] * (weights**2 @ explained) / explained.sum())
