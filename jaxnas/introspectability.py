@@ -9,8 +9,9 @@ Faithful: Grouping by predicted classes; the mean over pairs of classes of one m
 activations (released code of XNAS); NSGA-II on the two objectives.
 
 Deviations: Shared weights instead of training each candidate; the outputs of whole layers or cells instead of every
-convolution and activation; one minibatch of validation images with its own batch statistics instead of 25,000 images;
-categorical operators and a small population; where nothing can be compared, the worst value instead of 0.
+convolution and activation, so that what enters a skipped layer counts once more as what leaves it; one minibatch of
+validation images with its own batch statistics instead of 25,000 images; categorical operators and a small population;
+where nothing can be compared, the worst value instead of 0.
 """
 
 from collections.abc import Callable, Sequence

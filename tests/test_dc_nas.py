@@ -22,7 +22,7 @@ def candidates():
     return archs, true + rng.normal(size=len(archs)) * 0.1, true, task().cost.scaled[rows]
 
 
-def selected(candidates, clusters, seed=0, order=None, penalties=PENALTIES):
+def selected(candidates, clusters, seed=0, order=None, penalties=PENALTIES, space=None):
     archs, cheap, accurate, costs = candidates
     if order is not None:
         archs, cheap, accurate, costs = archs[order], cheap[order], accurate[order], costs[order]
@@ -31,7 +31,7 @@ def selected(candidates, clusters, seed=0, order=None, penalties=PENALTIES):
     def of(losses):
         return lambda some: losses[[by_arch[tuple(arch)] for arch in np.asarray(some).tolist()]]
 
-    representations = dc_nas.one_hot(archs, task().space)
+    representations = dc_nas.one_hot(archs, space or task().space)
     key = jax.random.key(seed)
     return dc_nas.select(key, archs, representations, of(cheap), of(accurate), clusters, penalties, costs)
 
@@ -82,6 +82,22 @@ def test_k_means_clusters_by_similarity():
     )
     assert found.clusters[0] == found.clusters[1] != found.clusters[2] == found.clusters[3]
     np.testing.assert_array_equal(found.winners, [0, 2])
+
+
+def test_short_training_as_the_cheap_score(nasbench201_path):
+    """A limit that the module states: among few winners, clusters of one-hot choices give up more than they bring."""
+    with np.load(nasbench201_path) as archive:
+        table = dict(archive)
+    space, clusters, regrets = spaces.nasbench201(), 8, {"clusters": [], "cheapest": []}
+    for seed in range(20):
+        rows = np.random.default_rng(seed).choice(len(table["choices"]), 500, replace=False)
+        archs, cheap, accurate = (table[name][rows] for name in ("choices", "error_valid_12ep", "error_valid"))
+        found = selected((archs, cheap, accurate, np.zeros(len(archs))), clusters, seed, penalties=(0.0,), space=space)
+        assert len(found.winners) == clusters
+        regrets["clusters"].append(found.losses.min() - accurate.min())
+        regrets["cheapest"].append(accurate[np.argsort(cheap)[:clusters]].min() - accurate.min())
+    means = {name: np.mean(values) for name, values in regrets.items()}
+    assert means["cheapest"] < means["clusters"] < 0.001  # the best cell errs by 8 percent
 
 
 def test_bad_input_is_named(candidates):

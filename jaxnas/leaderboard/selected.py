@@ -74,7 +74,7 @@ def dc_nas_on_supernet(arena: Arena) -> Outcome:
         change[np.arange(len(space.decisions)), archs],
         lambda some: losses(some, 1),
         accurate,
-        min(CLUSTERS, len(archs)),
+        min(CLUSTERS, len(archs), max(1, int(arena.evaluations - len(archs)) // len(arena.penalties))),
         arena.penalties,
         costs,
     )

@@ -24,6 +24,7 @@ import numpy as np
 from jaxnas import distribution, selection
 from jaxnas.cost import AdditiveCost, JointCost
 from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import base
 from jaxnas.strategies.base import Strategy
 
 LONGEST_STEP = 1.0  # in log eps
@@ -123,6 +124,7 @@ class WithinBudgets:
     @functools.partial(jax.jit, static_argnums=0)
     def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Any]:
         """The inner update, then a step of dual ascent if theta has moved: int32 [S, D], float [S]."""
+        base.refuse_measured_costs(losses, "a budget is held against expected costs, which only a cost model gives")
         costs = self.cost(archs)
         # The slope of loss over cost among the first samples is as large as this, if the cost explains all of the loss.
         slope = losses.std() / jnp.maximum(costs.std(0).mean(), 1e-6)
