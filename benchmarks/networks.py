@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnas import spaces
 from jaxnas.spaces.mbconv import SKIP, MBConvSpace, Operation
-from jaxnas.supernet import mbconv, ops
+from jaxnas.supernet import mbconv, ops, packed
 from jaxnas.supernet.choice import Params
 from jaxnas.supernet.conv import full_conv
 
@@ -80,6 +80,6 @@ def params_of(params: Params, arch: tuple[int, ...], space: MBConvSpace) -> Para
     """The weights of the supernet that one architecture uses."""
     own = dict(params)
     for index, choice in enumerate(arch):
-        name = space.layers[index].operations[choice].name
-        own[f"layer_{index + 1}"] = {name: params[f"layer_{index + 1}"][name]}
+        layer = space.layers[index]
+        own[f"layer_{index + 1}"] = packed.only(params[f"layer_{index + 1}"], layer, layer.operations[choice])
     return own

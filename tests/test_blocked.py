@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxnas.spaces.mbconv import SKIP, Layer, Operation
-from jaxnas.supernet import blocked_conv, blocked_layer, gathered, init, mbconv
+from jaxnas.supernet import blocked_conv, blocked_layer, gathered, init, mbconv, packed
+from tests.test_packed import noisy
 
 # Nothing here runs long: compile fast instead of well.
 jit = functools.partial(
@@ -26,9 +27,7 @@ def make_layer(in_channels=4, out_channels=4, stride=1, skip=True):
 def problem(layer, shape, seed):
     """Weights with scales and biases away from 1 and 0, an input away from 0, and a gradient of the output."""
     generator = np.random.default_rng(seed)
-    declared = {operation.name: mbconv._operation(layer, operation) for operation in layer.operations}
-    params = init.draw(jax.random.key(seed), declared)
-    params = jax.tree.map(lambda leaf: leaf + 0.2 * generator.normal(size=leaf.shape).astype(np.float32), params)
+    params = init.draw(jax.random.key(seed), noisy(packed.declare(layer)))
     x = generator.normal(2, 1, size=(*shape, layer.in_channels)).astype(np.float32)
     batch, height, width = shape
     outputs = (batch, -(-height // layer.stride), -(-width // layer.stride), layer.out_channels)

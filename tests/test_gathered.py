@@ -7,7 +7,8 @@ import pytest
 
 from jaxnas import spaces, supernet
 from jaxnas.spaces.mbconv import SKIP, Layer, Operation
-from jaxnas.supernet import gathered
+from jaxnas.supernet import gathered, init, mbconv
+from tests.test_packed import noisy
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,7 @@ def problem():
     generator = np.random.default_rng(0)
     archs = jnp.asarray([[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 2, 2]])
     images = jnp.asarray(generator.normal(size=(5, 6, 6, 3)), jnp.float32)
-    params = supernet.build(space).init_params(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.2 * generator.normal(size=leaf.shape).astype(np.float32), params)
+    params = init.draw(jax.random.key(0), noisy(mbconv.declare(space)))
     return space, params, images, jnp.arange(5) % 10, archs
 
 

@@ -158,4 +158,4 @@ def test_gradient_of_the_weights_against_finite_differences(mixed):
 
 def test_too_few_weights_are_refused():
     with pytest.raises(ValueError, match="an entry for each of the 2 choices, got 1"):
-        mixture.apply_branches((("a", None), ("b", None)), jnp.ones(1), {}, jnp.ones((1, 1, 1, 1)))
+        mixture.apply_branches((None, None), jnp.ones(1), {}, jnp.ones((1, 1, 1, 1)))

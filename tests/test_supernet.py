@@ -17,8 +17,9 @@ from jax import lax
 
 from jaxnas import spaces, supernet
 from jaxnas.spaces.mbconv import SKIP, Operation
-from jaxnas.supernet import cell, mbconv
+from jaxnas.supernet import cell, init, mbconv, packed
 from jaxnas.supernet.conv import full_conv
+from tests.test_packed import noisy
 
 BATCH, SIZE, CLASSES, SAMPLES = 4, 8, 3, 8
 
@@ -67,7 +68,7 @@ def discrete_mbconv(params, images, space, arch):
     layers += [(f"layer_{i + 1}", layer, arch[i]) for i, layer in enumerate(space.layers)]
     for name, layer, choice in layers:
         operation = layer.operations[choice]
-        p = params[name][operation.name]
+        p = packed.unpack(params[name], layer, operation)
         same_shape = layer.stride == 1 and layer.in_channels == layer.out_channels
         if operation == SKIP:
             x = x if same_shape else _conv_norm(x, p, layer.stride)
@@ -178,13 +179,9 @@ def instance(request):
     space = make()
     module = supernet.build(space)
     params_key, images_key = jax.random.split(jax.random.key(1))
-    # Scales and biases away from 1 and 0, so that leaving them out would be noticed. With these seeds no activation
-    # lies within rounding of ReLU's kink, where two orders of summation give two gradients.
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf + 0.2 * rng.standard_normal(leaf.shape), jnp.float32),
-        module.init_params(params_key),
-    )
+    # With these seeds no activation lies within rounding of ReLU's kink, where two orders of summation give two gradients.
+    declare = (cell if isinstance(space, spaces.CellSpace) else mbconv).declare
+    params = init.draw(params_key, noisy(declare(space)))
     images = jax.random.normal(images_key, (BATCH, SIZE, SIZE, 3))
     labels = jnp.arange(BATCH) % CLASSES
     covering = [[(s + d) % n for d, n in enumerate(space.num_choices)] for s in range(space.max_choices)]
@@ -285,10 +282,23 @@ def _chosen(space, arch):
     return uses
 
 
+def _by_operation(space, tree):
+    """A tree of parameters or gradients in which every operation has its own, by its name."""
+    if isinstance(space, spaces.CellSpace):
+        return tree
+    layers = {f"layer_{index + 1}": layer for index, layer in enumerate(space.layers)}
+    layers |= {f"fixed_{index + 1}": layer for index, layer in enumerate(space.fixed_layers)}
+    unpacked = {
+        name: {operation.name: packed.unpack(tree[name], layer, operation) for operation in layer.operations}
+        for name, layer in layers.items()
+    }
+    return {**tree, **unpacked}
+
+
 def _by_use(space, arch, tree):
     """Leaves of the choices that are in use and of those that are not."""
     uses, leaves = _chosen(space, arch), {True: [], False: []}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(_by_operation(space, tree)):
         keys = [entry.key for entry in path]
         for pair in itertools.pairwise(keys):
             if pair in uses:
@@ -309,7 +319,7 @@ def test_only_chosen_operations_get_gradient(instance):
 def test_paths_have_the_parameters_that_the_cost_counts(instance):
     for arch in instance.archs:
         unused = sum(leaf.size for leaf in _by_use(instance.space, arch, instance.params)[False])
-        total = sum(leaf.size for leaf in jax.tree.leaves(instance.params))
+        total = sum(leaf.size for leaf in jax.tree.leaves(_by_operation(instance.space, instance.params)))
         assert total - unused == instance.space.cost("params").total(arch)
 
 

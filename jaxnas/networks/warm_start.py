@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import chex
+import jax
 import numpy as np
 
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.spaces.nasbench201 import EDGES, KERNELS, OPERATIONS
+from jaxnas.supernet import packed
 
 
 @functools.singledispatch
@@ -37,7 +39,8 @@ def _(space: MBConvSpace, arch: Sequence[int], params: chex.ArrayTree) -> dict[s
     for prefix, layers, choices in (("fixed", space.fixed_layers, None), ("layer", space.layers, arch)):
         for index, layer in enumerate(layers):
             operation = layer.operations[0 if choices is None else choices[index]]
-            weights = _conv_norms(params[f"{prefix}_{index + 1}"][operation.name])
+            of_layer = jax.tree.map(np.asarray, params[f"{prefix}_{index + 1}"])
+            weights = _conv_norms(packed.unpack(of_layer, layer, operation))
             if weights:
                 chosen[f"{prefix}_{index + 1}"] = {"shortcut": weights} if operation.is_skip else weights
     return {**chosen, "classifier": dict(params["classifier"])}

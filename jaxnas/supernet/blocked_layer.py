@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnas.spaces.mbconv import Layer, Operation
-from jaxnas.supernet import blocked, ops
+from jaxnas.spaces.mbconv import Layer
+from jaxnas.supernet import blocked, ops, packed
 from jaxnas.supernet.blocked_conv import Geometry, divisor
 from jaxnas.supernet.choice import Params
 
@@ -24,7 +24,7 @@ BLOCK_CHANNELS = (24, 96)
 
 def supports(layer: Layer) -> bool:
     """Whether every choice of a layer is an MBConv with an expansion, or a skip."""
-    mbconvs = _mbconvs(layer)
+    mbconvs = packed.mbconvs(layer)
     return bool(mbconvs) and all(operation.expansion > 1 for operation in mbconvs)
 
 
@@ -33,7 +33,7 @@ def apply_layer(params: Params, x: jax.Array, choice: jax.Array, layer: Layer) -
     """The chosen operation of a layer.
 
     Args:
-      params: weights of all choices, by the operations' names.
+      params: weights of all choices, see `packed`.
       x: float [B, H, W, in_channels].
       choice: int32 [], index of the operation.
       layer: the layer; `supports(layer)` holds.
@@ -48,19 +48,18 @@ def _forward(params: Params, x: jax.Array, choice: jax.Array, layer: Layer):
     geometry = _geometry(layer, x)
     kernel_index, blocks, skipped = _decode(layer, geometry, choice)
     inputs, x = x, x.astype(jnp.float32)
-    weights, norm = _gather(params, choice, layer)
+    weights, norm = _gather(params, layer, choice, skipped)
     total, statistics = blocked.forward(weights, x, kernel_index, blocks, geometry)
-    skip = _skip(layer)
-    if skip and not layer.keeps_shape:
+    if packed.SHORTCUT in params:
         strided = x[:, :: layer.stride, :: layer.stride]
-        kernel = params[skip.name]["kernel"].astype(jnp.float32)
+        kernel = params[packed.SHORTCUT]["kernel"].astype(jnp.float32)
         total = lax.cond(skipped, lambda: ops.pointwise_conv(strided, kernel), lambda: total)
 
     def finish() -> jax.Array:
         y = ops.batch_norm(total, norm["scale"], norm["bias"])
         return x + y if layer.keeps_shape else y
 
-    y = lax.cond(skipped, lambda: x, finish) if skip and layer.keeps_shape else finish()
+    y = lax.cond(skipped, lambda: x, finish) if packed.has_skip(layer) and layer.keeps_shape else finish()
     return y.astype(inputs.dtype), (params, inputs, choice, total, statistics)
 
 
@@ -69,8 +68,7 @@ def _backward(layer: Layer, residuals, gradient: jax.Array):
     x, gradient = inputs.astype(jnp.float32), gradient.astype(jnp.float32)
     geometry = _geometry(layer, x)
     kernel_index, blocks, skipped = _decode(layer, geometry, choice)
-    (weights, norm), scatter = jax.vjp(lambda params: _gather(params, choice, layer), params)
-    skip = _skip(layer)
+    (weights, norm), scatter = jax.vjp(lambda params: _gather(params, layer, choice, skipped), params)
 
     def through_mbconv():
         _, vjp = jax.vjp(ops.batch_norm, total, norm["scale"], norm["bias"])
@@ -87,11 +85,11 @@ def _backward(layer: Layer, residuals, gradient: jax.Array):
             strided = x[:, :: layer.stride, :: layer.stride]
             return ops.batch_norm(ops.pointwise_conv(strided, params["kernel"]), params["scale"], params["bias"])
 
-        _, vjp = jax.vjp(project, params[skip.name], x)
+        _, vjp = jax.vjp(project, params[packed.SHORTCUT], x)
         by_params, by_x = vjp(gradient)
-        return {**jax.tree.map(jnp.zeros_like, params), skip.name: by_params}, by_x
+        return {**jax.tree.map(jnp.zeros_like, params), packed.SHORTCUT: by_params}, by_x
 
-    if skip is None:
+    if not packed.has_skip(layer):
         by_params, by_x = through_mbconv()
     else:
         through_skip = through_identity if layer.keeps_shape else through_projection
@@ -102,18 +100,10 @@ def _backward(layer: Layer, residuals, gradient: jax.Array):
 apply_layer.defvjp(_forward, _backward)
 
 
-def _mbconvs(layer: Layer) -> list[Operation]:
-    return [operation for operation in layer.operations if not operation.is_skip]
-
-
-def _skip(layer: Layer) -> Operation | None:
-    return next((operation for operation in layer.operations if operation.is_skip), None)
-
-
 def _geometry(layer: Layer, x: jax.Array) -> Geometry:
     """The block divides the inner channels of every choice and suits the size of the minibatch."""
-    mbconvs = _mbconvs(layer)
-    inner = math.gcd(*(layer.in_channels * operation.expansion for operation in mbconvs))
+    mbconvs = packed.mbconvs(layer)
+    inner = math.gcd(*(packed.inner_channels(layer, operation) for operation in mbconvs))
     least, most = BLOCK_CHANNELS
     channels = min(most, max(least, BLOCK_SIZE // math.prod(x.shape[:3])))
     kernels = tuple(sorted({operation.kernel for operation in mbconvs}))
@@ -125,7 +115,7 @@ def _decode(layer: Layer, geometry: Geometry, choice: jax.Array) -> tuple[jax.Ar
     rows = [
         (
             0 if operation.is_skip else geometry.kernels.index(operation.kernel),
-            layer.in_channels * operation.expansion // geometry.block,
+            packed.inner_channels(layer, operation) // geometry.block,
             operation.is_skip,
         )
         for operation in layer.operations
@@ -134,39 +124,22 @@ def _decode(layer: Layer, geometry: Geometry, choice: jax.Array) -> tuple[jax.Ar
     return jnp.asarray(kernels)[choice], jnp.asarray(blocks)[choice], jnp.asarray(skips)[choice]
 
 
-def _gather(params: Params, choice: jax.Array, layer: Layer) -> tuple[blocked.Weights, Params]:
-    """Weights of the chosen MBConv (zeros for a skip), and scale and bias of the last batch norm."""
-    mbconvs = _mbconvs(layer)
-    inner = layer.in_channels * max(operation.expansion for operation in mbconvs)
-    largest = max(operation.kernel for operation in mbconvs)
-
-    def widen(array: jax.Array, axis: int = -1) -> jax.Array:
-        """More channels, of zeros."""
-        widths = [(0, 0)] * array.ndim
-        widths[axis] = (0, inner - array.shape[axis])
-        return jnp.pad(array, widths)
-
-    def of_mbconv(operation: Operation, params: Params) -> tuple[blocked.Weights, Params]:
-        p = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params[operation.name])
-        border = ((largest - operation.kernel) // 2,) * 2
-        weights = blocked.Weights(
-            expand=widen(p["expand"]["kernel"]),
-            scale1=widen(p["expand"]["scale"]),
-            bias1=widen(p["expand"]["bias"]),
-            depthwise=widen(jnp.pad(p["depthwise"]["kernel"], (border, border, (0, 0)))),
-            scale2=widen(p["depthwise"]["scale"]),
-            bias2=widen(p["depthwise"]["bias"]),
-            project=widen(p["project"]["kernel"], 0),
-        )
-        return weights, {name: p["project"][name] for name in ("scale", "bias")}
-
-    def of_skip(operation: Operation, params: Params) -> tuple[blocked.Weights, Params]:
-        weights, norm = jax.tree.map(jnp.zeros_like, of_mbconv(mbconvs[0], params))
-        if not layer.keeps_shape:
-            norm = {name: params[operation.name][name].astype(jnp.float32) for name in ("scale", "bias")}
-        return weights, norm
-
-    branches = [
-        functools.partial(of_skip if operation.is_skip else of_mbconv, operation) for operation in layer.operations
-    ]
-    return branches[0](params) if len(branches) == 1 else lax.switch(choice, branches, params)
+def _gather(params: Params, layer: Layer, choice: jax.Array, skipped: jax.Array) -> tuple[blocked.Weights, Params]:
+    """Weights of the chosen MBConv (of any for a skip), and scale and bias of the last batch norm."""
+    row = packed.row(layer, choice)
+    rows = {name: jax.tree.map(lambda array: array[row], params[name]) for name in ("expand", "depthwise", "project")}
+    expand, depthwise, project = (jax.tree.map(lambda a: a.astype(jnp.float32), tree) for tree in rows.values())
+    weights = blocked.Weights(
+        expand=expand["kernel"],
+        scale1=expand["scale"],
+        bias1=expand["bias"],
+        depthwise=depthwise["kernel"],
+        scale2=depthwise["scale"],
+        bias2=depthwise["bias"],
+        project=project["kernel"],
+    )
+    norm = {name: project[name] for name in ("scale", "bias")}
+    if packed.SHORTCUT in params:
+        shortcut = params[packed.SHORTCUT]
+        norm = {name: jnp.where(skipped, shortcut[name].astype(jnp.float32), norm[name]) for name in norm}
+    return weights, norm

@@ -77,16 +77,14 @@ def _relu_conv_norm(params: Params, x: jax.Array) -> jax.Array:
     return _conv_norm(params, jax.nn.relu(x))
 
 
-_BRANCHES = tuple(
-    {
-        "none": lambda params, x: jnp.zeros_like(x),
-        "skip_connect": lambda params, x: x,
-        "nor_conv_1x1": _relu_conv_norm,
-        "nor_conv_3x3": _relu_conv_norm,
-        "avg_pool_3x3": lambda params, x: average_pool(x),
-    }.items()
-)
-chex.assert_equal(tuple(name for name, _ in _BRANCHES), OPERATIONS)
+_OPERATIONS = {
+    "none": lambda params, x: jnp.zeros_like(x),
+    "skip_connect": lambda params, x: x,
+    "nor_conv_1x1": lambda params, x: _relu_conv_norm(params["nor_conv_1x1"], x),
+    "nor_conv_3x3": lambda params, x: _relu_conv_norm(params["nor_conv_3x3"], x),
+    "avg_pool_3x3": lambda params, x: average_pool(x),
+}
+_BRANCHES = tuple(_OPERATIONS[name] for name in OPERATIONS)
 
 
 def apply_edge(params: Params, x: jax.Array, choice: jax.Array) -> jax.Array:

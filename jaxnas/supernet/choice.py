@@ -5,19 +5,18 @@ pass computes the chosen branch again.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 Params = dict[str, Any]
 
-# (parameters of the branch, x) -> y; every branch of a choice gives the same shape.
+# (parameters of all branches, x) -> y; every branch of a choice gives the same shape.
 Branch = Callable[[Params, jax.Array], jax.Array]
-# Names and functions of the branches, in the order of the choice indices. Keep one tuple for equal choices (build it
-# in a cached function): JAX then traces their branches once.
-Branches = tuple[tuple[str, Branch], ...]
+# In the order of the choice indices. Keep one tuple for equal choices (build it in a cached function): JAX then traces
+# their branches once.
+Branches = tuple[Branch, ...]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -27,28 +26,22 @@ def switch_with_recompute(branches: Branches, choice: jax.Array, params: Params,
     Args:
       branches: the choices; one branch alone is applied whatever the choice.
       choice: int32 [], index of the branch.
-      params: parameters of all branches, by the names of the branches.
+      params: parameters of all branches.
       x: float [B, H, W, channels].
 
     Returns:
       float [B, H', W', channels'], the chosen branch's output. Parameters of other branches get gradient 0.
     """
-    functions = [functools.partial(_forward_branch, name, branch) for name, branch in branches]
-    return _switch(choice, functions, params, x)
+    return _switch(choice, branches, params, x)
 
 
-def _switch(choice: jax.Array, functions: list[Callable[..., Any]], *operands: Any) -> Any:
+def _switch(choice: jax.Array, functions: Sequence[Callable[..., Any]], *operands: Any) -> Any:
     return functions[0](*operands) if len(functions) == 1 else jax.lax.switch(choice, functions, *operands)
 
 
-def _forward_branch(name: str, branch: Branch, params: Params, x: jax.Array) -> jax.Array:
-    return branch(params[name], x)
-
-
-def _backward_branch(name: str, branch: Branch, params: Params, x: jax.Array, gradient: jax.Array):
-    _, vjp = jax.vjp(branch, params[name], x)
-    params_gradient, x_gradient = vjp(gradient)
-    return {**jax.tree.map(jnp.zeros_like, params), name: params_gradient}, x_gradient
+def _backward_branch(branch: Branch, params: Params, x: jax.Array, gradient: jax.Array):
+    _, vjp = jax.vjp(branch, params, x)
+    return vjp(gradient)
 
 
 def _forward(branches: Branches, choice: jax.Array, params: Params, x: jax.Array):
@@ -56,7 +49,7 @@ def _forward(branches: Branches, choice: jax.Array, params: Params, x: jax.Array
 
 
 def _backward(branches: Branches, residuals, gradient: jax.Array):
-    functions = [functools.partial(_backward_branch, name, branch) for name, branch in branches]
+    functions = [functools.partial(_backward_branch, branch) for branch in branches]
     choice, params, x = residuals
     return None, *_switch(choice, functions, params, x, gradient)
 

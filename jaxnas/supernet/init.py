@@ -22,6 +22,29 @@ class Array:
     deviation: float
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Arrays along a new first axis of one, each padded with zeros to the largest.
+
+    Attributes:
+      parts: the arrays, of one rank.
+      centred: of so many of their axes the padding is on both sides, of the others behind.
+    """
+
+    parts: tuple[Array, ...]
+    centred: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return len(self.parts), *(max(sizes) for sizes in zip(*(part.shape for part in self.parts), strict=True))
+
+    def padding(self, part: Array) -> list[tuple[int, int]]:
+        """Zeros before and after a part along each axis."""
+        missing = [size - own for size, own in zip(self.shape[1:], part.shape)]
+        return [(n // 2, n - n // 2) if axis < self.centred else (0, n) for axis, n in enumerate(missing)]
+
+
 def he_normal(*shape: int, fan_in: int) -> Array:
     """Normal weights with standard deviation sqrt(2 / fan_in) (He et al., arXiv 1502.01852)."""
     return Array(shape, 0.0, math.sqrt(2 / fan_in))
@@ -52,6 +75,11 @@ def conv(size: int, in_channels: int, out_channels: int, *, stack: tuple[int, ..
     return {"kernel": kernel, **norm(*stack, out_channels)}
 
 
+def no_conv() -> dict[str, Array]:
+    """In a stack, the row of a convolution that is not there."""
+    return {"kernel": constant(0.0, 1, 1), "scale": constant(0.0, 1), "bias": constant(0.0, 1)}
+
+
 def classifier(features: int, num_classes: int) -> dict[str, Array]:
     """A linear layer whose first logits are small, so that all architectures start near the uniform prediction."""
     return {"kernel": normal(features, num_classes, deviation=0.01), "bias": constant(0.0, num_classes)}
@@ -62,25 +90,32 @@ def draw(key: jax.Array, arrays: Any) -> Any:
 
     Args:
       key: a JAX random key.
-      arrays: a tree whose leaves are `Array`.
+      arrays: a tree whose leaves are `Array` or `Stack`.
 
     Returns:
       The same tree with arrays of the declared shapes.
     """
     leaves, structure = jax.tree.flatten(arrays)
-    random = [leaf for leaf in leaves if leaf.deviation > 0]
-    flat = jax.random.normal(key, (sum(math.prod(leaf.shape) for leaf in random),))
+    parts = [part for leaf in leaves for part in (leaf.parts if isinstance(leaf, Stack) else [leaf])]
+    random = [part for part in parts if part.deviation > 0]
+    flat, numpy = jax.random.normal(key, (sum(math.prod(part.shape) for part in random),)), jnp
     if not isinstance(flat, jax.core.Tracer):
-        flat = np.asarray(flat)  # cut on the host, where a slice of every new size compiles nothing
+        flat, numpy = np.asarray(flat), np  # cut on the host, where a slice of every new size compiles nothing
     pieces = iter(_cut(flat, random))
-    drawn = [next(pieces) if leaf.deviation > 0 else np.full(leaf.shape, leaf.mean, np.float32) for leaf in leaves]
-    return jax.tree.unflatten(structure, [jnp.asarray(array, jnp.float32) for array in drawn])
+    drawn = iter([next(pieces) if part.deviation > 0 else numpy.full(part.shape, part.mean) for part in parts])
+
+    def whole(leaf: Array | Stack) -> jax.Array | np.ndarray:
+        if isinstance(leaf, Array):
+            return next(drawn)
+        return numpy.stack([numpy.pad(next(drawn), leaf.padding(part)) for part in leaf.parts])
+
+    return jax.tree.unflatten(structure, [jnp.asarray(whole(leaf), jnp.float32) for leaf in leaves])
 
 
-def _cut(flat: jax.Array | np.ndarray, leaves: list[Array]) -> list[jax.Array | np.ndarray]:
+def _cut(flat: jax.Array | np.ndarray, parts: list[Array]) -> list[jax.Array | np.ndarray]:
     pieces, start = [], 0
-    for leaf in leaves:
-        size = math.prod(leaf.shape)
-        pieces.append(leaf.mean + leaf.deviation * flat[start : start + size].reshape(leaf.shape))
+    for part in parts:
+        size = math.prod(part.shape)
+        pieces.append(part.mean + part.deviation * flat[start : start + size].reshape(part.shape))
         start += size
     return pieces

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import Layer, MBConvSpace, Operation
-from jaxnas.supernet import blocked_layer, gathered, init, mixture, ops
+from jaxnas.supernet import blocked_layer, gathered, init, mixture, ops, packed
 from jaxnas.supernet.choice import Branches, Params, switch_with_recompute
 from jaxnas.supernet.conv import full_conv
 
@@ -22,25 +22,12 @@ from jaxnas.supernet.conv import full_conv
 LayerFunction = Callable[[Params, jax.Array, jax.Array, Layer], jax.Array]
 
 
-def _operation(layer: Layer, operation: Operation) -> Params:
-    if operation.is_skip:
-        return {} if layer.keeps_shape else init.conv(1, layer.in_channels, layer.out_channels)
-    inner, size = layer.in_channels * operation.expansion, operation.kernel
-    arrays = {
-        "depthwise": {"kernel": init.he_normal(size, size, inner, fan_in=size**2), **init.norm(inner)},
-        "project": init.conv(1, inner, layer.out_channels),
-    }
-    if operation.expansion > 1:
-        arrays["expand"] = init.conv(1, layer.in_channels, inner)
-    return arrays
-
-
 def declare(space: MBConvSpace) -> Params:
-    """The arrays of the supernet: a tree of `init.Array`, by layer and then by the operation's name."""
+    """The arrays of the supernet, by layer and then as `packed` has them: a tree of `init.Array` and `init.Stack`."""
     arrays = {"stem": init.conv(3, 3, space.stem_channels)}
     for prefix, layers in (("fixed", space.fixed_layers), ("layer", space.layers)):
         for index, layer in enumerate(layers):
-            arrays[f"{prefix}_{index + 1}"] = {op.name: _operation(layer, op) for op in layer.operations}
+            arrays[f"{prefix}_{index + 1}"] = packed.declare(layer)
     arrays["head"] = init.conv(1, space.layers[-1].out_channels, space.head_channels)
     arrays["classifier"] = init.classifier(space.head_channels, space.num_classes)
     return arrays
@@ -54,6 +41,7 @@ def apply_operation(
     params: Params, x: jax.Array, layer: Layer, operation: Operation, axis_name: str | None = None
 ) -> jax.Array:
     """One choice of a layer: [B, H, W, in_channels] -> [B, H', W', out_channels]; batch norm over `axis_name`."""
+    params = packed.unpack(params, layer, operation)
     norm_act = functools.partial(_norm_act, axis_name=axis_name)
     if operation.is_skip:
         if layer.keeps_shape:
@@ -72,10 +60,7 @@ def apply_operation(
 @functools.cache
 def _branches(layer: Layer, axis_name: str | None) -> Branches:
     return tuple(
-        (
-            operation.name,
-            functools.partial(apply_operation, layer=layer, operation=operation, axis_name=axis_name),
-        )
+        functools.partial(apply_operation, layer=layer, operation=operation, axis_name=axis_name)
         for operation in layer.operations
     )
 
@@ -241,8 +226,8 @@ def _network(
 class MBConvSupernet(nn.Module):
     """Supernet of an MBConv space: `apply({"params": params}, images, arch) -> logits`.
 
-    Parameters are `stem`, `fixed_1`.., `layer_1`.., `head` and `classifier`; a layer holds one entry for each choice,
-    by the operation's name.
+    Parameters are `stem`, `fixed_1`.., `layer_1`.., `head` and `classifier`; a layer holds those of all its choices as
+    `packed` says, and `packed.unpack` gives those of one.
 
     Attributes:
       space: the search space.

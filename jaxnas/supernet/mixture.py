@@ -18,7 +18,7 @@ def apply_branches(branches: Branches, weights: jax.Array, params: Params, x: ja
     Args:
       branches: the C_d choices of this decision.
       weights: float [C], C >= C_d; what lies beyond C_d is padding and ignored.
-      params: parameters of all branches, by the names of the branches.
+      params: parameters of all branches.
       x: float [B, H, W, channels].
 
     Returns:
@@ -27,5 +27,5 @@ def apply_branches(branches: Branches, weights: jax.Array, params: Params, x: ja
     chex.assert_rank([weights, x], [1, 4])
     if len(weights) < len(branches):
         raise ValueError(f"weights must have an entry for each of the {len(branches)} choices, got {len(weights)}")
-    outputs = [branch(params[name], x) for name, branch in branches]
+    outputs = [branch(params, x) for branch in branches]
     return sum(weights[choice].astype(x.dtype) * output for choice, output in enumerate(outputs))
