@@ -25,7 +25,10 @@ def noisy(declared):
     return jax.tree.map(of, declared)
 
 
-def layer(out_channels=6, operations=(Operation(3, 3), SKIP, Operation(5, 2))):
+OPERATIONS = (Operation(3, 3), SKIP, Operation(5, 2))
+
+
+def layer(out_channels=6, operations=OPERATIONS):
     return Layer(4, out_channels, 1, 6, operations)
 
 
@@ -57,7 +60,7 @@ def test_a_choice_has_its_own_sizes_and_all_that_is_not_padding():
     np.testing.assert_array_equal(channels, params["expand"]["bias"] != 0)
 
 
-@pytest.mark.parametrize("operation", layer().operations, ids=lambda operation: operation.name)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_a_choice_alone_is_the_layer_without_the_others(operation):
     params = init.draw(jax.random.key(0), noisy(packed.declare(layer())))
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 4))

@@ -179,7 +179,7 @@ def instance(request):
     space = make()
     module = supernet.build(space)
     params_key, images_key = jax.random.split(jax.random.key(1))
-    # With these seeds no activation lies within rounding of ReLU's kink, where two orders of summation give two gradients.
+    # With these seeds no activation lies within rounding of ReLU's kink, where two orders of sums give two gradients.
     declare = (cell if isinstance(space, spaces.CellSpace) else mbconv).declare
     params = init.draw(params_key, noisy(declare(space)))
     images = jax.random.normal(images_key, (BATCH, SIZE, SIZE, 3))

@@ -1,8 +1,8 @@
 """The weights of all choices of a layer in nine arrays, whatever the number of choices.
 
 A program takes longer to compile the more arrays it gathers, adds up and updates, and a layer of six MBConvs would have
-fifty-four. So the MBConvs of a layer lie along the first axis of their arrays, padded with zeros to the largest kernel k
-(a small one in the middle) and the widest expansion E:
+fifty-four. So the MBConvs of a layer lie along the first axis of their arrays, padded with zeros to the largest kernel
+k (a small one in the middle) and the widest expansion E:
 
     expand     kernel [M, Cin, E]     scale, bias [M, E]       only if some expansion is not 1
     depthwise  kernel [M, k, k, E]    scale, bias [M, E]
@@ -36,7 +36,7 @@ def has_skip(layer: Layer) -> bool:
 
 
 def largest_kernel(layer: Layer) -> int:
-    """k."""
+    """Kernel size k that all are padded to."""
     return max(operation.kernel for operation in mbconvs(layer))
 
 
