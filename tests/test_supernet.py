@@ -370,7 +370,7 @@ def test_initial_weights_are_he_normal():
     checked = 0
     for space in (spaces.nasbench201(), spaces.mbconv_digits()):
         params = supernet.build(space).init_params(jax.random.key(3))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(_by_operation(space, params)):
             keys = [entry.key for entry in path]
             if keys[-1] == "scale":
                 np.testing.assert_array_equal(leaf, 1)
@@ -398,10 +398,10 @@ def test_logits_of_every_registered_space(name):
 def test_projecting_skip_halves_the_resolution():
     space = spaces.nasbench_macro(width=0.25)
     layer = space.layers[0]
-    params = {SKIP.name: {"kernel": jnp.ones((8, 16)), "scale": jnp.ones(16), "bias": jnp.zeros(16)}}
+    params = {packed.SHORTCUT: {"kernel": jnp.ones((8, 16)), "scale": jnp.ones(16), "bias": jnp.zeros(16)}}
     assert (layer.in_channels, layer.out_channels, layer.stride) == (8, 16, 2)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 8))
-    y = mbconv.apply_operation(params[SKIP.name], x, layer, SKIP)
+    y = mbconv.apply_operation(params, x, layer, SKIP)
     chex.assert_shape(y, (2, 16, 16, 16))
     expected = _norm(x[:, ::2, ::2].sum(-1, keepdims=True), {"scale": 1.0, "bias": 0.0})
     np.testing.assert_allclose(y, jnp.broadcast_to(expected, y.shape), atol=1e-4)
