@@ -74,7 +74,7 @@ def test_equals_the_plain_layer(shape, stride, out_channels, skip, seed):
         assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_many_blocks_many_images_and_every_choice(monkeypatch, stride):
     # Several blocks of channels, two sums side by side, several images in each, and runs shorter than a line.
     monkeypatch.setattr(blocked_layer, "BLOCK_SIZE", 1)

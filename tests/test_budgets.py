@@ -117,6 +117,7 @@ def test_expected_costs_come_to_the_budgets_and_networks_are_within_them(method)
     assert (np.asarray(state.inner.penalties) > 0).all()
 
 
+@pytest.mark.slow
 def test_losses_of_another_scale_make_the_same_search():
     (search, one, _), (_, large, _) = searched(SharedModel, 1.0), searched(SharedModel, 1000.0)
     np.testing.assert_array_equal(search.modes(one), search.modes(large))

@@ -111,7 +111,7 @@ def test_bad_input_is_named(candidates):
         dc_nas.parameters_of(task().space, {}, 0, 0)
 
 
-@pytest.mark.parametrize("name", ["mbconv", "cell"])
+@pytest.mark.parametrize("name", ["cell", pytest.param("mbconv", marks=pytest.mark.slow)])
 def test_the_change_of_parameters(name):
     space = {
         "mbconv": spaces.nasbench_macro(width=0.125, image_size=16),

@@ -34,7 +34,7 @@ def result(name):
     return archs, jax.jit(jax.vmap(apply, (None, None, 0)))(params, images, archs)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", ["cell", pytest.param("mbconv", marks=pytest.mark.slow)])
 def test_logits_are_those_without_features(name):
     _, module, params, images = problem(name)
     archs, (logits, _) = result(name)

@@ -75,6 +75,7 @@ def small():
     return TabularTask.from_table(synthetic_table((3, 4, 3, 3), seed=5))
 
 
+@pytest.mark.slow
 def test_a_fit_learns_to_prefer_what_is_better_and_within_the_budget():
     task = small()
     method = PNAG(task.space, PENALTIES, cost=task.cost, budgets=(0.3, 0.6, 1.0), capacity=108, width=32)

@@ -39,6 +39,12 @@ def stepped(name, steps=3):
 
 
 all_strategies = pytest.mark.parametrize("name", list(strategies.STRATEGIES))
+# The same for whole searches; those that train networks or populations in a step compile for long.
+LONG_TO_COMPILE = ("pnag", "smem_nas", "moarr")
+whole_searches = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG_TO_COMPILE)) for name in strategies.STRATEGIES],
+)
 
 
 @all_strategies
@@ -95,7 +101,7 @@ def found(name):
     return search_seeds(task(), built(name), (60, 900), seeds=8)
 
 
-@all_strategies
+@whole_searches
 def test_a_search_is_one_scan_and_its_seeds_are_reproducible(name):
     archs = found(name)
     assert archs.shape == (8, 2, K, D)
@@ -103,7 +109,7 @@ def test_a_search_is_one_scan_and_its_seeds_are_reproducible(name):
     assert np.any(archs[0, 0] != archs[1:, 0])
 
 
-@all_strategies
+@whole_searches
 def test_a_huge_penalty_finds_the_cheapest_architecture(name):
     cheapest = task().cost.scaled.argmin()
     rows = task().rows(found(name)[:, 1, 2])
@@ -111,7 +117,7 @@ def test_a_huge_penalty_finds_the_cheapest_architecture(name):
     assert task().cost.scaled[rows].mean() <= 0.1
 
 
-@all_strategies
+@whole_searches
 def test_the_search_ends_far_below_the_regret_of_a_random_architecture(name):
     objective = task().objective(PENALTIES)
     rows = task().rows(found(name)[:, 1])  # [seeds, K]
@@ -145,7 +151,7 @@ def test_wrong_shapes_are_caught(name):
         method.tell(state, archs, jnp.zeros(len(archs) + 1))
 
 
-@all_strategies
+@whole_searches
 def test_a_space_of_one_architecture_is_found(name):
     one = TabularTask.from_table(synthetic_table((1, 1)))
     method = strategies.make(name, one.space, (0.0, 0.1), cost=one.cost)

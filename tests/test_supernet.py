@@ -216,6 +216,9 @@ def assert_close(actual, expected, relative=1e-4):
 # Tests
 
 
+@pytest.mark.parametrize(
+    "instance", ["mbconv", slow("mbconv, projecting skip"), slow("cell")], indirect=True, scope="session"
+)
 def test_equals_the_discrete_network(instance):
     @functools.partial(jit, static_argnums=1)
     def discrete(params, arch):
