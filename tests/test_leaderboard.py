@@ -54,6 +54,9 @@ def test_measures_by_hand():
     assert standing["random"].p_regret is None
     few = standings.judge(by_hand(), (0.0, 0.4), {name: found(each.archs[0], 2) for name, each in methods.items()})
     assert not standings.beats_random(few["best"], few["random"], "regret")
+    enough, too_few = (page.verdicts({"problem": each})[0] for each in (standing, few))
+    assert enough.endswith("not shown to be better than random search in either measure: no method.")
+    assert too_few == "**problem**: 2 seeds are too few for a test to tell any method from random search."
 
 
 def test_json_keeps_everything():

@@ -9,6 +9,9 @@ Faithful: Queue, tournaments among a sample, one mutation a child, death by age.
 
 Deviations: All penalties share one queue, since a measured loss gives f_k for every k, and differ in who wins a
 tournament; a separate queue for each would spend K times the evaluations only to be filled.
+
+Limits: Not shown to beat random search where the noise of a measurement, 0.03, is as large as the differences that
+matter: the winner of a tournament is then the luckiest measurement, and so is what is kept for each penalty.
 """
 
 import functools

@@ -16,7 +16,7 @@ the predicted loss less `optimism` standard errors and the exact cost. The share
 a step improves the front, and grows by a tenth otherwise. Models are fitted again now and then. Losses replace short
 trainings, operations of a space a library of published cells. Penalties are answered by the models' mean.
 
-Limits: On NAS-Bench-201 with little noise not shown to beat random search: cells that err by 90 percent rule its fits.
+Limits: On NAS-Bench-201 with flops not shown to beat random search: cells that err by 90 percent rule its fits.
 """
 
 import functools

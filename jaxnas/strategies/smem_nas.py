@@ -19,7 +19,7 @@ in each. Mutation is categorical. A front larger than its population is cut by c
 genes, so encodings need no canonical form. Penalties, which SMEM-NAS does not know, are answered by the ranking read as
 a loss: the centred isotonic regression of the measured losses on the scores of all evaluated architectures.
 
-Limits: On NAS-Bench-201 with little noise its K networks were not shown to be better than those of random search: a
+Limits: On NAS-Bench-201 with flops its K networks were not shown to be better than those of random search: a
 regression on scores is smoother than the truth, and the best of a thousand exact measurements is hard to beat.
 """
 
