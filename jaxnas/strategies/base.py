@@ -49,6 +49,27 @@ class Strategy(Protocol):
         """The K networks found so far, int32 [K, D], in the order of the penalties."""
 
 
+def complete(strategy: Strategy, population: int | None = None) -> None:
+    """Completes and checks the settings that all strategies share; for the `__post_init__` of a frozen dataclass.
+
+    Penalties become a tuple of floats, and the first cost of the space the cost where none is given.
+
+    Args:
+      strategy: the strategy.
+      population: architectures that a step asks for where `samples` is None, at least.
+
+    Raises:
+      ValueError: naming the argument, its value and what would be right.
+    """
+    object.__setattr__(strategy, "penalties", tuple(float(penalty) for penalty in strategy.penalties))
+    check_penalties(strategy.penalties)
+    if strategy.samples is None and population is not None:
+        object.__setattr__(strategy, "samples", math.ceil(population / len(strategy.penalties)))
+    check_settings(strategy.space, strategy.penalties, strategy.samples)
+    if strategy.cost is None:
+        object.__setattr__(strategy, "cost", default_cost(strategy.space))
+
+
 def check_settings(space: SearchSpace, penalties: tuple[float, ...], samples: int) -> None:
     """Checks the settings that all strategies share.
 

@@ -94,8 +94,7 @@ class ConstrainedEvolution:
     tries: int = 32
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_settings(self.space, self.penalties, self.samples)
+        base.complete(self)
         budgets = evenly_spaced_budgets(self.penalties) if self.budgets is None else self.budgets
         object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
         check_budgets(self.budgets, len(self.penalties))
@@ -108,8 +107,6 @@ class ConstrainedEvolution:
             raise ValueError(f"mutation must be a probability above 0, such as 0.1, got {self.mutation}")
         if not 0 <= self.crossover < 1:
             raise ValueError(f"crossover must be a share below 1 (the rest are mutations), got {self.crossover}")
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
 
     def init(self, key: jax.Array) -> State:
         """No parents yet; the key is not used."""

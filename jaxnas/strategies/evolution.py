@@ -72,8 +72,7 @@ class RegularisedEvolution:
     tournament: int = 10
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_settings(self.space, self.penalties, self.samples)
+        base.complete(self)
         if self.population is None:
             object.__setattr__(self, "population", max(POPULATION, self.samples * len(self.penalties)))
         if self.population < self.samples * len(self.penalties):
@@ -83,8 +82,6 @@ class RegularisedEvolution:
             )
         if self.tournament < 1:
             raise ValueError(f"tournament must have at least 1 candidate, got {self.tournament}")
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
 
     def init(self, key: jax.Array) -> State:
         """An empty queue; the key is not used."""

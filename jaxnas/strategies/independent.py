@@ -62,14 +62,11 @@ class Independent:
     cost: Callable[[jax.Array], jax.Array] | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_settings(self.space, self.penalties, self.samples)
+        base.complete(self)
         if self.samples < 2:
             raise ValueError(
                 f"samples must be at least 2 for independent searches: one loss has no rank, got {self.samples}"
             )
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
 
     def init(self, key: jax.Array) -> State:
         """K uniform distributions; the key is not used."""

@@ -84,18 +84,12 @@ class MoARR:
     optimism: float = 1.0
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_penalties(self.penalties)
-        if self.samples is None:
-            object.__setattr__(self, "samples", -(-10 // len(self.penalties)))
-        base.check_settings(self.space, self.penalties, self.samples)
+        base.complete(self, population=10)
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
         if self.pool < self.step_samples:
             raise ValueError(f"pool must hold at least one step of {self.step_samples}, got {self.pool}")
         if not self.optimism >= 0:
             raise ValueError(f"optimism must not be negative (0 trusts the mean), got {self.optimism}")
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
 
     @property
     def step_samples(self) -> int:

@@ -18,7 +18,6 @@ through `jax.pure_callback`, seeded from the key: `ask` and `tell` stay pure, an
 """
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,17 +76,11 @@ class NSGA2:
     crossover: str = "two_point"
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_penalties(self.penalties)
-        if self.samples is None:
-            object.__setattr__(self, "samples", math.ceil(POPULATION / len(self.penalties)))
-        base.check_settings(self.space, self.penalties, self.samples)
+        base.complete(self, population=POPULATION)
         if self.objectives < 2:
             raise ValueError(f"objectives must be at least 2, the loss and a cost, got {self.objectives}")
         if self.crossover not in CROSSOVERS:
             raise ValueError(f"crossover must be one of {', '.join(CROSSOVERS)}, got {self.crossover!r}")
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
 
     def init(self, key: jax.Array) -> State:
         """No population; the key is not used."""

@@ -96,15 +96,12 @@ class PNAG:
     tries: int = 4
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_settings(self.space, self.penalties, self.samples)
+        base.complete(self)
         budgets = evenly_spaced_budgets(self.penalties) if self.budgets is None else self.budgets
         object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
         check_budgets(self.budgets, len(self.penalties))
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.samples * len(self.penalties))
         archives.check_positive(self, "width", "hidden", "tries")
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
 
     @property
     def generator(self) -> neural.Generator:

@@ -42,10 +42,7 @@ class Random:
     cost: Callable[[jax.Array], jax.Array] | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_settings(self.space, self.penalties, self.samples)
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
+        base.complete(self)
 
     def init(self, key: jax.Array) -> Incumbents:
         """Nothing seen; the key is not used."""

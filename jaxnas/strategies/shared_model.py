@@ -119,10 +119,7 @@ class SharedModel:
     sweeps: int = 3
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_settings(self.space, self.penalties, self.samples)
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
+        base.complete(self)
         if self.memory < 2 * self.step_samples:
             raise ValueError(f"memory must hold at least 2 steps of {self.step_samples} samples, got {self.memory}")
         for name, value in (("draws", self.draws), ("sweeps", self.sweeps)):

@@ -99,14 +99,11 @@ class SMEMNAS:
     pairs: int = 1000
 
     def __post_init__(self):
-        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
-        base.check_settings(self.space, self.penalties, self.samples)
+        base.complete(self)
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
         archives.check_positive(self, "population", "generations", "pairs")
         if not 0 <= self.vice <= self.population:
             raise ValueError(f"vice must be from 0 to the population of {self.population}, got {self.vice}")
-        if self.cost is None:
-            object.__setattr__(self, "cost", base.default_cost(self.space))
 
     @property
     def step_samples(self) -> int:
