@@ -231,7 +231,7 @@ def main(config: Config) -> None:
     if unknown:
         raise ValueError(f"only must be of {', '.join(PROGRAMS)}, got {', '.join(unknown)}")
     if importlib.util.find_spec("torch") is None and any(name.startswith("torch") for name in config.only):
-        console.print("PyTorch is left out: it is not installed, `pip install -e '.[torch]'` does it")
+        console.print("PyTorch is left out: it is not installed, `pip install -e '.[torch]'` does it", markup=False)
         config = dataclasses.replace(config, only=tuple(name for name in config.only if not name.startswith("torch")))
     if config.measure != "time":
         starts_and_memory(config, console)
