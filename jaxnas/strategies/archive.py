@@ -111,7 +111,9 @@ def add(archive: Archive, archs: jax.Array, losses: jax.Array, costs: jax.Array)
     return jax.lax.fori_loop(0, len(losses), enter, archive)
 
 
-def best(values: jax.Array, costs: jax.Array, archs: jax.Array, penalties: Sequence[float], last: jax.Array):
+def best(
+    values: jax.Array, costs: jax.Array, archs: jax.Array, penalties: Sequence[float], last: jax.Array
+) -> jax.Array:
     """The architecture of least value + eps_k R for each k.
 
     Args:
