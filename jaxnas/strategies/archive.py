@@ -132,7 +132,9 @@ def best(
     return jnp.where(usable.any(), archs[chosen], last)
 
 
-def best_within(values: jax.Array, costs: jax.Array, archs: jax.Array, budgets: Sequence[float], last: jax.Array):
+def best_within(
+    values: jax.Array, costs: jax.Array, archs: jax.Array, budgets: Sequence[float], last: jax.Array
+) -> jax.Array:
     """As `best`, but of least value within each of K budgets: where nothing is within one, int32 [D] `last` is."""
     fitting = costs <= jnp.asarray(budgets, jnp.float32)[:, None] + ROUNDING
     values = jnp.where(fitting, values, jnp.inf)
