@@ -1,7 +1,7 @@
 """Running a relaxed search: minibatches from arrays on the device, many steps as one program, one run for each target.
 
 loss = search.supernet_loss(supernet)
-method = RELAXATIONS["darts"](space, Settings(steps=300))
+method = relaxation.Darts(space, Settings(steps=300))
 found = search.search(method, loss, params, (images, labels), (images, labels), penalties, key)
 found.archs                                                                                    # int32 [K, D]
 """
