@@ -7,7 +7,6 @@ one (the winner's curse).
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import chex
 import flax.struct
@@ -59,13 +58,6 @@ def check_model_settings(founders: int, growth: float, capacity: int, samples: i
         raise ValueError(
             f"capacity must hold the founders ({founders}) and one step of {samples} architectures, got {capacity}"
         )
-
-
-def check_positive(method: Any, *names: str) -> None:
-    """Raises ValueError unless these settings of a strategy are at least 1."""
-    for name in names:
-        if getattr(method, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(method, name)}")
 
 
 def fit_after(step: jax.Array, growth: float) -> jax.Array:

@@ -85,6 +85,13 @@ def check_settings(space: SearchSpace, penalties: tuple[float, ...], samples: in
         raise ValueError(f"samples must be at least 2 with a single penalty: one loss has no rank, got {samples}")
 
 
+def check_positive(strategy: Strategy, *names: str) -> None:
+    """Raises ValueError unless these settings of a strategy are at least 1."""
+    for name in names:
+        if getattr(strategy, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(strategy, name)}")
+
+
 def check_penalties(penalties: tuple[float, ...]) -> None:
     """Raises ValueError unless there is at least one penalty and all are finite and not negative."""
     if not penalties:

@@ -98,9 +98,7 @@ class ConstrainedEvolution:
         budgets = evenly_spaced_budgets(self.penalties) if self.budgets is None else self.budgets
         object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
         check_budgets(self.budgets, len(self.penalties))
-        for name in ("founders", "parents", "tries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        base.check_positive(self, "founders", "parents", "tries")
         if self.founders < self.parents:
             raise ValueError(f"founders must be at least the {self.parents} parents, got {self.founders}")
         if not 0 < self.mutation <= 1:

@@ -103,7 +103,7 @@ class PNAG:
         object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
         check_budgets(self.budgets, len(self.penalties))
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.samples * len(self.penalties))
-        archives.check_positive(self, "width", "hidden", "tries")
+        base.check_positive(self, "width", "hidden", "tries")
 
     @property
     def generator(self) -> neural.Generator:

@@ -122,9 +122,7 @@ class SharedModel:
         base.complete(self)
         if self.memory < 2 * self.step_samples:
             raise ValueError(f"memory must hold at least 2 steps of {self.step_samples} samples, got {self.memory}")
-        for name, value in (("draws", self.draws), ("sweeps", self.sweeps)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        base.check_positive(self, "draws", "sweeps")
         if not 0 < self.worst <= 1:
             raise ValueError(f"worst must be a quantile above 0 and at most 1 (1 caps nothing), got {self.worst}")
         if not self.spread >= 0:

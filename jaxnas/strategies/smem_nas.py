@@ -101,7 +101,7 @@ class SMEMNAS:
     def __post_init__(self):
         base.complete(self)
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
-        archives.check_positive(self, "population", "generations", "pairs")
+        base.check_positive(self, "population", "generations", "pairs")
         if not 0 <= self.vice <= self.population:
             raise ValueError(f"vice must be from 0 to the population of {self.population}, got {self.vice}")
 
