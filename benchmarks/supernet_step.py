@@ -205,6 +205,7 @@ def in_a_process(function: Callable, *arguments: Any) -> Any:
 def start_and_memory(config: Config, name: str, cache: str) -> tuple[float, float]:
     """Seconds of the first call, and MiB that the peak of memory grows by; meant for a process of its own."""
     compilation_cache.enable(Path(cache))
+    cli.collect_rarely()
     problem = Problem(config)
     before = measure.peak_memory()
     program = problem.build(name)

@@ -216,12 +216,13 @@ def _expand_and_scale(weights: Weights, covariance: jax.Array) -> tuple[jax.Arra
 
 def _block_access(index: jax.Array, size: int):
     """Functions that read and write block number `index` of an axis, by default the last."""
+    start = index * size
 
     def take(array: jax.Array, axis: int = -1) -> jax.Array:
-        return lax.dynamic_slice_in_dim(array, index * size, size, axis)
+        return lax.dynamic_slice_in_dim(array, start, size, axis, allow_negative_indices=False)
 
     def put(array: jax.Array, block: jax.Array, axis: int = -1) -> jax.Array:
-        return lax.dynamic_update_slice_in_dim(array, block, index * size, axis)
+        return lax.dynamic_update_slice_in_dim(array, block, start, axis, allow_negative_indices=False)
 
     return take, put
 

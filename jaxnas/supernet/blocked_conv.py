@@ -7,7 +7,7 @@ caller pads once and uses the result several times.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Products of one output that LLVM still writes out and vectorises over channels; with more it goes over to scalars.
-PRODUCTS = 56
+# Products of one output. With more than 56 LLVM goes over from vectors to scalars; half of that is as fast and compiles
+# sooner, a quarter is slower.
+PRODUCTS = 28
 # Numbers, padded input and gradient together, of the images whose kernel gradient is summed at a time: a second cache.
 CACHED = 1 << 18
 # Independent sums of the kernel gradient. XLA does not split a loop nest with a carry over threads, but runs
@@ -42,6 +43,11 @@ class Geometry:
     def reach(self) -> int:
         """Pixels beyond the image that the largest kernel meets, and so the padding of the input."""
         return max(self.kernels) // 2
+
+    @property
+    def taps(self) -> int:
+        """Taps of the largest kernel."""
+        return max(self.kernels) ** 2
 
     @property
     def margins(self) -> tuple[int, int]:
@@ -102,10 +108,10 @@ def convolve(
     taps = range(edge, edge + size)
     # Row by row: one chain of 49 additions would wait for each of them.
     rows = [
-        sum(window(padded, (row, column), shape, geometry.stride) * kernel[row, column] for column in taps)
+        _sum(_scaled(window(padded, (row, column), shape, geometry.stride), kernel, row, column) for column in taps)
         for row in taps
     ]
-    return sum(rows) - origin
+    return _sum(rows) - origin
 
 
 def convolve_transposed(
@@ -135,10 +141,13 @@ def convolve_transposed(
     def image(row_phase: int, column_phase: int) -> jax.Array:
         """Gradient of the pixels of one phase, free of products with the zeros between two outputs."""
         rows = [
-            sum(window(gradient, (row, column), (height, width)) * kernel[i, j] for j, column in meets(column_phase))
+            _sum(
+                _scaled(window(gradient, (row, column), (height, width)), kernel, i, j)
+                for j, column in meets(column_phase)
+            )
             for i, row in meets(row_phase)
         ]
-        return sum(rows)
+        return _sum(rows)
 
     if stride == 1:
         return image(0, 0)
@@ -183,12 +192,14 @@ def kernel_gradient(
 
         def products(tap: int) -> jax.Array:
             terms = [
-                window(x, (0, edge + tap + shift * stride), part, stride, run * stride)
-                * window(g, (low, low + shift), part, 1, run)
+                lax.mul(
+                    window(x, (0, edge + tap + shift * stride), part, stride, run * stride),
+                    window(g, (low, low + shift), part, 1, run),
+                )
                 for shift in range(run)
             ]
-            sums = [sum(terms[start : start + 4]) for start in range(0, run, 4)]
-            return sum(sums).reshape(-1, few, part[1], channels)
+            sums = [_sum(terms[start : start + 4]) for start in range(0, run, 4)]
+            return _sum(sums).reshape(-1, few, part[1], channels)
 
         zeros = (jnp.float32(0),) * size
         partial = lax.reduce(tuple(products(tap) for tap in range(size)), zeros, _add, (1,))
@@ -204,5 +215,16 @@ def kernel_gradient(
     return jnp.pad(sum(totals), ((edge, edge), (edge, edge), (0, 0)))
 
 
+def _scaled(images: jax.Array, kernel: jax.Array, row: int, column: int) -> jax.Array:
+    """Images times one tap of a kernel [k, k, c]."""
+    # Primitives here and in `_sum`: NumPy's operators take four times as long to trace, and there are thousands.
+    tap = lax.slice(kernel, (row, column, 0), (row + 1, column + 1, kernel.shape[2]))
+    return lax.mul(images, lax.broadcast_in_dim(tap, images.shape, (1, 2, 3)))
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(lax.add, terms)
+
+
 def _add(left: tuple[jax.Array, ...], right: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    return tuple(a + b for a, b in zip(left, right))
+    return tuple(map(lax.add, left, right))

@@ -120,15 +120,17 @@ def _decode(layer: Layer, geometry: Geometry, choice: jax.Array) -> tuple[jax.Ar
         )
         for operation in layer.operations
     ]
-    kernels, blocks, skips = zip(*rows)
-    return jnp.asarray(kernels)[choice], jnp.asarray(blocks)[choice], jnp.asarray(skips)[choice]
+    kernel_index, blocks, skipped = packed.at(jnp.asarray(rows, jnp.int32), choice)
+    return kernel_index, blocks, skipped == 1
 
 
 def _gather(params: Params, layer: Layer, choice: jax.Array, skipped: jax.Array) -> tuple[blocked.Weights, Params]:
     """Weights of the chosen MBConv (of any for a skip), and scale and bias of the last batch norm."""
     row = packed.row(layer, choice)
-    rows = {name: jax.tree.map(lambda array: array[row], params[name]) for name in ("expand", "depthwise", "project")}
-    expand, depthwise, project = (jax.tree.map(lambda a: a.astype(jnp.float32), tree) for tree in rows.values())
+    expand, depthwise, project = (
+        jax.tree.map(lambda array: packed.at(array, row).astype(jnp.float32), params[name])
+        for name in ("expand", "depthwise", "project")
+    )
     weights = blocked.Weights(
         expand=expand["kernel"],
         scale1=expand["scale"],

@@ -242,6 +242,8 @@ class MBConvSupernet(nn.Module):
     @nn.compact
     def parameters(self) -> Params:
         """The arrays of `declare`, as Flax parameters."""
+        if not self.is_initializing():  # `param` would trace the drawing of all weights to compare their shapes
+            return self.variables["params"]
         return {name: self.param(name, init.draw, arrays) for name, arrays in declare(self.space).items()}
 
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:

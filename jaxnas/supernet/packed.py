@@ -73,7 +73,13 @@ def _stack(trees: list[dict[str, init.Array]]) -> dict[str, init.Stack]:
 def row(layer: Layer, choice: jax.Array) -> jax.Array:
     """The row of a choice, int32 [] -> int32 []; a skip, which has none, has that of the first MBConv."""
     operations = mbconvs(layer)
-    return jnp.asarray([0 if op.is_skip else operations.index(op) for op in layer.operations], jnp.int32)[choice]
+    rows = [0 if operation.is_skip else operations.index(operation) for operation in layer.operations]
+    return at(jnp.asarray(rows, jnp.int32), choice)
+
+
+def at(array: jax.Array, index: jax.Array) -> jax.Array:
+    """`array[index]` of an index that is never negative: a third of the operations, of which a layer has dozens."""
+    return jax.lax.dynamic_index_in_dim(array, index, keepdims=False, allow_negative_indices=False)
 
 
 def unpack(params: Params, layer: Layer, operation: Operation) -> Params:
