@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 # Products of one output. With more than 56 LLVM goes over from vectors to scalars; half of that is as fast and compiles
@@ -179,40 +180,59 @@ def kernel_gradient(
     (batch, *_, channels), (height, width) = gradient.shape, shape
     stride, low, edge = geometry.stride, geometry.margins[0], geometry.reach - size // 2
     run = divisor(width, PRODUCTS // size)
-    part = (height, width // run)
     parallel = PARALLEL if batch % PARALLEL == 0 else 1
     numbers = math.prod(padded.shape[1:]) + math.prod(gradient.shape[1:])
     images = divisor(batch // parallel, CACHED // numbers)
     lines = images * height
     few = next(count for count in (2, 3, 5, 7, lines) if lines % count == 0)
 
-    def of_row(x: jax.Array, g: jax.Array, row: jax.Array) -> jax.Array:
-        """[size, c], for one row of taps and a few images."""
-        x = lax.dynamic_slice_in_dim(x, row + edge, (height - 1) * stride + 1, axis=1)
+    def pixels(x: jax.Array, corner: tuple[jax.Array | int, ...], row_stride: int, column_stride: int) -> jax.Array:
+        """Every `run`-th pixel of the lines of a few images, from a corner on."""
+        extent = ((height - 1) * row_stride + 1, (width // run - 1) * column_stride + 1)
+        sizes = (images, *extent, channels)
+        return lax.slice(_dynamic_slice(x, corner, sizes), (0,) * 4, sizes, (1, row_stride, column_stride, 1))
+
+    def of_row(image: jax.Array, row: jax.Array) -> jax.Array:
+        """[size, c], for one row of taps and a few images from one on."""
+        top = row + np.uint32(edge)
 
         def products(tap: int) -> jax.Array:
+            # Each term slices for itself: a slice that several share would be copied.
             terms = [
                 lax.mul(
-                    window(x, (0, edge + tap + shift * stride), part, stride, run * stride),
-                    window(g, (low, low + shift), part, 1, run),
+                    pixels(padded, (image, top, edge + tap + shift * stride, 0), stride, run * stride),
+                    pixels(gradient, (image, low, low + shift, 0), 1, run),
                 )
                 for shift in range(run)
             ]
             sums = [_sum(terms[start : start + 4]) for start in range(0, run, 4)]
-            return _sum(sums).reshape(-1, few, part[1], channels)
+            return _sum(sums).reshape(-1, few, width // run, channels)
 
         zeros = (jnp.float32(0),) * size
         partial = lax.reduce(tuple(products(tap) for tap in range(size)), zeros, _add, (1,))
         return jnp.stack([sums.reshape(-1, channels).sum(0) for sums in lax.optimization_barrier(partial)])
 
-    def add_images(totals: tuple[jax.Array, ...], block: tuple[jax.Array, jax.Array]):
-        of_part = [functools.partial(of_row, block[0][index], block[1][index]) for index in range(parallel)]
-        return tuple(total + lax.map(rows, jnp.arange(size)) for total, rows in zip(totals, of_part)), None
+    def add_row(index: jax.Array, totals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        index = index.astype(jnp.uint32)
+        image, row = index // size * images, index % size
+        return tuple(
+            _add_at(total, row, of_row(image + np.uint32(batch // parallel * number), row))
+            for number, total in enumerate(totals)
+        )
 
     totals = (jnp.zeros((size, size, channels)),) * parallel
-    blocks = tuple(array.reshape(-1, parallel, images, *array.shape[1:]) for array in (padded, gradient))
-    totals, _ = lax.scan(add_images, totals, blocks)
+    totals = lax.fori_loop(0, batch // parallel // images * size, add_row, totals)
     return jnp.pad(sum(totals), ((edge, edge), (edge, edge), (0, 0)))
+
+
+def _dynamic_slice(x: jax.Array, corner: tuple[jax.Array | int, ...], sizes: tuple[int, ...]) -> jax.Array:
+    """A part of an array from a corner on, of which some numbers are uint32 of the running program."""
+    # All unsigned: for signed numbers JAX writes a check for negative ones into each of thousands of slices.
+    return lax.dynamic_slice(x, [n if isinstance(n, jax.Array) else np.uint32(n) for n in corner], sizes)
+
+
+def _add_at(total: jax.Array, row: jax.Array, part: jax.Array) -> jax.Array:
+    return lax.dynamic_update_slice_in_dim(total, lax.dynamic_slice_in_dim(total, row, 1) + part, row, 0)
 
 
 def _scaled(images: jax.Array, kernel: jax.Array, row: int, column: int) -> jax.Array:
