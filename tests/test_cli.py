@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 
 import pytest
 
@@ -23,6 +24,16 @@ def test_main_gets_the_parsed_config():
     seen = []
     run(seen.append, "--table", "x.npz", "--noise", "0.5")
     assert seen == [Config("x.npz", 0.5)]
+
+
+def test_a_command_collects_garbage_rarely():
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700, 10, 10)
+        run(lambda config: None, "--table", "x.npz")
+        assert gc.get_threshold() == (cli.COLLECT_EVERY, 10, 10)
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ penalties as a practitioner could, by the least measured f_k of all that the K s
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import flax.struct
@@ -95,9 +95,7 @@ class ConstrainedEvolution:
 
     def __post_init__(self):
         base.complete(self)
-        budgets = evenly_spaced_budgets(self.penalties) if self.budgets is None else self.budgets
-        object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
-        check_budgets(self.budgets, len(self.penalties))
+        object.__setattr__(self, "budgets", complete_budgets(self.budgets, self.penalties))
         base.check_positive(self, "founders", "parents", "tries")
         if self.founders < self.parents:
             raise ValueError(f"founders must be at least the {self.parents} parents, got {self.founders}")
@@ -212,10 +210,16 @@ def evenly_spaced_budgets(penalties: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(((k - rank) / k).tolist())
 
 
-def check_budgets(budgets: tuple[float, ...], distributions: int) -> None:
-    """Raises ValueError unless there is one budget on the scale of R for each of the K networks."""
-    if len(budgets) != distributions:
-        raise ValueError(f"budgets must be one for each of the {distributions} penalties, got {len(budgets)}")
+def complete_budgets(budgets: Sequence[float] | None, penalties: tuple[float, ...]) -> tuple[float, ...]:
+    """The budgets as they are, or evenly spaced ones for None.
+
+    Raises:
+      ValueError: unless there is one budget on the scale of R for each of the K penalties.
+    """
+    budgets = evenly_spaced_budgets(penalties) if budgets is None else tuple(float(budget) for budget in budgets)
+    if len(budgets) != len(penalties):
+        raise ValueError(f"budgets must be one for each of the {len(penalties)} penalties, got {len(budgets)}")
     for budget in budgets:
         if not (math.isfinite(budget) and 0 <= budget <= 1):
             raise ValueError(f"budgets must be scaled costs from 0 (the cheapest) to 1 (the dearest), got {budget}")
+    return budgets

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import archive as archives
 from jaxnas.strategies import base, budget_evaluator, incumbents, neural
-from jaxnas.strategies.constrained import check_budgets, evenly_spaced_budgets
+from jaxnas.strategies.constrained import complete_budgets
 
 FOR_EACH_BUDGET = 8  # samples in a step of the generator
 ENTROPY = 0.2  # its weight, relative to the reward
@@ -99,9 +99,7 @@ class PNAG:
 
     def __post_init__(self):
         base.complete(self)
-        budgets = evenly_spaced_budgets(self.penalties) if self.budgets is None else self.budgets
-        object.__setattr__(self, "budgets", tuple(float(budget) for budget in budgets))
-        check_budgets(self.budgets, len(self.penalties))
+        object.__setattr__(self, "budgets", complete_budgets(self.budgets, self.penalties))
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.samples * len(self.penalties))
         base.check_positive(self, "width", "hidden", "tries")
 
