@@ -46,11 +46,6 @@ class Geometry:
         return max(self.kernels) // 2
 
     @property
-    def taps(self) -> int:
-        """Taps of the largest kernel."""
-        return max(self.kernels) ** 2
-
-    @property
     def margins(self) -> tuple[int, int]:
         """Padding of the outputs' gradient, before and behind, that the transposed convolution meets."""
         return self.reach // self.stride, (self.stride - 1 + self.reach) // self.stride
@@ -227,7 +222,7 @@ def kernel_gradient(
 
 def _dynamic_slice(x: jax.Array, corner: tuple[jax.Array | int, ...], sizes: tuple[int, ...]) -> jax.Array:
     """A part of an array from a corner on, of which some numbers are uint32 of the running program."""
-    # All unsigned: for signed numbers JAX writes a check for negative ones into each of thousands of slices.
+    # All unsigned: signed numbers JAX looks at one by one, and converts them in the program, in thousands of slices.
     return lax.dynamic_slice(x, [n if isinstance(n, jax.Array) else np.uint32(n) for n in corner], sizes)
 
 

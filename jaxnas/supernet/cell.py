@@ -240,7 +240,7 @@ class CellSupernet(nn.Module):
     @nn.compact
     def parameters(self) -> Params:
         """The arrays of `declare`, as Flax parameters."""
-        return {name: self.param(name, init.draw, arrays) for name, arrays in declare(self.space).items()}
+        return init.as_params(self, declare(self.space))
 
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +111,13 @@ def draw(key: jax.Array, arrays: Any) -> Any:
         return numpy.stack([numpy.pad(next(drawn), leaf.padding(part)) for part in leaf.parts])
 
     return jax.tree.unflatten(structure, [jnp.asarray(whole(leaf), jnp.float32) for leaf in leaves])
+
+
+def as_params(module: nn.Module, arrays: dict[str, Any]) -> dict[str, Any]:
+    """A dictionary of arrays as parameters of a Flax module, by the same names."""
+    if not module.is_initializing():  # `param` would trace the drawing of all weights to compare their shapes
+        return module.variables["params"]
+    return {name: module.param(name, draw, declared) for name, declared in arrays.items()}
 
 
 def _cut(flat: jax.Array | np.ndarray, parts: list[Array]) -> list[jax.Array | np.ndarray]:
