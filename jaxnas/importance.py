@@ -9,20 +9,15 @@ from jaxnas import distribution
 BEST_QUANTILE = 0.25  # ASNG-NAS: the best quarter is worth +1, the worst -1 (arXiv 1905.08537, section 4.2)
 
 
-def mixture_log_weights(theta: jax.Array, archs: jax.Array, shares: jax.Array | None = None) -> jax.Array:
-    """Log importance weights against the mixture of all K distributions.
-
-    w_k(c) = p_k(c) / q(c) with q = sum_j a_j p_j, and a_j = 1/K where all have equal shares: the balance heuristic of
-    Veach and Guibas (1995), never a ratio of two single distributions, so that 0 <= w_k <= 1 / a_k however far the
-    distributions have parted.
+def mixture_log_weights(theta: jax.Array, archs: jax.Array) -> jax.Array:
+    """Log importance weights against the mixture of K products of categoricals in equal shares.
 
     Args:
       theta: float [K, D, C].
       archs: int [S, D], drawn from the mixture.
-      shares: float [K], a_k, positive with sum 1; None for equal ones.
 
     Returns:
-      float [K, S], log w_k(c_i) <= -log a_k.
+      float [K, S], log w_k(c_i) <= log K.
 
     >>> import numpy as np
     >>> theta = jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]])
@@ -30,13 +25,25 @@ def mixture_log_weights(theta: jax.Array, archs: jax.Array, shares: jax.Array | 
     [[1.333 0.8  ]
      [0.667 1.2  ]]
     """
-    log_p = distribution.log_prob(theta, archs)
-    if shares is None:
-        log_q = jax.nn.logsumexp(log_p, axis=0) - jnp.log(theta.shape[0])
-    else:
-        chex.assert_shape(shares, (theta.shape[0],))
-        log_q = jax.nn.logsumexp(log_p + jnp.log(shares)[:, None], axis=0)
-    return log_p - log_q
+    return balance_heuristic(distribution.log_prob(theta, archs), jnp.full(len(theta), 1 / len(theta)))
+
+
+def balance_heuristic(log_p: jax.Array, shares: jax.Array) -> jax.Array:
+    """Log importance weights against a mixture of K laws of any kind.
+
+    w_k(c) = p_k(c) / q(c) with q = sum_j a_j p_j: the balance heuristic of Veach and Guibas (1995), never a ratio of
+    two single laws, so that 0 <= w_k <= 1 / a_k however far they have parted.
+
+    Args:
+      log_p: float [K, S], log p_k(c_i).
+      shares: float [K], a_k, positive with sum 1.
+
+    Returns:
+      float [K, S], log w_k(c_i) <= -log a_k.
+    """
+    chex.assert_rank([log_p, shares], [2, 1])
+    chex.assert_equal(len(log_p), len(shares))
+    return log_p - jax.nn.logsumexp(log_p + jnp.log(shares)[:, None], axis=0)
 
 
 def effective_sample_size(log_weights: jax.Array) -> jax.Array:

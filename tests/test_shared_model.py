@@ -282,6 +282,44 @@ def test_each_distribution_gets_its_share_of_the_samples():
     assert np.bincount(np.asarray(archs)[:, 0]).tolist() == [3, 6, 3]
 
 
+def state_with_optima(step):
+    """Two optima for each of three distributions, which theta does not know of."""
+    method = dataclasses.replace(strategy(), draws=2, redraw=0.4)
+    state = method.init(jax.random.key(0))
+    optima = jnp.asarray([[[0, 0, 1, 3], [0, 0, 1, 2]], [[1, 0, 0, 0], [1, 0, 0, 0]], [[2, 0, 1, 1], [0, 0, 0, 0]]])
+    state = state.replace(optima=optima.astype(jnp.int32), shares=jnp.asarray([0.5, 0.3, 0.2]))
+    return method, state.replace(memory=state.memory.replace(step=jnp.int32(step)))
+
+
+def test_the_law_of_the_samples_by_hand():
+    method, state = state_with_optima(step=2)
+    archs = jnp.asarray([[0, 0, 1, 3], [1, 0, 0, 0]], jnp.int32)
+    # A decision stays with probability 0.6, or else is any of its C_d choices.
+    kept = {c: 0.6 + 0.4 / c for c in (2, 3, 4)}
+    lost = {c: 0.4 / c for c in (2, 3, 4)}
+    expected = [
+        [kept[3] * kept[2] * (kept[4] + lost[4]) / 2, lost[3] * lost[2] * lost[4]],
+        [lost[3] * lost[2] * lost[4], kept[3] * kept[2] * kept[4]],
+        [lost[4] * (lost[3] * kept[2] + kept[3] * lost[2]) / 2, lost[3] * (lost[2] * lost[4] + kept[2] * kept[4]) / 2],
+    ]
+    np.testing.assert_allclose(jnp.exp(method.log_prob(state, archs)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_samples_follow_their_law(step):
+    method, state = state_with_optima(step)
+    every = all_archs()
+    law = np.exp(np.asarray(method.log_prob(state, jnp.asarray(every)), np.float64))  # [K, 24]
+    np.testing.assert_allclose(law.sum(1), 1, rtol=1e-5)
+    if step == 0:
+        np.testing.assert_allclose(law, 1 / 24, rtol=1e-5)  # no optimum is known yet
+    keys = jax.random.split(jax.random.key(7), 4000)
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: method.ask(key, state)[0]))(keys)).reshape(-1, len(COUNTS))
+    found = np.bincount(np.ravel_multi_index(drawn.T, COUNTS), minlength=24) / len(drawn)
+    mixture = np.asarray(state.shares) @ law
+    np.testing.assert_allclose(found, mixture, atol=4 * np.sqrt(mixture.max() / len(drawn)))
+
+
 def test_shapes():
     method = make("importance", task().space, PENALTIES, cost=task().cost, samples=2)
     state = method.init(jax.random.key(0))
@@ -293,6 +331,7 @@ def test_shapes():
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
     assert info.weights.shape == info.objective.shape == (3, 6)
     assert info.ess.shape == (3,)
+    np.testing.assert_allclose(method.tell(state, archs, jnp.zeros(6))[1].weights, 1, rtol=1e-5)  # uniform at first
     with pytest.raises(AssertionError):
         method.tell(state, archs[:-1], jnp.zeros(5))
 
@@ -308,6 +347,8 @@ def test_shapes():
         ("spread", -1.0),
         ("growth", 0.5),
         ("growth", float("nan")),
+        ("redraw", 0.0),
+        ("redraw", 1.5),
     ],
 )
 def test_bad_settings_are_errors_that_name_them(setting, value):

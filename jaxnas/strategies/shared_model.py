@@ -1,16 +1,18 @@
 """K architectures of different complexity from one Bayesian model of the loss: the default method, "importance".
 
-As in `ImportanceSampling`, samples are drawn from a mixture of K products of categoricals, and every sample serves
-every distribution. What changes is how the distributions learn. The natural gradient of a product of categoricals is a
-regression on the choices (METHOD, measured facts), and L(c) is one function for all k: so one linear model of it, on
-single choices and pairs of choices, learns from all the remembered samples of all k, where importance weights have only
-those of one step. theta_k is set to the probability that a choice belongs to the optimum of f_k:
+As in `ImportanceSampling`, samples are drawn from a mixture of K distributions, and every sample serves every one. What
+changes is how the distributions learn. The natural gradient of a product of categoricals is a regression on the choices
+(METHOD, measured facts), and L(c) is one function for all k: so one linear model of it, on single choices and pairs of
+choices, learns from all the remembered samples of all k, where importance weights have only those of one step. theta_k
+is set to the probability that a choice belongs to the optimum of f_k:
 
     theta_k[d, j] = P(c*_k[d] = j | data),   c*_k = argmin_c  phi(c) . beta_k + eps_k R(c),   beta_k ~ posterior.
 
-Of all products of categoricals it is the nearest, in KL divergence, to the posterior law of the optimum. There is no
-step size; `spread`, which is set by hand, tempers the posterior. What it gains, what it costs and what else was tried:
-docs/ablation.md.
+Of all products of categoricals it is the nearest, in KL divergence, to the posterior law of the optimum. But a product
+forgets which choices belong together, so that few of its samples are the optimum of any draw. Samples therefore come
+from the draws themselves: p_k is uniform over M optima c*_k of the posterior, each decision of which is redrawn from
+theta_k with a small probability. There is no step size; `spread`, which is set by hand, tempers the posterior. What it
+gains, what it costs and what else was tried: docs/ablation.md.
 
 Paper: Noda, Saito, Shirakawa, arXiv 2207.10334, for K distributions and one mixture; Thompson, "On the likelihood that
 one unknown probability exceeds another", Biometrika 25 (1933), and Russo and Van Roy, "Learning to optimize via
@@ -55,6 +57,7 @@ class State:
       log_ratio: float32 [2], log of noise over prior variance, of single and of pair coefficients.
       memory: past samples, and how many steps were told.
       next_fit: int32 [], the step of the next fit.
+      optima: int32 [K, M, D], c*_k of M posterior draws of the last fit.
       penalties: float32 [K, J], eps_k of each of J costs, J = 1 unless `budgeted.py` is around this.
       key_data: uint32 [2], integers of the random key for posterior draws.
     """
@@ -65,6 +68,7 @@ class State:
     log_ratio: jax.Array
     memory: shared_model_posterior.Memory
     next_fit: jax.Array
+    optima: jax.Array
     penalties: jax.Array
     key_data: jax.Array
 
@@ -101,6 +105,8 @@ class SharedModel:
         must not bend the model where it matters. Applied to f_k and not to L, so that cheap networks gain nothing.
       spread: standard deviation of the draws, in units of the posterior's; 1 is Thompson sampling.
       growth: a fit follows when the number of steps has grown by this factor.
+      redraw: probability that a decision of a sample is drawn from theta_k and not taken from the optimum of a draw;
+        1 samples the products theta_k.
       sweeps: visits of each decision by the coordinate descent that finds the optimum of a draw.
 
     Raises:
@@ -115,7 +121,8 @@ class SharedModel:
     draws: int = 32
     worst: float = 0.7
     spread: float = 0.5
-    growth: float = 1.25
+    growth: float = 1.12
+    redraw: float = 0.25
     sweeps: int = 3
 
     def __post_init__(self):
@@ -129,6 +136,8 @@ class SharedModel:
             raise ValueError(f"spread must not be negative (1 is the posterior's own), got {self.spread}")
         if not self.growth >= 1:
             raise ValueError(f"growth must be at least 1 (1 fits at every step), got {self.growth}")
+        if not 0 < self.redraw <= 1:
+            raise ValueError(f"redraw must be a probability above 0 (0 would never explore), got {self.redraw}")
 
     @property
     def step_samples(self) -> int:
@@ -158,6 +167,7 @@ class SharedModel:
             log_ratio=jnp.log(jnp.asarray(INITIAL_RATIO, jnp.float32)),
             memory=shared_model_posterior.empty(self.design, steps, self.step_samples, len(self.cost_coefficients)),
             next_fit=jnp.int32(FIRST_FIT),
+            optima=jnp.zeros((k, self.draws, len(self.space.decisions)), jnp.int32),
             penalties=base.initial_penalties(self.penalties),
             key_data=jax.random.key_data(key),
         )
@@ -168,12 +178,24 @@ class SharedModel:
 
         Each distribution gets its share of the S samples, up to less than one sample (systematic sampling).
         """
-        offset_key, choice_key = jax.random.split(key)
+        offset_key, draw_key, choice_key = jax.random.split(key, 3)
         points = (jnp.arange(self.step_samples) + jax.random.uniform(offset_key)) / self.step_samples
         bounds = jnp.cumsum(state.shares)[:-1]
         source = (points[:, None] > bounds).sum(-1)  # [S], the distribution of each sample
-        archs = jax.random.categorical(choice_key, jnp.log(state.theta[source]))
+        draw = jax.random.randint(draw_key, source.shape, 0, self.draws)
+        archs = jax.random.categorical(choice_key, jnp.log(self.components(state)[source, draw]))
         return archs.astype(jnp.int32), state
+
+    def components(self, state: State) -> jax.Array:
+        """The products of categoricals, one around the optimum of each draw, that p_k is the mean of: [K, M, D, C]."""
+        redraw = jnp.where(state.memory.step < FIRST_FIT, 1.0, self.redraw)  # no optimum is known before
+        optima = jax.nn.one_hot(state.optima, self.space.max_choices)
+        return (1 - redraw) * optima + redraw * state.theta[:, None]
+
+    def log_prob(self, state: State, archs: jax.Array) -> jax.Array:
+        """Log p_k(c_i) of the laws that samples are drawn from: int [S, D] -> float32 [K, S]."""
+        by_draw = jax.vmap(functools.partial(distribution.log_prob, archs=archs), in_axes=1)(self.components(state))
+        return jax.nn.logsumexp(by_draw, axis=0) - jnp.log(self.draws)
 
     @functools.partial(jax.jit, static_argnums=0)
     def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Info]:
@@ -195,13 +217,13 @@ class SharedModel:
         )
         chex.assert_shape(losses, (self.step_samples,))
         costs = base.costs_of(self.cost, archs)
-        log_weights = importance.mixture_log_weights(state.theta, archs, state.shares)  # [K, S]
+        log_weights = importance.balance_heuristic(self.log_prob(state, archs), state.shares)  # [K, S]
         objective = losses + base.price(state.penalties, costs)  # [K, S]
         memory = shared_model_posterior.remember(state.memory, archs, losses, costs)
         due = memory.step >= state.next_fit
         state = state.replace(memory=memory, next_fit=jnp.where(due, self.fit_after(memory), state.next_fit))
         # The memory stays outside of the branches: passing through one would copy it in every step.
-        changed = ("theta", "shares", "coefficients", "log_ratio")
+        changed = ("theta", "shares", "coefficients", "log_ratio", "optima")
         kept = (*(getattr(state, name) for name in changed), memory.gram, memory.counted)
         *values, gram, counted = jax.lax.cond(due, self.fit, lambda _: kept, state)
         memory = memory.replace(gram=gram, counted=counted)
@@ -219,7 +241,7 @@ class SharedModel:
         return jnp.clip(grown, memory.step + 1, memory.step + longest)
 
     def fit(self, state: State) -> tuple[jax.Array, ...]:
-        """What `tell` changes in a fit: theta, shares, coefficients, log_ratio; the memory's gram and counted."""
+        """What a fit changes: theta, shares, coefficients, log_ratio, optima, and the memory's gram and counted."""
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.memory.step)
         posterior_key, start_key = jax.random.split(key)
         design, cost = self.design, self.cost_coefficients
@@ -253,7 +275,7 @@ class SharedModel:
             frequency = jax.nn.one_hot(optima, self.space.max_choices).mean(1)  # [K, D, C]
             theta = jax.vmap(functools.partial(asng.apply_margin, num_choices=self.space.num_choices))(frequency)
             shares = self.share_out(drawn, distribution.mode(theta), optima)
-        return theta, shares, mean, log_ratio, gram, counted
+        return theta, shares, mean, log_ratio, optima, gram, counted
 
     def share_out(self, drawn: jax.Array, modes: jax.Array, optima: jax.Array) -> jax.Array:
         """Shares of the distributions in the samples, by the regret that the draws expect of each mode.
