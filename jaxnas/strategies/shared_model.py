@@ -118,7 +118,7 @@ class SharedModel:
     samples: int = 4
     cost: Callable[[jax.Array], jax.Array] | None = None
     memory: int = 4096
-    draws: int = 32
+    draws: int = 64
     worst: float = 0.7
     spread: float = 0.5
     growth: float = 1.12
@@ -176,14 +176,15 @@ class SharedModel:
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
         """Draws S architectures from the mixture: int32 [S, D], and the state as it was.
 
-        Each distribution gets its share of the S samples, up to less than one sample (systematic sampling).
+        The K M optima are visited at equal distances from a random one on (systematic sampling): each distribution gets
+        its share of the samples, up to less than one sample.
         """
-        offset_key, draw_key, choice_key = jax.random.split(key, 3)
+        offset_key, choice_key = jax.random.split(key)
         points = (jnp.arange(self.step_samples) + jax.random.uniform(offset_key)) / self.step_samples
-        bounds = jnp.cumsum(state.shares)[:-1]
-        source = (points[:, None] > bounds).sum(-1)  # [S], the distribution of each sample
-        draw = jax.random.randint(draw_key, source.shape, 0, self.draws)
-        archs = jax.random.categorical(choice_key, jnp.log(self.components(state)[source, draw]))
+        bounds = jnp.cumsum(jnp.repeat(state.shares / self.draws, self.draws))[:-1]
+        source = (points[:, None] > bounds).sum(-1)  # [S], into K M
+        components = self.components(state).reshape(-1, *state.theta.shape[1:])
+        archs = jax.random.categorical(choice_key, jnp.log(components[source]))
         return archs.astype(jnp.int32), state
 
     def components(self, state: State) -> jax.Array:

@@ -8,10 +8,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxnas.strategies import base
 from jaxnas.strategies.shared_model_design import Design
-from jaxnas.strategies.triangular import invert_lower
 
 BLOCK_ROWS = 256  # samples whose features are held at a time: a whole design of T S rows would take P times the memory
 QUANTILE_ROWS = 512  # samples, evenly spaced over all steps, that the cap of the responses is estimated from
@@ -203,7 +203,8 @@ def posterior(
     """
     ratios = jnp.exp(log_ratio)
     ratio = jnp.append(ratios, ratios[0] / max(1, (order == 0).sum()))[order]  # [P]
-    inverse = invert_lower(jnp.linalg.cholesky(equations.gram + jnp.diag(ratio)))
+    factor = jnp.linalg.cholesky(equations.gram + jnp.diag(ratio))
+    inverse = lax.linalg.triangular_solve(factor, jnp.eye(len(ratio)), left_side=True, lower=True)
     mean = equations.moment @ inverse.T @ inverse
     deviations = jax.random.normal(key, (len(order), draws)).T @ inverse  # covariance: the inverse matrix
     determined = 1 - ratio * jnp.square(deviations).mean(0)  # [P], in all the effective number of parameters
