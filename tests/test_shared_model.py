@@ -315,6 +315,16 @@ def test_samples_follow_their_law(step):
     np.testing.assert_allclose(found, mixture, atol=4 * np.sqrt(mixture.max() / len(drawn)))
 
 
+@pytest.mark.parametrize(("samples", "steps"), [(1, 2), (13, 2), (14, 1)])
+def test_the_first_fit_waits_for_samples(samples, steps):
+    method = dataclasses.replace(strategy(), samples=samples)  # of each of three distributions
+    state = method.init(jax.random.key(0))
+    for step in range(1, steps + 1):
+        archs, state = method.ask(jax.random.key(step), state)
+        state, _ = method.tell(state, archs, task().lookup(archs))
+        assert bool(jnp.any(state.coefficients != 0)) == (step == steps)
+
+
 def test_shapes():
     method = make("importance", task().space, PENALTIES, cost=task().cost, samples=2)
     state = method.init(jax.random.key(0))

@@ -24,7 +24,7 @@ choice belongs to the optimum for penalty k.
 Faithful: The mixture of K distributions that share every sample (`importance_plain` is the paper's own form).
 
 Deviations: The update is this library's: posterior sampling in a linear model on choices and pairs of choices replaces
-importance weights and the natural gradient.
+importance weights and the natural gradient, and samples are optima of its draws, changed a little.
 """
 
 import functools
@@ -42,7 +42,7 @@ from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, shared_model_design, shared_model_posterior
 
 INITIAL_RATIO = (1.0, 10.0)  # noise over prior variance of single and of pair coefficients, before any fit
-FIRST_FIT = 2  # steps before the first fit
+FIRST_SAMPLES = 40  # the first fit follows a first step of so many samples, or else the second
 EVEN_SHARE = 0.5  # of the samples that all distributions get alike; the rest follows their expected regret
 
 
@@ -145,6 +145,11 @@ class SharedModel:
         return len(self.penalties) * self.samples
 
     @property
+    def first_fit(self) -> int:
+        """Steps before the first fit; until then samples are uniform."""
+        return 1 if self.step_samples >= FIRST_SAMPLES else 2
+
+    @property
     def design(self) -> shared_model_design.Design:
         """The features of the model."""
         return shared_model_design.build(self.space.num_choices)
@@ -166,7 +171,7 @@ class SharedModel:
             coefficients=jnp.zeros((k, self.design.size), jnp.float32),
             log_ratio=jnp.log(jnp.asarray(INITIAL_RATIO, jnp.float32)),
             memory=shared_model_posterior.empty(self.design, steps, self.step_samples, len(self.cost_coefficients)),
-            next_fit=jnp.int32(FIRST_FIT),
+            next_fit=jnp.int32(self.first_fit),
             optima=jnp.zeros((k, self.draws, len(self.space.decisions)), jnp.int32),
             penalties=base.initial_penalties(self.penalties),
             key_data=jax.random.key_data(key),
@@ -189,7 +194,7 @@ class SharedModel:
 
     def components(self, state: State) -> jax.Array:
         """The products of categoricals, one around the optimum of each draw, that p_k is the mean of: [K, M, D, C]."""
-        redraw = jnp.where(state.memory.step < FIRST_FIT, 1.0, self.redraw)  # no optimum is known before
+        redraw = jnp.where(state.memory.step < self.first_fit, 1.0, self.redraw)  # no optimum is known before
         optima = jax.nn.one_hot(state.optima, self.space.max_choices)
         return (1 - redraw) * optima + redraw * state.theta[:, None]
 
