@@ -21,7 +21,7 @@ QUICKER := --xla_cpu_use_fusion_emitters=false
 test: install
 	@flags="$(XLA_FLAGS) $(QUICK)"; \
 	if XLA_FLAGS="$(QUICKER)" $(BIN)/python -c "import jax; jax.devices()" > /dev/null 2>&1; then flags="$$flags $(QUICKER)"; fi; \
-	set -x; XLA_FLAGS="$$flags" $(BIN)/python -m pytest -m "not slow" --dist loadfile --doctest-modules --cov=jaxnas \
+	set -x; XLA_FLAGS="$$flags" OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --dist loadfile --doctest-modules --cov=jaxnas \
 		--cov-fail-under=85 --cov-report=term:skip-covered -n auto jaxnas tests
 
 test-slow: install
