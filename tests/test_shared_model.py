@@ -35,14 +35,14 @@ def all_archs():
     return np.stack(np.unravel_index(np.arange(np.prod(COUNTS)), COUNTS), axis=1).astype(np.int32)
 
 
-def search(method, scale, seed, offset):
-    """Theta after each step, [STEPS, K, D, C], of a search whose minibatches add an offset to all of their losses."""
+def search(method, scale, seed):
+    """Theta after each step, [STEPS, K, D, C], of a search with all losses scaled."""
 
     def step(state, key):
-        ask_key, offset_key, noise_key = jax.random.split(key, 3)
+        ask_key, noise_key = jax.random.split(key)
         archs, state = method.ask(ask_key, state)
         noise = NOISE * jax.random.normal(noise_key, archs.shape[:1])
-        losses = scale * (task().lookup(archs) + offset * jax.random.normal(offset_key) + noise)
+        losses = scale * (task().lookup(archs) + noise)
         state, _ = method.tell(state, archs, losses)
         return state, state.theta
 
@@ -52,9 +52,9 @@ def search(method, scale, seed, offset):
 
 @functools.cache
 def searches():
-    """Four searches in one program, [4, STEPS, K, D, C]: three seeds, and the first seed again with offsets."""
+    """Three searches in one program, [3, STEPS, K, D, C]."""
     program = jax.jit(jax.vmap(functools.partial(search, strategy(), 1.0)))
-    return np.asarray(program(jnp.asarray([0, 1, 2, 0]), jnp.asarray([0.0, 0.0, 0.0, 0.5])))
+    return np.asarray(program(jnp.arange(3)))
 
 
 def test_features_are_orthonormal_under_uniform_choices():
@@ -227,17 +227,31 @@ def test_augmented_equations_are_those_of_more_features():
 
 
 def test_finds_the_enumerated_optimum_for_every_penalty():
-    modes = searches()[:, -1].argmax(-1)  # [4, K, D]
-    np.testing.assert_array_equal(task().rows(modes), [task().objective(PENALTIES).argmin(1)] * 4)
+    modes = searches()[:, -1].argmax(-1)  # [3, K, D]
+    np.testing.assert_array_equal(task().rows(modes), [task().objective(PENALTIES).argmin(1)] * 3)
 
 
 def test_an_offset_common_to_a_step_changes_nothing():
-    assert np.any(searches()[0] != searches()[1])  # other seeds take other paths, so that equal paths mean something
-    np.testing.assert_allclose(searches()[3], searches()[0], atol=1e-6)
+    method = strategy()
+    state = method.init(jax.random.key(0))
+    tell = jax.jit(lambda state, archs, losses: method.tell(state, archs, losses)[0])
+    for key in jax.random.split(jax.random.key(1), 6):
+        archs, state = method.ask(key, state)
+        state = tell(state, archs, task().lookup(archs) + NOISE * jax.random.normal(key, archs.shape[:1]))
+    offsets = 0.5 * jax.random.normal(jax.random.key(2), (len(state.memory.losses), 1))
+    shifted = state.replace(memory=state.memory.replace(losses=state.memory.losses + offsets))
+    fit = jax.jit(lambda state: method.fit(state)[:3])
+    (theta, shares, coefficients), (theta2, shares2, coefficients2) = fit(state), fit(shifted)
+    assert np.abs(coefficients).max() > 0.01
+    np.testing.assert_allclose(coefficients2, coefficients, atol=1e-4)
+    np.testing.assert_allclose(shares2, shares, atol=0.02)
+    # Rounding may decide for another optimum in a few of the draws.
+    np.testing.assert_allclose(theta2, theta, atol=4 / method.draws)
 
 
 def test_scaled_losses_and_penalties_and_a_search_outside_of_the_vmap_change_nothing():
-    alone = jax.jit(functools.partial(search, strategy(10.0), 10.0))(1, 0.0)
+    alone = jax.jit(functools.partial(search, strategy(10.0), 10.0))(1)
+    assert np.any(searches()[0] != searches()[1])  # other seeds take other paths, so that equal paths mean something
     np.testing.assert_allclose(alone, searches()[1], atol=1e-6)
 
 
