@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxnas import spaces
 from jaxnas.spaces.mbconv import SKIP, MBConvSpace, Operation
-from jaxnas.supernet import mbconv, ops, packed
-from jaxnas.supernet.choice import Params
+from jaxnas.supernet import layer_weights, mbconv, ops
 from jaxnas.supernet.conv import full_conv
+from jaxnas.supernet.switch import Params
 
 LayerApply = Callable[[Params, jax.Array, int, mbconv.Layer], jax.Array]
 
@@ -81,5 +81,5 @@ def params_of(params: Params, arch: tuple[int, ...], space: MBConvSpace) -> Para
     own = dict(params)
     for index, choice in enumerate(arch):
         layer = space.layers[index]
-        own[f"layer_{index + 1}"] = packed.only(params[f"layer_{index + 1}"], layer, layer.operations[choice])
+        own[f"layer_{index + 1}"] = layer_weights.only(params[f"layer_{index + 1}"], layer, layer.operations[choice])
     return own

@@ -4,9 +4,9 @@
     python -m benchmarks.scaling --accelerator h100 --precision float32
 
 Counted are the floating-point operations and the memory traffic of the network as it runs on accelerators, where every
-layer is the padded largest MBConv (`jaxnas/supernet/gathered.py`), and the bytes of the all-reduce. A step then takes
-the longer of operations / peak and traffic / bandwidth, divided by `--efficiency`, plus the all-reduce, which is taken
-not to overlap. Peaks and bandwidths are the makers' figures; the efficiency is an assumption.
+layer is the padded largest MBConv (`jaxnas/supernet/batched_layer.py`), and the bytes of the all-reduce. A step then
+takes the longer of operations / peak and traffic / bandwidth, divided by `--efficiency`, plus the all-reduce, which is
+taken not to overlap. Peaks and bandwidths are the makers' figures; the efficiency is an assumption.
 """
 
 import math
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.imagenet_presets import PRESETS
+from jaxnas.search.imagenet_presets import PRESETS
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.mbconv import Layer, MBConvSpace
 from jaxnas.supernet import mbconv

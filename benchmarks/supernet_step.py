@@ -30,7 +30,8 @@ from rich.table import Table
 from benchmarks import measure, networks
 from benchmarks.measure import Program
 from experiments import cli
-from jaxnas import compilation_cache, spaces, supernet
+from jaxnas import spaces, supernet
+from jaxnas.runtime import compilation_cache
 
 PROGRAMS = ("map", "vmap", "switch_vmap", "discrete", "torch_channels_last", "torch")
 MEASURES = ("time", "start")

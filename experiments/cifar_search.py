@@ -3,7 +3,7 @@
     python -m experiments.cifar_search --preset quickstart --workdir runs/quickstart
     python -m experiments.cifar_search --preset cpu --data-dir DIR --workdir runs/cpu
 
-A second call with the same folder resumes, or shows the result of a search that is done. See `experiments/presets.py`
+A second call with the same folder resumes, or shows the result of a search that is done. See `jaxnas/search/presets.py`
 for what the presets cost and do.
 """
 
@@ -16,17 +16,20 @@ import jax
 from rich.console import Console
 
 from experiments import cli
-from experiments.budgets import parse as parse_budgets
-from experiments.presets import PRESETS, Preset
-from experiments.running import run
-from experiments.workdir import open_workdir
-from jaxnas import compilation_cache, data, latency, strategies, supernet
-from jaxnas.checkpoint import Checkpoints
-from jaxnas.report import plot_pareto, result_table, summarise, tensorboard
+from jaxnas import data, strategies, supernet
+from jaxnas.networks import latency
+from jaxnas.report import plot_pareto, result_table, tensorboard
+from jaxnas.results.workdir import open_workdir
+from jaxnas.runtime import compilation_cache
+from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.search.answer import summarise
+from jaxnas.search.budgets import parse as parse_budgets
+from jaxnas.search.loop import run
+from jaxnas.search.presets import PRESETS, Preset
+from jaxnas.search.search import Search
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import Strategy
-from jaxnas.training import Search
 
 METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
 LATENCY_FILE = "latency.json"

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import tyro
 
-from jaxnas import parallel
-from jaxnas.checkpoint import CheckpointError
 from jaxnas.data import DatasetNotFoundError
-from jaxnas.parallel import LostProcessError
-from jaxnas.steps import NonFiniteLossError, SearchInterruptedError
+from jaxnas.runtime import devices
+from jaxnas.runtime.checkpoints import CheckpointError
+from jaxnas.runtime.devices import LostProcessError
+from jaxnas.search.steps import NonFiniteLossError, SearchInterruptedError
 
 Config = TypeVar("Config")
 
@@ -53,7 +53,7 @@ def run(main: Callable[[Config], None], config_type: type[Config], arguments: Se
         _fail(" ".join(str(error).split()))
     except (CheckpointError, NonFiniteLossError, LostProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
-        parallel.abandon(FAILED)
+        devices.abandon(FAILED)
         raise SystemExit(FAILED) from error
     except SearchInterruptedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)

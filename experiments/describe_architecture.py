@@ -16,7 +16,7 @@ import rich.table
 from rich.console import Console
 
 from experiments import cli
-from jaxnas.report import read_result
+from jaxnas.results import read_result
 from jaxnas.spaces import SPACES, SearchSpace
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from rich.console import Console
 
 from experiments import cli
-from jaxnas import compilation_cache, export
+from jaxnas import export
 from jaxnas.export import saved
-from jaxnas.report.files import replacing
+from jaxnas.results.files import replacing
+from jaxnas.runtime import compilation_cache
 
 TOLERANCE = 1e-4  # of logits, relative to the largest; orders of summation differ between programs
 

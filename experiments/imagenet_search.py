@@ -6,7 +6,7 @@
     python -m experiments.imagenet_search --folder DIR --classes 20 --workdir runs/own
 
 A second call with the same folder resumes, on any number of devices that divides the minibatch. SIGTERM and SIGINT end
-the run after the step, with a checkpoint and exit code 75. See `experiments/imagenet_presets.py` for what the presets
+the run after the step, with a checkpoint and exit code 75. See `jaxnas/search/imagenet_presets.py` for what the presets
 cost and do, and docs/imagenet.md for clusters.
 """
 
@@ -19,17 +19,20 @@ from rich.console import Console
 
 from experiments import cli
 from experiments.cifar_search import LATENCY_FILE, choose_strategy, describe_config, override, search_space
-from experiments.imagenet_presets import IMAGES_A_STEP, PRESETS
-from experiments.presets import Preset
-from experiments.running import run
-from experiments.workdir import open_workdir
-from jaxnas import compilation_cache, latency, parallel, supernet
+from jaxnas import supernet
 from jaxnas.data import sources
 from jaxnas.data.streams import Stream
-from jaxnas.report import plot_pareto, result_table, summarise, tensorboard
-from jaxnas.shared_checkpoints import SharedCheckpoints
+from jaxnas.networks import latency
+from jaxnas.report import plot_pareto, result_table, tensorboard
+from jaxnas.results.workdir import open_workdir
+from jaxnas.runtime import compilation_cache, devices
+from jaxnas.runtime.shared_checkpoints import SharedCheckpoints
+from jaxnas.search.answer import summarise
+from jaxnas.search.imagenet_presets import IMAGES_A_STEP, PRESETS
+from jaxnas.search.loop import run
+from jaxnas.search.presets import Preset
+from jaxnas.search.streamed import StreamedSearch
 from jaxnas.spaces import SPACES
-from jaxnas.streamed import StreamedSearch
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def build(config: Config, preset: Preset) -> StreamedSearch:
             size // settings.accumulate,
             config.seed,
             augment,
-            parallel.process(),
+            devices.process(),
             threads=config.threads,
             workers=config.workers,
             max_dead=config.max_dead_images,
@@ -154,7 +157,7 @@ def build(config: Config, preset: Preset) -> StreamedSearch:
     )
     space = SPACES[preset.space](**shape, num_classes=len(train.subset.class_names))
     gather = supernet.resolve_batching(settings.batching) == "vmap"
-    network = supernet.build(space, gather, parallel.AXIS if config.sync_batch_norm else None)
+    network = supernet.build(space, gather, devices.AXIS if config.sync_batch_norm else None)
     strategy = choose_strategy(config, preset, search_space(config, space))
     return StreamedSearch(strategy, network, train, valid, settings, config.evaluation_batches)
 
@@ -171,21 +174,21 @@ def describe(config: Config, preset: Preset, search: StreamedSearch) -> dict[str
 
 def main(config: Config) -> None:
     """Runs or resumes the search; process 0 writes its results."""
-    parallel.start(config.coordinator, config.num_processes, config.process_id)
+    devices.start(config.coordinator, config.num_processes, config.process_id)
     compilation_cache.enable()
-    report = parallel.is_host_zero()
+    report = devices.is_host_zero()
     console = Console(quiet=not report)
     if config.tensorboard:
         tensorboard.check_installed()
     preset = choose_preset(config)
-    search = parallel.together(lambda: build(config, preset))
-    description = parallel.together(lambda: describe(config, preset, search))
-    parallel.check_agreement(description)
+    search = devices.together(lambda: build(config, preset))
+    description = devices.together(lambda: describe(config, preset, search))
+    devices.check_agreement(description)
     name = f"{preset.dataset}-{config.preset}"
-    workdir = parallel.together(lambda: open_workdir(config.workdir, name, description) if report else Path())
+    workdir = devices.together(lambda: open_workdir(config.workdir, name, description) if report else Path())
     console.print(
         f"{config.preset}: {preset.space} on {preset.dataset}, {len(search.strategy.penalties)} networks, "
-        f"{parallel.device_count()} devices of {parallel.process()[1]} processes, in {workdir}"
+        f"{devices.device_count()} devices of {devices.process()[1]} processes, in {workdir}"
     )
     with SharedCheckpoints(workdir / "checkpoints") as checkpoints:
         state, seconds = run(

@@ -17,14 +17,15 @@ from typing import Any
 from rich.console import Console
 
 from experiments import cifar_search, cli
-from experiments.presets import PRESETS
-from jaxnas import compilation_cache, data, tasks
-from jaxnas.leaderboard import arena, on_supernets, on_tables, standings
+from jaxnas import data, tasks
+from jaxnas.leaderboard import on_supernets, on_tables, standings, supernet_problem
 from jaxnas.metrics import REFERENCE_POINT
 from jaxnas.report import leaderboard as report
 from jaxnas.report import tabular
-from jaxnas.report.files import replacing, to_plain
-from jaxnas.training import Search
+from jaxnas.results.files import replacing, to_plain
+from jaxnas.runtime import compilation_cache
+from jaxnas.search.presets import PRESETS
+from jaxnas.search.search import Search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +119,16 @@ def on_supernet(config: Config, console: Console) -> dict[str, standings.Standin
     images = dataset.test_images
     if preset.image_size != images.shape[1]:
         images = data.resize(images, preset.image_size)
-    judge = arena.judge(
-        arena.train(build(JUDGE_SEED), JUDGE_SEED),
+    judge = supernet_problem.judge(
+        supernet_problem.train(build(JUDGE_SEED), JUDGE_SEED),
         data.Split(images, dataset.test_labels),
         strategy.cost,
         strategy.space.name,
     )
     arenas = [
-        arena.Arena(arena.train(search, seed), seed, preset.penalties, strategy.cost, config.evaluations)
+        supernet_problem.Arena(
+            supernet_problem.train(search, seed), seed, preset.penalties, strategy.cost, config.evaluations
+        )
         for seed, search in enumerate(searches)
     ]
     names = applying(config, on_supernets.methods())

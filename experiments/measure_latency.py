@@ -15,7 +15,8 @@ import rich.progress
 from rich.console import Console
 
 from experiments import cli
-from jaxnas import compilation_cache, latency
+from jaxnas.networks import latency
+from jaxnas.runtime import compilation_cache
 from jaxnas.spaces import SPACES
 
 

@@ -10,7 +10,7 @@ import shutil
 
 from experiments import cli
 from jaxnas.leaderboard import methods_page, standings
-from jaxnas.report.files import replacing
+from jaxnas.results.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)

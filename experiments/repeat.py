@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments import cifar_search
-from experiments.presets import PRESETS
+from jaxnas.search.presets import PRESETS
 
 # Settings that have an option of cifar_search, in the order of its help; the others come from a preset.
 _OF_PRESETS = (

@@ -22,15 +22,16 @@ import rich.table
 from rich.console import Console
 
 from experiments import cli
-from experiments.finished_search import load_supernet, read_run
-from experiments.workdir import open_workdir
-from jaxnas import compilation_cache, data, networks
-from jaxnas.checkpoint import Checkpoints
+from jaxnas import data, networks
 from jaxnas.export import saved
-from jaxnas.report import FoundArchitecture, MetricsLog, read_metrics, read_result, versions
-from jaxnas.report.files import replacing, to_plain
 from jaxnas.report.training_curves import plot_training
-from jaxnas.retraining import Retraining, RetrainSettings, RetrainState
+from jaxnas.results import FoundArchitecture, MetricsLog, read_metrics, read_result, versions
+from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.workdir import open_workdir
+from jaxnas.runtime import compilation_cache
+from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.search.retraining import Retraining, RetrainSettings, RetrainState
+from jaxnas.tasks.finished_search import load_supernet, read_run
 
 RECIPES = {
     "digits": RetrainSettings(epochs=60, batch_size=64, average=0.99, steps_per_dispatch=44),

@@ -22,13 +22,14 @@ import rich.table
 from rich.console import Console
 
 from experiments import cifar_search, cli
-from experiments.finished_search import load_supernet, read_run
-from experiments.presets import PRESETS
 from experiments.table_truth import best_within_cost
-from jaxnas import compilation_cache, metrics, strategies
-from jaxnas.report.files import replacing, to_plain
+from jaxnas import metrics, strategies
+from jaxnas.results.files import replacing, to_plain
+from jaxnas.runtime import compilation_cache
+from jaxnas.search.presets import PRESETS
 from jaxnas.spaces import SPACES
 from jaxnas.tasks import Table, TabularTask, read_table
+from jaxnas.tasks.finished_search import load_supernet, read_run
 from jaxnas.tasks.supernet import FrozenSupernet
 
 

@@ -13,7 +13,7 @@ import rich.table
 from rich.console import Console
 
 from experiments import cli
-from jaxnas.report import SearchResult, read_result
+from jaxnas.results import SearchResult, read_result
 from jaxnas.tasks import Table, TabularTask, read_table
 
 

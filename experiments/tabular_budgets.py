@@ -16,7 +16,7 @@ import rich.console
 import rich.table
 
 from experiments import cli
-from jaxnas import selection, strategies, tasks
+from jaxnas import knapsack, strategies, tasks
 from jaxnas.report import tabular as report
 
 
@@ -67,7 +67,7 @@ def main(config: Config) -> None:
     )[:, 0]
     archs = np.stack([search.most_probable(theta) for theta in thetas])  # [seeds, K, D]
     rows = task.rows(archs)
-    best = [table.error[selection.within(_all(task), [cost], [budget])].min() for budget in budgets]
+    best = [table.error[knapsack.within(_all(task), [cost], [budget])].min() for budget in budgets]
     distance = table.error[rows] - best  # [seeds, K]
     over = table.cost[rows] > np.asarray(budgets)
     (folder / "result.json").write_text(

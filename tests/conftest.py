@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from jaxnas import compilation_cache
+from jaxnas.runtime import compilation_cache
 
 # Compiling is most of the time of these tests: what one run has compiled, the next one loads.
 compilation_cache.enable(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")

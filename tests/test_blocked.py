@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxnas.spaces.mbconv import SKIP, Layer, Operation
-from jaxnas.supernet import blocked_conv, blocked_layer, gathered, init, mbconv, packed
+from jaxnas.supernet import batched_layer, init, layer_weights, mbconv
+from jaxnas.supernet.cpu import depthwise
+from jaxnas.supernet.cpu import layer as cpu_layer
 from tests.test_packed import noisy
 
 # Nothing here runs long: compile fast instead of well.
@@ -27,7 +29,7 @@ def make_layer(in_channels=4, out_channels=4, stride=1, skip=True):
 def problem(layer, shape, seed):
     """Weights with scales and biases away from 1 and 0, an input away from 0, and a gradient of the output."""
     generator = np.random.default_rng(seed)
-    params = init.draw(jax.random.key(seed), noisy(packed.declare(layer)))
+    params = init.draw(jax.random.key(seed), noisy(layer_weights.declare(layer)))
     x = generator.normal(2, 1, size=(*shape, layer.in_channels)).astype(np.float32)
     batch, height, width = shape
     outputs = (batch, -(-height // layer.stride), -(-width // layer.stride), layer.out_channels)
@@ -68,7 +70,7 @@ def test_equals_the_plain_layer(shape, stride, out_channels, skip, seed):
     params, x, gradient = problem(layer, shape, seed)
     fast, plain = (
         jit(with_gradients(module.apply_layer, layer))(params, x, gradient, jnp.int32(seed % len(layer.operations)))
-        for module in (blocked_layer, mbconv)
+        for module in (cpu_layer, mbconv)
     )
     for actual, expected in zip(fast, plain):
         assert_close(actual, expected)
@@ -77,13 +79,13 @@ def test_equals_the_plain_layer(shape, stride, out_channels, skip, seed):
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_many_blocks_many_images_and_every_choice(monkeypatch, stride):
     # Several blocks of channels, two sums side by side, several images in each, and runs shorter than a line.
-    monkeypatch.setattr(blocked_layer, "BLOCK_SIZE", 1)
-    monkeypatch.setattr(blocked_layer, "BLOCK_CHANNELS", (4, 4))
-    monkeypatch.setattr(blocked_conv, "CACHED", 3000)
-    monkeypatch.setattr(blocked_conv, "PRODUCTS", 28)
+    monkeypatch.setattr(cpu_layer, "BLOCK_SIZE", 1)
+    monkeypatch.setattr(cpu_layer, "BLOCK_CHANNELS", (4, 4))
+    monkeypatch.setattr(depthwise, "CACHED", 3000)
+    monkeypatch.setattr(depthwise, "PRODUCTS", 28)
     layer = make_layer(8, 8, stride)
     params, x, gradient = problem(layer, (8, 10, 10), 1)
-    fast = jit(with_gradients(blocked_layer.apply_layer, layer))
+    fast = jit(with_gradients(cpu_layer.apply_layer, layer))
     plain = jit(with_gradients(mbconv.apply_layer, layer))
     for choice in range(len(layer.operations)):
         for actual, expected in zip(*(run(params, x, gradient, jnp.int32(choice)) for run in (fast, plain))):
@@ -94,7 +96,7 @@ def test_many_blocks_many_images_and_every_choice(monkeypatch, stride):
 def test_vmap_and_scan_over_choices_equal_each_alone():
     layer = make_layer()
     params, x, gradient = problem(layer, (2, 4, 4), 2)
-    run = with_gradients(blocked_layer.apply_layer, layer)
+    run = with_gradients(cpu_layer.apply_layer, layer)
     choices = jnp.arange(len(layer.operations))
     one = jit(run)
     alone = [one(params, x, gradient, choice) for choice in choices]
@@ -109,7 +111,7 @@ def test_vmap_and_scan_over_choices_equal_each_alone():
 def test_identity_skip_is_exact():
     layer = make_layer()
     params, x, gradient = problem(layer, (2, 4, 4), 3)
-    output, params_gradient, x_gradient = with_gradients(blocked_layer.apply_layer, layer)(
+    output, params_gradient, x_gradient = with_gradients(cpu_layer.apply_layer, layer)(
         params, x, gradient, jnp.int32(layer.operations.index(SKIP))
     )
     np.testing.assert_array_equal(output, x)
@@ -120,7 +122,7 @@ def test_identity_skip_is_exact():
 def test_bfloat16_input_keeps_its_dtype_and_float32_gradients_of_weights():
     layer = make_layer()
     params, x, gradient = problem(layer, (2, 4, 4), 4)
-    run = jit(with_gradients(blocked_layer.apply_layer, layer))
+    run = jit(with_gradients(cpu_layer.apply_layer, layer))
     exact = run(params, x, gradient, jnp.int32(0))
     half = run(params, x.astype(jnp.bfloat16), gradient.astype(jnp.bfloat16), jnp.int32(0))
     assert half[0].dtype == half[2].dtype == jnp.bfloat16
@@ -130,10 +132,10 @@ def test_bfloat16_input_keeps_its_dtype_and_float32_gradients_of_weights():
 
 def test_which_layers_go_by_blocks():
     layer = make_layer()
-    assert mbconv.layer_function(layer, False, "cpu") is blocked_layer.apply_layer
+    assert mbconv.layer_function(layer, False, "cpu") is cpu_layer.apply_layer
     assert mbconv.layer_function(layer, False, "gpu") is mbconv.apply_layer
     for backend in ("cpu", "tpu"):
-        assert mbconv.layer_function(layer, True, backend) is gathered.apply_layer
+        assert mbconv.layer_function(layer, True, backend) is batched_layer.apply_layer
     without_expansion = Layer(4, 4, 1, 8, (Operation(3, 1), Operation(3, 3)))
     only_skip = Layer(4, 4, 1, 8, (SKIP,))
     for other in (without_expansion, only_skip):

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import budgets, cifar_search, cli, tabular_budgets
-from jaxnas import selection, strategies, tasks
+from experiments import cifar_search, cli, tabular_budgets
+from jaxnas import knapsack, strategies, tasks
 from jaxnas.cost import AdditiveCost, JointCost
-from jaxnas.report import read_result
+from jaxnas.results import read_result
+from jaxnas.search import budgets
 from jaxnas.spaces.base import Decision, SearchSpace
 from jaxnas.strategies import ImportanceSampling, SharedModel, within_budgets
 from tests import tiny_search
@@ -46,13 +47,13 @@ def test_most_probable_equals_enumeration_and_a_budget_met_exactly_is_met(seed, 
     # Totals of architectures: whether one is within the budget hangs on the last bit.
     limits = (MACS.total(ARCHS[first]), LATENCY.total(ARCHS[second]))
     fits = (MACS.total(ARCHS) <= limits[0]) & (LATENCY.total(ARCHS) <= limits[1])
-    np.testing.assert_array_equal(selection.within(ARCHS, costs, limits), fits)
+    np.testing.assert_array_equal(knapsack.within(ARCHS, costs, limits), fits)
     if not fits.any():
         with pytest.raises(ValueError, match="cannot be met by one architecture together"):
-            selection.most_probable(theta, costs, limits)
+            knapsack.most_probable(theta, costs, limits)
         return
-    found = selection.most_probable(theta, costs, limits)
-    assert selection.within(found, costs, limits)
+    found = knapsack.most_probable(theta, costs, limits)
+    assert knapsack.within(found, costs, limits)
     (row,) = np.flatnonzero((found == ARCHS).all(1))
     np.testing.assert_allclose(probabilities(theta)[row], probabilities(theta)[fits].max(), rtol=1e-5)
 
@@ -62,8 +63,8 @@ def test_a_budget_one_unit_short_is_not_met():
     theta[:, :2] = [[0.01, 0.99]] * 3
     big = AdditiveCost("macs", "multiply-adds", 0, ((0, 50_000_000), (0, 50_000_001), (0, 50_000_000)))
     total = 150_000_001
-    np.testing.assert_array_equal(selection.most_probable(theta, [big], [total]), [1, 1, 1])
-    assert selection.most_probable(theta, [big], [total - 1]).sum() == 2
+    np.testing.assert_array_equal(knapsack.most_probable(theta, [big], [total]), [1, 1, 1])
+    assert knapsack.most_probable(theta, [big], [total - 1]).sum() == 2
 
 
 def test_an_unreachable_budget_is_refused_with_the_range():
@@ -111,8 +112,8 @@ def test_expected_costs_come_to_the_budgets_and_networks_are_within_them(method)
     mean, scaled = np.asarray(expected[-100:]).mean(0), search.scaled_budgets()
     assert (mean <= scaled + 0.1).all()
     for arch, budget in zip(found, search.budgets):
-        fits = selection.within(ARCHS, search.cost.costs, budget)
-        assert selection.within(arch, search.cost.costs, budget)
+        fits = knapsack.within(ARCHS, search.cost.costs, budget)
+        assert knapsack.within(arch, search.cost.costs, budget)
         assert loss(arch) <= np.median(loss(ARCHS[fits]))
     assert (np.asarray(state.inner.penalties) > 0).all()
 
@@ -203,7 +204,7 @@ def test_what_is_no_budget_is_refused(texts, words):
 def test_all_candidates_compete_within_each_budget():
     archs, losses = ARCHS[[0, 5, 23]], np.array([[0.9, 0.3, np.nan]])
     log_probs = np.log([[0.1, 0.1, 0.8]] * 3)
-    select = functools.partial(selection.likely_within, costs=[MACS])
+    select = functools.partial(knapsack.likely_within, costs=[MACS])
     chosen = select(losses, log_probs, archs, budgets=[[11], [MACS.total(ARCHS[5])], [100]])
     np.testing.assert_array_equal(chosen, [0, 1, 1])
     with pytest.raises(ValueError, match="must hold one within"):
@@ -216,7 +217,7 @@ def test_of_candidates_that_measure_alike_the_most_probable_is_taken():
     alike = np.array([[0.5, 0.5, 0.49], [0.5, 0.4, 0.41], [0.5, 0.3, 0.33]])
     clear = alike + [0, 0, 0.02]
     for losses, expected in ((alike, 2), (clear, 1)):
-        chosen = selection.likely_within(losses, log_probs, archs, [MACS], [[100]])
+        chosen = knapsack.likely_within(losses, log_probs, archs, [MACS], [[100]])
         np.testing.assert_array_equal(chosen, [expected])
 
 

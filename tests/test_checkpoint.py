@@ -13,8 +13,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas import checkpoint
-from jaxnas.checkpoint import CheckpointError, Checkpoints
+from jaxnas.runtime import checkpoints as checkpoints_module
+from jaxnas.runtime.checkpoints import CheckpointError, Checkpoints
 
 
 def make_state(seed=0):
@@ -160,11 +160,11 @@ def test_flipping_a_byte_is_detected(saved, tmp_path):
 
 
 def test_wrong_leaf_in_sound_files_is_detected(tmp_path, monkeypatch):
-    save = checkpoint._orbax_save
+    save = checkpoints_module._orbax_save
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(3)})
         checkpoints.wait()
-        monkeypatch.setattr(checkpoint, "_orbax_save", lambda path, tree: save(path, {"x": tree["x"] + 1}))
+        monkeypatch.setattr(checkpoints_module, "_orbax_save", lambda path, tree: save(path, {"x": tree["x"] + 1}))
         checkpoints.save(2, {"x": jnp.ones(3)})
         restored = checkpoints.restore_newest({"x": jnp.ones(3)})
     assert restored.step == 1
@@ -230,7 +230,7 @@ def test_failed_save_is_raised_by_the_next_call_or_the_exit(tmp_path, monkeypatc
     def refuse(*unused):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_orbax_save", refuse)
+    monkeypatch.setattr(checkpoints_module, "_orbax_save", refuse)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, jnp.ones(2))
         with pytest.raises(CheckpointError, match="step 1 .*No space left on device"):
@@ -343,7 +343,7 @@ POINTS = {
 
 def test_killed_in_the_middle_of_a_save(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(KILLED), str(tmp_path), *POINTS]
-    root = pathlib.Path(checkpoint.__file__).parents[1]
+    root = pathlib.Path(checkpoints_module.__file__).parents[2]
     subprocess.run(command, check=True, timeout=120, cwd=root, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     like = {"x": np.zeros(200_000, np.float32), "step": np.int32(0)}
     survived = 0

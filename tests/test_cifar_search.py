@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import cifar_search, cli
-from jaxnas.checkpoint import Checkpoints
+from jaxnas.runtime.checkpoints import Checkpoints
 from tests import tiny_search  # noqa: F401 (registers the space)
 from tests.test_tensorboard import read_events
 

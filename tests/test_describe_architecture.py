@@ -6,7 +6,7 @@ import pytest
 
 from experiments import cli, describe_architecture
 from jaxnas import spaces
-from jaxnas.report import FoundArchitecture, SearchResult
+from jaxnas.results import FoundArchitecture, SearchResult
 from tests import tiny_search  # noqa: F401 (registers the space)
 
 MACRO = spaces.nasbench_macro()

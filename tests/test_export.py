@@ -14,7 +14,7 @@ import jaxnas
 from experiments import cli, export
 from jaxnas import data, networks
 from jaxnas.export import FORMATS, load_stablehlo, saved
-from jaxnas.retraining import RetrainSettings
+from jaxnas.search.retraining import RetrainSettings
 from tests.tiny_search import tiny
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")

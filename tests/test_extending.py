@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnas import method_docs, strategies
-from jaxnas.leaderboard import on_tables, standings
+from jaxnas import strategies
+from jaxnas.leaderboard import method_docs, on_tables, standings
 from tests import test_strategies as contract
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

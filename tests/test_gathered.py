@@ -7,7 +7,7 @@ import pytest
 
 from jaxnas import spaces, supernet
 from jaxnas.spaces.mbconv import SKIP, Layer, Operation
-from jaxnas.supernet import gathered, init, mbconv
+from jaxnas.supernet import batched_layer, init, mbconv
 from tests.test_packed import noisy
 
 
@@ -48,9 +48,9 @@ def test_logits_and_gradients_equal_the_switch(problem):
 
 def test_layers_that_cannot_be_padded_to_one():
     without_expansion = Layer(4, 4, 1, 6, (Operation(3, 1), Operation(3, 3)))
-    assert not gathered.supports(without_expansion)
-    assert not gathered.supports(Layer(4, 4, 1, 6, (Operation(3, 3),)))
-    assert gathered.supports(Layer(4, 4, 1, 6, (Operation(3, 3), SKIP)))
+    assert not batched_layer.supports(without_expansion)
+    assert not batched_layer.supports(Layer(4, 4, 1, 6, (Operation(3, 3),)))
+    assert batched_layer.supports(Layer(4, 4, 1, 6, (Operation(3, 3), SKIP)))
 
 
 @pytest.mark.parametrize("chunk_size", [2, 3])

@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks import faults, scaling
 from experiments import cli, imagenet_search, make_images
 from jaxnas.data import sources, streams
-from jaxnas.steps import NonFiniteLossError, SearchInterruptedError
+from jaxnas.search.steps import NonFiniteLossError, SearchInterruptedError
 from tests import tiny_search  # noqa: F401 (registers the space)
 
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import introspectability as module
 from jaxnas import spaces, strategies, supernet
 from jaxnas.strategies import NSGA2, ImportanceSampling
+from jaxnas.tasks import introspectability as module
 from tests import test_strategies as contract
 
 CLASSES = 4

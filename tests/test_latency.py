@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import cifar_search, cli, measure_latency
-from experiments.presets import PRESETS
-from jaxnas import latency, networks, spaces
-from jaxnas.latency import LatencyTable
+from jaxnas import networks, spaces
+from jaxnas.networks import latency
+from jaxnas.networks.latency import LatencyTable
+from jaxnas.search.presets import PRESETS
 from tests.tiny_search import tiny
 
 TABLE = LatencyTable("tiny", "a device", 4, 1e-3, ((5e-4, 1e-4), (3e-4, 0.0)))

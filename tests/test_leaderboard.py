@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from experiments import cifar_search, cli, leaderboard, methods_page
-from experiments.presets import PRESETS
-from jaxnas import method_docs, metrics
+from jaxnas import metrics
 from jaxnas.data import Split, load
-from jaxnas.leaderboard import arena, on_supernets, standings
+from jaxnas.leaderboard import method_docs, on_supernets, standings, supernet_problem
 from jaxnas.leaderboard import methods_page as page
 from jaxnas.leaderboard.standings import Found
+from jaxnas.search.presets import PRESETS
 from jaxnas.tasks import Table, TabularTask, synthetic_table
 from jaxnas.tasks.supernet import FrozenSupernet
 from tests import tiny_search
@@ -70,7 +70,7 @@ def test_json_keeps_everything():
 @pytest.fixture
 def table_file(tmp_path):
     table = synthetic_table((3, 3, 2), seed=0)
-    choices = arena.all_architectures((3, 3, 2))
+    choices = supernet_problem.all_architectures((3, 3, 2))
     np.savez(tmp_path / "small.npz", choices=choices, error=table.error, flops=table.cost)
     return tmp_path / "small.npz"
 
@@ -124,10 +124,10 @@ def test_a_file_that_is_no_result_is_one_line(tmp_path, capsys):
 
 
 def test_all_architectures_are_in_the_table_s_order_and_not_too_many():
-    archs = arena.all_architectures(task().space.num_choices)
+    archs = supernet_problem.all_architectures(task().space.num_choices)
     np.testing.assert_array_equal(task().rows(archs), np.arange(len(archs)))
     with pytest.raises(ValueError, match="at most"):
-        arena.all_architectures((10,) * 6)
+        supernet_problem.all_architectures((10,) * 6)
 
 
 def test_every_method_is_documented_and_the_page_says_the_same():
@@ -152,7 +152,7 @@ def tiny_arena():
     small = dataclasses.replace(preset.settings, weight_steps=4, batch_size=32, steps_per_dispatch=4)
     search = cifar_search.build(cifar_search.Config(preset="quickstart"), dataclasses.replace(preset, settings=small))
     untrained = FrozenSupernet(search, search.supernet.init_params(jax.random.key(0)))
-    return arena.Arena(untrained, 0, preset.penalties, search.strategy.cost, evaluations=400)
+    return supernet_problem.Arena(untrained, 0, preset.penalties, search.strategy.cost, evaluations=400)
 
 
 def test_the_unit_of_cost_by_hand(tiny_arena):
@@ -166,8 +166,8 @@ def test_the_unit_of_cost_by_hand(tiny_arena):
 def test_the_judge_scores_all_networks_on_test_images(tiny_arena):
     images = load("digits")
     part = Split(images.test_images[:120], images.test_labels[:120])
-    judged = arena.judge(tiny_arena.supernet, part, tiny_arena.cost, "tiny")
-    archs = arena.all_architectures((2, 2))
+    judged = supernet_problem.judge(tiny_arena.supernet, part, tiny_arena.cost, "tiny")
+    archs = supernet_problem.all_architectures((2, 2))
     search = dataclasses.replace(tiny_arena.search, valid=part)
     losses = np.asarray(search.evaluate(tiny_arena.supernet.params, archs).loss)
     np.testing.assert_allclose(judged.error, 1 - np.exp(-losses), rtol=1e-5)
@@ -175,7 +175,7 @@ def test_the_judge_scores_all_networks_on_test_images(tiny_arena):
 
 
 def test_training_ends_with_the_weights_phase(tiny_arena):
-    trained = arena.train(tiny_arena.search, 0)
+    trained = supernet_problem.train(tiny_arena.search, 0)
     start = tiny_arena.search.init(0).params
     assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(trained.params), jax.tree.leaves(start)))
 

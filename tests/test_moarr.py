@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxnas import metrics, strategies, tasks
-from jaxnas.strategies import jackknife, pareto, shared_model_design
-from jaxnas.strategies.moarr import EXPLORATION, MoARR
+from jaxnas.strategies.related import linear_ensemble, pareto
+from jaxnas.strategies.related.moarr import EXPLORATION, MoARR
+from jaxnas.strategies.shared_model import design as designs
 from jaxnas.tasks import TabularTask, search_seeds, synthetic_table
 from tests import oracles
 
@@ -45,29 +46,31 @@ def test_improvement_is_the_difference_of_hypervolumes():
 
 
 def test_models_recover_interactions_and_know_where_they_err():
-    design = shared_model_design.build(COUNTS)
+    design = designs.build(COUNTS)
     archs, rng = oracles.enumerate_space(COUNTS), np.random.default_rng(0)
     seen = rng.permutation(108)[:80]
-    coefficients = jackknife.fit(design, archs[seen], small().error[seen], np.ones(80))
-    mean, error = jackknife.predict(design, coefficients, archs)
+    coefficients = linear_ensemble.fit(design, archs[seen], small().error[seen], np.ones(80))
+    mean, error = linear_ensemble.predict(design, coefficients, archs)
     others = np.setdiff1d(np.arange(108), seen)
     assert np.abs(mean - small().error)[others].mean() < 0.25 * small().error.std()
     assert error[others].mean() > error[seen].mean()
     noisy = small().error[seen] + 0.3 * rng.normal(size=80)
-    _, error_of_noisy = jackknife.predict(design, jackknife.fit(design, archs[seen], noisy, np.ones(80)), archs)
+    _, error_of_noisy = linear_ensemble.predict(
+        design, linear_ensemble.fit(design, archs[seen], noisy, np.ones(80)), archs
+    )
     assert error_of_noisy.mean() > error.mean()
 
 
 def test_a_repeated_measurement_counts_as_often_as_it_was_made():
-    design = shared_model_design.build((2, 2))
+    design = designs.build((2, 2))
     archs, losses = oracles.enumerate_space((2, 2)).repeat(5, 0), np.linspace(0, 1, 20)
-    one = jackknife.fit(design, archs, losses, np.full(20, 2.0))
-    features = jackknife.features(design, archs)
+    one = linear_ensemble.fit(design, archs, losses, np.full(20, 2.0))
+    features = linear_ensemble.features(design, archs)
     # With weights of 2 the sums are those of the data given twice.
-    pull = np.append(np.where(design.order == 1, jackknife.PAIRS, 1.0), 1e-6)
-    held = np.arange(20) % jackknife.MODELS == 0
+    pull = np.append(np.where(design.order == 1, linear_ensemble.PAIRS, 1.0), 1e-6)
+    held = np.arange(20) % linear_ensemble.MODELS == 0
     solutions = []
-    for ridge in jackknife.RIDGES:
+    for ridge in linear_ensemble.RIDGES:
         rows, targets = np.repeat(features[~held], 2, 0), np.repeat(losses[~held] - losses.mean(), 2)
         solution = np.linalg.solve(rows.T @ rows + np.diag(ridge * pull), rows.T @ targets)
         solution[-1] += losses.mean()

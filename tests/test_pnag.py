@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxnas import metrics, strategies, tasks
-from jaxnas.strategies import archive as archives
-from jaxnas.strategies import budget_evaluator, neural
-from jaxnas.strategies.pnag import PNAG
+from jaxnas.strategies.related import archive as archives
+from jaxnas.strategies.related import budget_evaluator, neural
+from jaxnas.strategies.related.pnag import PNAG
 from jaxnas.tasks import TabularTask, synthetic_table
 from tests import oracles
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import selection, tasks
+from jaxnas import knapsack, tasks
 from jaxnas.cost import AdditiveCost
 from jaxnas.relaxation import Bounds, Darts, RCDarts, Settings, base, projection
 from jaxnas.spaces import Decision, SearchSpace
@@ -150,10 +150,10 @@ def test_a_derived_network_is_within_its_bounds_always(problem):
     valid = np.arange(max(counts)) < np.asarray(counts)[:, None]
     state = base.State(None, {}, np.where(valid, alpha, 0.0), None, None, None)  # alpha is all that matters here
     found = method.derive(state, bounds)
-    assert selection.within(found, costs, bounds.upper, bounds.lower)
+    assert knapsack.within(found, costs, bounds.upper, bounds.lower)
     # Nothing within the bounds has a larger sum of alpha.
     every = np.stack(np.unravel_index(np.arange(np.prod(counts)), counts), axis=1)
-    kept = every[selection.within(every, costs, bounds.upper, bounds.lower)]
+    kept = every[knapsack.within(every, costs, bounds.upper, bounds.lower)]
     rows = np.asarray(state.alpha, np.float64)
     sums = rows[np.arange(len(counts)), kept].sum(1)
     assert sums.max() <= rows[np.arange(len(counts)), found].sum() + 1e-4 * max(1, np.ptp(rows))

@@ -11,8 +11,8 @@ import pytest
 from jaxnas import relaxation, tasks
 from jaxnas.cost import AdditiveCost
 from jaxnas.relaxation import RELAXATIONS, Darts, Settings, base
+from jaxnas.search.steps import NonFiniteLossError
 from jaxnas.spaces import Decision, SearchSpace
-from jaxnas.steps import NonFiniteLossError
 
 TABLE = tasks.synthetic_table((3, 1, 4, 2), seed=3, interaction=0.1)
 TASK = tasks.TabularTask.from_table(TABLE)

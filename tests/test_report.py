@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxnas import report
-from jaxnas.report import FoundArchitecture, MetricsLog, SearchDisplay, SearchResult
+from jaxnas import report, results
+from jaxnas.report import SearchDisplay
+from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult
 
 
 def make_result(accuracies=(0.91, 0.90, 0.89), macs=(50_000_000, 52_000_000, 20_000_000), **changes):
@@ -23,7 +24,7 @@ def make_result(accuracies=(0.91, 0.90, 0.89), macs=(50_000_000, 52_000_000, 20_
         "dataset": "digits",
         "seed": 3,
         "config": {"penalties": (0.0, 0.1, 0.2)},
-        "versions": report.versions(),
+        "versions": results.versions(),
         "evaluations": 4000,
         "wall_seconds": 1.5,
         "architectures": architectures,
@@ -43,7 +44,7 @@ def test_result_round_trip_and_schema(tmp_path):
         "budgets", "latency",
     ]  # fmt: skip
     assert set(document["versions"]) == {"python", "jaxnas", "jax", "jaxlib", "flax", "optax", "numpy"}
-    read = report.read_result(tmp_path / "new" / "result.json")
+    read = results.read_result(tmp_path / "new" / "result.json")
     assert read == dataclasses.replace(result, config={"penalties": [0.0, 0.1, 0.2]})
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["result.json"]
 
@@ -54,7 +55,7 @@ def test_result_takes_arrays_and_has_no_nan(tmp_path):
     )  # fmt: skip
     make_result(architectures=[found], config={"path": tmp_path, "nan": float("nan")}).write(tmp_path / "r.json")
     assert "NaN" not in (tmp_path / "r.json").read_text()
-    read = report.read_result(tmp_path / "r.json")
+    read = results.read_result(tmp_path / "r.json")
     assert read.architectures == (FoundArchitecture(0, 0.5, (1, 2), "a", 5, 6, 0.5, None, None),)
     assert read.config == {"path": str(tmp_path), "nan": None}
 
@@ -63,7 +64,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     make_result().write(tmp_path / "result.json")
     with pytest.raises(ValueError, match="must be made of numbers"):
         make_result(config={"x": object()}).write(tmp_path / "result.json")
-    assert report.read_result(tmp_path / "result.json").seed == 3
+    assert results.read_result(tmp_path / "result.json").seed == 3
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -80,7 +81,7 @@ def test_foreign_files(tmp_path, text, match):
     path = tmp_path / "result.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=match) as caught:
-        report.read_result(path)
+        results.read_result(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -97,9 +98,9 @@ def test_wrong_fields(tmp_path, change, match):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(make_result().to_json() | change))
     with pytest.raises(ValueError, match=match):
-        report.read_result(path)
+        results.read_result(path)
     with pytest.raises(ValueError, match="no search result at"):
-        report.read_result(tmp_path / "absent.json")
+        results.read_result(tmp_path / "absent.json")
 
 
 def test_wrong_encoding(tmp_path):
@@ -107,7 +108,7 @@ def test_wrong_encoding(tmp_path):
     document["architectures"][1]["encoding"] = [0, "a"]
     (tmp_path / "result.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match=r"'encoding' of architectures\[1\]"):
-        report.read_result(tmp_path / "result.json")
+        results.read_result(tmp_path / "result.json")
 
 
 def test_architectures_are_ordered():
@@ -124,7 +125,7 @@ def test_metrics_hold_exact_numbers_and_no_nan(tmp_path):
             {"step": np.int32(1), "ess": jnp.array([0.1, jnp.nan]), "loss": np.float32(0.1), "inf": float("inf")}
         )
         log.append({"step": 2, "half": jnp.ones(2, jnp.bfloat16), "name": "joint"})
-        first, second = report.read_metrics(tmp_path / "run" / "metrics.jsonl")  # Readable while open.
+        first, second = results.read_metrics(tmp_path / "run" / "metrics.jsonl")  # Readable while open.
     assert first == {"step": 1, "ess": [float(np.float32(0.1)), None], "loss": float(np.float32(0.1)), "inf": None}
     assert second == {"step": 2, "half": [1.0, 1.0], "name": "joint"}
     with pytest.raises(ValueError, match="integer 'step'"):
@@ -140,14 +141,14 @@ def test_metrics_are_cut_back_on_a_resume(tmp_path):
         assert log.truncate_after(3) == 2
         log.append({"step": 4, "again": True})
         assert log.truncate_after(4) == 0
-    assert [record["step"] for record in report.read_metrics(path)] == [1, 2, 3, 4]
+    assert [record["step"] for record in results.read_metrics(path)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("half", ['{"step": 3, "lo', '{"step": 3}', "\x00\x00\x00"])
 def test_half_a_line(tmp_path, half):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n' + half)
-    assert [record["step"] for record in report.read_metrics(path)] == [1, 2]
+    assert [record["step"] for record in results.read_metrics(path)] == [1, 2]
     with MetricsLog(path) as log:
         log.append({"step": 3, "whole": 1})
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "whole": 1}\n'

@@ -14,10 +14,11 @@ import tyro
 
 from experiments import cifar_search, cli, repeat
 from experiments import report as report_command
-from experiments.presets import PRESETS
-from jaxnas.report import FoundArchitecture, MetricsLog, SearchResult, charts, history, read_history, theta_field
+from jaxnas.report import charts
 from jaxnas.report.layer_charts import ranks
 from jaxnas.report.runs import on_front, read_folders
+from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult, history, read_history, theta_field
+from jaxnas.search.presets import PRESETS
 from jaxnas.spaces import SPACES
 from tests import browser
 

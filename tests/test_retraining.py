@@ -11,9 +11,9 @@ import pytest
 
 from experiments import cli, retrain
 from jaxnas import data, networks
-from jaxnas.report import FoundArchitecture, SearchResult, read_metrics
-from jaxnas.retraining import Retraining, RetrainSettings
-from jaxnas.training import NonFiniteLossError
+from jaxnas.results import FoundArchitecture, SearchResult, read_metrics
+from jaxnas.search.retraining import Retraining, RetrainSettings
+from jaxnas.search.search import NonFiniteLossError
 from tests.tiny_search import tiny
 
 SETTINGS = RetrainSettings(

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.strategies import make, shared_model_design, shared_model_posterior
-from jaxnas.strategies.shared_model import SharedModel
+from jaxnas.strategies import make
+from jaxnas.strategies.shared_model import design as designs
+from jaxnas.strategies.shared_model import posterior
+from jaxnas.strategies.shared_model.strategy import SharedModel
 from jaxnas.tasks import TabularTask, synthetic_table
 
 COUNTS = (3, 1, 2, 4)
 PENALTIES = (0.0, 0.1, 0.4)
 STEPS = 24
 NOISE = 0.003  # without any, draws would be equal, and rounding would decide between architectures of equal worth
-DESIGN = shared_model_design.build(COUNTS)
+DESIGN = designs.build(COUNTS)
 
 
 @functools.cache
@@ -67,7 +69,7 @@ def test_features_are_orthonormal_under_uniform_choices():
 
 
 def test_spaces_with_too_many_pairs_are_modelled_by_single_choices():
-    large = shared_model_design.build((7,) * 21)
+    large = designs.build((7,) * 21)
     assert large.size == 21 * 6
     assert not large.order.any()
 
@@ -85,7 +87,7 @@ def test_split_is_the_model_as_a_quadratic_form():
 def test_curvatures_hold_the_square_of_an_additive_score():
     archs = jnp.asarray(all_archs())
     additive, cost = jax.random.normal(jax.random.key(0), (2, 6))
-    directions = shared_model_design.curvatures(DESIGN, additive, cost)
+    directions = designs.curvatures(DESIGN, additive, cost)
     np.testing.assert_allclose(jnp.linalg.norm(directions, axis=0), 1, rtol=1e-5)
     score, price = DESIGN.singles(archs) @ additive, DESIGN.singles(archs) @ cost
     one_hot = np.asarray(jax.nn.one_hot(archs, 4)).reshape(24, -1)
@@ -101,10 +103,10 @@ def test_coordinate_descent_is_enumeration_for_additive_models():
     additive = jax.random.normal(jax.random.key(0), (50, DESIGN.size)) * (DESIGN.order == 0)
     values = np.asarray(additive @ DESIGN.features(jnp.asarray(archs)).T)
     start = jnp.zeros((50, len(COUNTS)), jnp.int32)
-    found = shared_model_design.descend(DESIGN, additive, start, sweeps=1)
+    found = designs.descend(DESIGN, additive, start, sweeps=1)
     np.testing.assert_array_equal(found, archs[values.argmin(1)])
     singles = dataclasses.replace(DESIGN, left=DESIGN.left[:0], right=DESIGN.right[:0])
-    no_pairs = shared_model_design.descend(singles, additive[:, : singles.size], start, sweeps=1)
+    no_pairs = designs.descend(singles, additive[:, : singles.size], start, sweeps=1)
     np.testing.assert_array_equal(no_pairs, found)
 
 
@@ -113,7 +115,7 @@ def test_coordinate_descent_ends_where_no_single_change_improves():
     models = jax.random.normal(jax.random.key(1), (50, DESIGN.size))
     values = np.asarray(models @ DESIGN.features(jnp.asarray(archs)).T)  # [50, 24]
     start = jnp.asarray(archs[np.arange(50) % 24])
-    found = np.asarray(shared_model_design.descend(DESIGN, models, start, sweeps=8))
+    found = np.asarray(designs.descend(DESIGN, models, start, sweeps=8))
     neighbours = (found[:, None] != archs[None]).sum(-1) <= 1
     reached = values[np.arange(50), np.ravel_multi_index(found.T, COUNTS)]
     np.testing.assert_allclose(reached, np.where(neighbours, values, np.inf).min(1), atol=1e-5)
@@ -126,7 +128,7 @@ def test_an_additive_cost_is_projected_exactly():
         return space_cost[jnp.arange(4), archs].sum(-1)
 
     archs = all_archs()
-    (coefficients,) = shared_model_design.project_cost(DESIGN, cost, archs)
+    (coefficients,) = designs.project_cost(DESIGN, cost, archs)
     projected = DESIGN.features(jnp.asarray(archs)) @ coefficients
     exact = np.asarray(cost(archs))
     np.testing.assert_allclose(projected, exact - exact.mean(), atol=1e-5)
@@ -136,9 +138,9 @@ def hand_sized_memory(steps=6, samples=5, written=6):
     archs = np.random.default_rng(0).integers(0, COUNTS, size=(written, samples, len(COUNTS))).astype(np.int32)
     losses = np.random.default_rng(1).normal(size=(written, samples)).astype(np.float32)
     costs = np.random.default_rng(2).uniform(size=(written, samples, 1)).astype(np.float32)
-    memory = shared_model_posterior.empty(DESIGN, steps, samples, costs=1)
+    memory = posterior.empty(DESIGN, steps, samples, costs=1)
     for row in zip(archs, losses, costs):
-        memory = shared_model_posterior.remember(memory, *row)
+        memory = posterior.remember(memory, *row)
     return memory, archs, losses
 
 
@@ -148,11 +150,11 @@ def test_posterior_is_ridge_regression_in_numpy():
 
     @jax.jit
     def fit(memory, coefficients, penalties):
-        gram, counted = shared_model_posterior.count(memory, DESIGN)
+        gram, counted = posterior.count(memory, DESIGN)
         memory = memory.replace(gram=gram, counted=counted)
-        equations = shared_model_posterior.normal_equations(memory, DESIGN, coefficients, penalties, worst=1.0)
+        equations = posterior.normal_equations(memory, DESIGN, coefficients, penalties, worst=1.0)
         log_ratio = jnp.log(jnp.asarray(ratios))
-        return shared_model_posterior.posterior(equations, DESIGN.order, log_ratio, jax.random.key(0), draws=4000)
+        return posterior.posterior(equations, DESIGN.order, log_ratio, jax.random.key(0), draws=4000)
 
     posterior, _ = fit(memory, jnp.zeros((2, DESIGN.size)), jnp.asarray([[0.1], [0.5]]))
 
@@ -189,11 +191,11 @@ def gram_of(archs):
 def test_counting_by_and_by_is_counting_at_once_also_when_the_ring_forgets(fits):
     samples, steps = 128, 8  # blocks of two steps
     archs = np.random.default_rng(0).integers(0, COUNTS, size=(12, samples, len(COUNTS))).astype(np.int32)
-    memory = shared_model_posterior.empty(DESIGN, steps, samples, costs=1)
+    memory = posterior.empty(DESIGN, steps, samples, costs=1)
     for step in range(fits[-1]):
-        memory = shared_model_posterior.remember(memory, archs[step], jnp.zeros(samples), jnp.zeros((samples, 1)))
+        memory = posterior.remember(memory, archs[step], jnp.zeros(samples), jnp.zeros((samples, 1)))
         if step + 1 in fits:
-            gram, counted = shared_model_posterior.count(memory, DESIGN)
+            gram, counted = posterior.count(memory, DESIGN)
             memory = memory.replace(gram=gram, counted=counted)
     remembered = archs[max(0, fits[-1] - steps) : fits[-1]]
     np.testing.assert_allclose(memory.gram, gram_of(remembered), rtol=1e-4, atol=0.05)
@@ -202,9 +204,7 @@ def test_counting_by_and_by_is_counting_at_once_also_when_the_ring_forgets(fits)
 
 def test_responses_beyond_the_quantile_of_the_objective_are_capped():
     memory, archs, losses = hand_sized_memory()
-    equations = shared_model_posterior.normal_equations(
-        memory, DESIGN, jnp.zeros((1, DESIGN.size)), jnp.asarray([[0.0]]), worst=0.6
-    )
+    equations = posterior.normal_equations(memory, DESIGN, jnp.zeros((1, DESIGN.size)), jnp.asarray([[0.0]]), worst=0.6)
     levelled = losses - losses.mean(1, keepdims=True)
     # 30 samples are fewer than the cap is estimated from, and each step is taken equally often.
     capped = np.minimum(levelled, np.quantile(np.repeat(levelled, 17, axis=0), 0.6))
@@ -219,7 +219,7 @@ def test_augmented_equations_are_those_of_more_features():
     gram = gram_of(archs)
     moment = np.random.default_rng(4).normal(size=(2, DESIGN.size))
     directions = np.random.default_rng(3).normal(size=(len(DESIGN.left), 2))
-    equations = shared_model_posterior.NormalEquations(jnp.asarray(gram), jnp.asarray(moment), jnp.ones(2), 1.0)
+    equations = posterior.NormalEquations(jnp.asarray(gram), jnp.asarray(moment), jnp.ones(2), 1.0)
     found = equations.augmented(jnp.asarray(directions))
     more = np.concatenate([np.eye(DESIGN.size), np.concatenate([np.zeros((6, 2)), directions])], axis=1)
     np.testing.assert_allclose(found.gram, more.T @ gram @ more, rtol=1e-4, atol=1e-3)

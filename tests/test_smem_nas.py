@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxnas import metrics, strategies, tasks
-from jaxnas.strategies import archive as archives
-from jaxnas.strategies import comparator, pareto
-from jaxnas.strategies.populations import Population, together
-from jaxnas.strategies.smem_nas import SMEMNAS
+from jaxnas.strategies.related import archive as archives
+from jaxnas.strategies.related import comparator, pareto
+from jaxnas.strategies.related.populations import Population, together
+from jaxnas.strategies.related.smem_nas import SMEMNAS
 from jaxnas.tasks import TabularTask, search_seeds, synthetic_table
 from tests import oracles
 

@@ -17,7 +17,7 @@ from jax import lax
 
 from jaxnas import spaces, supernet
 from jaxnas.spaces.mbconv import SKIP, Operation
-from jaxnas.supernet import cell, init, mbconv, packed
+from jaxnas.supernet import cell, init, layer_weights, mbconv
 from jaxnas.supernet.conv import full_conv
 from tests.test_packed import noisy
 
@@ -68,7 +68,7 @@ def discrete_mbconv(params, images, space, arch):
     layers += [(f"layer_{i + 1}", layer, arch[i]) for i, layer in enumerate(space.layers)]
     for name, layer, choice in layers:
         operation = layer.operations[choice]
-        p = packed.unpack(params[name], layer, operation)
+        p = layer_weights.unpack(params[name], layer, operation)
         same_shape = layer.stride == 1 and layer.in_channels == layer.out_channels
         if operation == SKIP:
             x = x if same_shape else _conv_norm(x, p, layer.stride)
@@ -292,7 +292,7 @@ def _by_operation(space, tree):
     layers = {f"layer_{index + 1}": layer for index, layer in enumerate(space.layers)}
     layers |= {f"fixed_{index + 1}": layer for index, layer in enumerate(space.fixed_layers)}
     unpacked = {
-        name: {operation.name: packed.unpack(tree[name], layer, operation) for operation in layer.operations}
+        name: {operation.name: layer_weights.unpack(tree[name], layer, operation) for operation in layer.operations}
         for name, layer in layers.items()
     }
     return {**tree, **unpacked}
@@ -401,7 +401,7 @@ def test_logits_of_every_registered_space(name):
 def test_projecting_skip_halves_the_resolution():
     space = spaces.nasbench_macro(width=0.25)
     layer = space.layers[0]
-    params = {packed.SHORTCUT: {"kernel": jnp.ones((8, 16)), "scale": jnp.ones(16), "bias": jnp.zeros(16)}}
+    params = {layer_weights.SHORTCUT: {"kernel": jnp.ones((8, 16)), "scale": jnp.ones(16), "bias": jnp.zeros(16)}}
     assert (layer.in_channels, layer.out_channels, layer.stride) == (8, 16, 2)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 8))
     y = mbconv.apply_operation(params, x, layer, SKIP)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import cli, table_truth
-from jaxnas.report import FoundArchitecture, SearchResult
+from jaxnas.results import FoundArchitecture, SearchResult
 from jaxnas.tasks import Table
 
 CHOICES = np.array([[0], [1], [2]])

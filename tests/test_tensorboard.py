@@ -7,7 +7,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from experiments import cifar_search, cli
-from jaxnas.report import TensorBoardLog, keeps_theta
+from jaxnas.report import TensorBoardLog
+from jaxnas.results import keeps_theta
 
 
 def read_events(folder):

@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import presets
 from jaxnas import data, spaces, supernet
-from jaxnas.settings import SearchSettings, make_optimizer
+from jaxnas.search import presets
+from jaxnas.search.search import NonFiniteLossError, Search
+from jaxnas.search.settings import SearchSettings, make_optimizer
 from jaxnas.spaces.mbconv import SKIP, Operation
 from jaxnas.strategies import ImportanceSampling
 from jaxnas.tasks.supernet import FrozenSupernet
-from jaxnas.training import NonFiniteLossError, Search
 
 SETTINGS = SearchSettings(
     weight_steps=3,

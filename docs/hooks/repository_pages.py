@@ -87,5 +87,6 @@ def reference(name: str) -> str:
     """The page of a package: what its docstring says, then its modules; "jaxnas" has those that are in no package."""
     folder, dotted = (ROOT / "jaxnas", "jaxnas") if name == "jaxnas" else (ROOT / "jaxnas" / name, f"jaxnas.{name}")
     head = f"# {dotted}\n\n::: {dotted}\n    options: {{show_root_heading: false, members: false}}\n"
-    modules = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-    return head + "".join(f"\n::: {dotted}.{module}\n" for module in modules)
+    paths = folder.glob("*.py") if name == "jaxnas" else folder.rglob("*.py")
+    modules = sorted(path.relative_to(folder).with_suffix("") for path in paths if not path.stem.startswith("_"))
+    return head + "".join(f"\n::: {dotted}.{'.'.join(module.parts)}\n" for module in modules)

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnas.export import saved
 from jaxnas.export.saved import Network
-from jaxnas.report.files import replacing, to_plain
+from jaxnas.results.files import replacing, to_plain
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 INPUT, OUTPUT = "images", "logits"

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxnas import data, networks
-from jaxnas.report.files import replacing, to_plain
+from jaxnas.results.files import replacing, to_plain
 from jaxnas.spaces import SPACES, SearchSpace
 
 DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnas import introspectability, method_docs
+from jaxnas.leaderboard import method_docs
+from jaxnas.leaderboard.method_docs import MethodDoc
 from jaxnas.leaderboard.standings import FLOOR, Standing, beats_random
-from jaxnas.method_docs import MethodDoc
 from jaxnas.relaxation import RELAXATIONS
 from jaxnas.selection import SELECTIONS
 from jaxnas.strategies import STRATEGIES
+from jaxnas.tasks import introspectability
 
 FEWEST_SEEDS = 6  # with fewer, the p-value of a paired two-sided Wilcoxon test cannot be below 0.05
 

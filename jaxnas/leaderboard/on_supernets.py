@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxnas import strategies
 from jaxnas.leaderboard import relaxed, selected
-from jaxnas.leaderboard.arena import Arena, Outcome
 from jaxnas.leaderboard.standings import Found
+from jaxnas.leaderboard.supernet_problem import Arena, Outcome
 
 Method = Callable[[Arena], Outcome]
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from jaxnas import relaxation
 from jaxnas.cost import JointCost
-from jaxnas.leaderboard.arena import Arena, Outcome
+from jaxnas.leaderboard.supernet_problem import Arena, Outcome
 from jaxnas.relaxation import Assembly, Settings, of_networks
 from jaxnas.relaxation.eg_das import STRENGTHS
+from jaxnas.search.steps import Examples
 from jaxnas.selection import perturbation
-from jaxnas.steps import Examples
 from jaxnas.strategies.constrained import evenly_spaced_budgets
 
 ALPHA_TRAVEL = 3e-4 * 100 * 391  # DARTS's learning rate times its steps on NAS-Bench-201

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import selection
-from jaxnas.leaderboard.arena import Arena, Outcome
+from jaxnas.leaderboard.supernet_problem import Arena, Outcome
 from jaxnas.selection import dc_nas, stage_wise
 from jaxnas.spaces.mbconv import SKIP
 from jaxnas.tasks.tabular import TabularTask

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.spaces.nasbench201 import EDGES, KERNELS, OPERATIONS
-from jaxnas.supernet import packed
+from jaxnas.supernet import layer_weights
 
 
 @functools.singledispatch
@@ -40,7 +40,7 @@ def _(space: MBConvSpace, arch: Sequence[int], params: chex.ArrayTree) -> dict[s
         for index, layer in enumerate(layers):
             operation = layer.operations[0 if choices is None else choices[index]]
             of_layer = jax.tree.map(np.asarray, params[f"{prefix}_{index + 1}"])
-            weights = _conv_norms(packed.unpack(of_layer, layer, operation))
+            weights = _conv_norms(layer_weights.unpack(of_layer, layer, operation))
             if weights:
                 chosen[f"{prefix}_{index + 1}"] = {"shortcut": weights} if operation.is_skip else weights
     return {**chosen, "classifier": dict(params["classifier"])}

@@ -23,7 +23,7 @@ import optax
 
 from jaxnas import distribution
 from jaxnas.cost import AdditiveCost, JointCost
-from jaxnas.settings import sgd
+from jaxnas.search.settings import sgd
 from jaxnas.spaces.base import SearchSpace
 
 # (params, weights [D, C], batch) -> float32 []; differentiable in the first two.

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import distribution, selection
+from jaxnas import distribution, knapsack
 from jaxnas.cost import AdditiveCost
 from jaxnas.relaxation import base, projection
 from jaxnas.spaces.base import SearchSpace
@@ -92,7 +92,7 @@ class RCDarts:
         """
         bounds = self._bounds(target)
         gain = np.where(distribution.valid_choices(self.space.num_choices), 0.0, -np.inf)
-        selection.largest_sum(gain, self.costs, bounds.upper, bounds.lower)  # raises where there is none
+        knapsack.largest_sum(gain, self.costs, bounds.upper, bounds.lower)  # raises where there is none
         lower = bounds.lower or (-np.inf,) * len(self.costs)
         scaled = [[cost.scale(total) for cost, total in zip(self.costs, row)] for row in (lower, bounds.upper)]
         return base.init(key, params, jnp.asarray(scaled, jnp.float32), self.space, self.settings)
@@ -123,13 +123,13 @@ class RCDarts:
         """Of all networks within the bounds the one with the largest sum of alpha, int32 [D]: the argmax, if it is."""
         bounds = self._bounds(target)
         arch = base.most_likely(state, self.space)
-        if selection.within(arch, self.costs, bounds.upper, bounds.lower):
+        if knapsack.within(arch, self.costs, bounds.upper, bounds.lower):
             return arch
         valid = distribution.valid_choices(self.space.num_choices)
         gain = np.where(valid, np.asarray(state.alpha, np.float64), -np.inf)
         gain -= gain.max(-1, keepdims=True)
         gain /= max(np.abs(gain[valid]).max(), 1e-12)  # the solver's tolerances are absolute
-        return selection.largest_sum(gain, self.costs, bounds.upper, bounds.lower)
+        return knapsack.largest_sum(gain, self.costs, bounds.upper, bounds.lower)
 
     def _bounds(self, target: Bounds | float | tuple[float, ...]) -> Bounds:
         if not isinstance(target, Bounds):

@@ -21,7 +21,7 @@ import optax
 
 from jaxnas import data
 from jaxnas.relaxation import base
-from jaxnas.steps import NonFiniteLossError
+from jaxnas.search.steps import NonFiniteLossError
 
 
 @dataclass(frozen=True)

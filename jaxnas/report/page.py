@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from jaxnas.report import sections
-from jaxnas.report.files import replacing
 from jaxnas.report.markup import Node, element, to_html
 from jaxnas.report.overview import overview
 from jaxnas.report.runs import Baseline, Run, Truth, count, label
 from jaxnas.report.style import style_sheet
+from jaxnas.results.files import replacing
 
 # Nothing may be fetched, whatever the names in the files hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

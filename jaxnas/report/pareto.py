@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from jaxnas.report.files import replacing
-from jaxnas.report.result import FoundArchitecture, SearchResult
+from jaxnas.results.files import replacing
+from jaxnas.results.result import FoundArchitecture, SearchResult
 
 _COSTS = {"macs": "Multiply-adds of one image", "params": "Parameters"}
 _INK, _FAINT, _LINE = "#1a1a1a", "#8a8a8a", "#c9d3dc"

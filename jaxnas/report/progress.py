@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from jaxnas.report.result import SearchResult
+from jaxnas.results.result import SearchResult
 
 _LIVE_SECONDS, _LINE_SECONDS = 0.1, 5.0
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnas import tasks
-from jaxnas.report.history import History, read_history
-from jaxnas.report.metrics_log import read_metrics
-from jaxnas.report.result import FoundArchitecture, SearchResult, read_result
+from jaxnas.results.history import History, read_history
+from jaxnas.results.metrics_log import read_metrics
+from jaxnas.results.result import FoundArchitecture, SearchResult, read_result
 from jaxnas.spaces import SPACES, SearchSpace
 
 EXPORT_SUFFIXES = (".stablehlo", ".onnx", ".safetensors")

@@ -13,8 +13,8 @@ from jaxnas.report.charts import color
 from jaxnas.report.drawings import draw, draw_names
 from jaxnas.report.layer_charts import layer_costs, ranks, shade, short_name, theta_rows
 from jaxnas.report.markup import Node, add, element, svg
-from jaxnas.report.result import FoundArchitecture
 from jaxnas.report.runs import Run, Truth, count, label
+from jaxnas.results.result import FoundArchitecture
 from jaxnas.spaces import CellSpace, MBConvSpace
 
 _TITLES = {

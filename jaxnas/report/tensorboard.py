@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxnas.report.history import SERIES, TRAINING
+from jaxnas.results.history import SERIES, TRAINING
 
 
 def check_installed() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from jaxnas.report.files import replacing
+from jaxnas.results.files import replacing
 
 
 def plot_training(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike) -> None:

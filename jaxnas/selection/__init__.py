@@ -5,7 +5,6 @@ from typing import Any
 
 from jaxnas.selection import dc_nas, perturbation, stage_wise
 from jaxnas.selection.reevaluation import candidates, least_objective
-from jaxnas.selection.within_budget import check_reachable, largest_sum, likely_within, most_probable, within
 
 # Related methods that select an architecture; their files say what each is called with.
 SELECTIONS: dict[str, Callable[..., Any]] = {
@@ -17,10 +16,5 @@ SELECTIONS: dict[str, Callable[..., Any]] = {
 __all__ = [
     "SELECTIONS",
     "candidates",
-    "check_reachable",
-    "largest_sum",
     "least_objective",
-    "likely_within",
-    "most_probable",
-    "within",
 ]

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
-from jaxnas.supernet import packed
+from jaxnas.supernet import layer_weights
 
 RESTARTS = 10  # of k-means, by k-means++
 RANK = 64  # r, of the random projections of a change of parameters
@@ -180,7 +180,7 @@ def parameters_of(space: SearchSpace, params: chex.ArrayTree, decision: int, cho
 @parameters_of.register(MBConvSpace)
 def _of_layer(space: MBConvSpace, params: chex.ArrayTree, decision: int, choice: int) -> chex.ArrayTree:
     layer = space.layers[decision]
-    return packed.unpack(params[f"layer_{decision + 1}"], layer, layer.operations[choice])
+    return layer_weights.unpack(params[f"layer_{decision + 1}"], layer, layer.operations[choice])
 
 
 @parameters_of.register(CellSpace)

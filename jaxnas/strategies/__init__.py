@@ -10,12 +10,12 @@ from jaxnas.strategies.constrained import ConstrainedEvolution
 from jaxnas.strategies.evolution import RegularisedEvolution
 from jaxnas.strategies.importance_sampling import ImportanceSampling
 from jaxnas.strategies.independent import Independent
-from jaxnas.strategies.moarr import MoARR
 from jaxnas.strategies.nsga2 import NSGA2
-from jaxnas.strategies.pnag import PNAG
 from jaxnas.strategies.random import Random
-from jaxnas.strategies.shared_model import SharedModel
-from jaxnas.strategies.smem_nas import SMEMNAS
+from jaxnas.strategies.related.moarr import MoARR
+from jaxnas.strategies.related.pnag import PNAG
+from jaxnas.strategies.related.smem_nas import SMEMNAS
+from jaxnas.strategies.shared_model.strategy import SharedModel
 
 # Called with (space, penalties) and the settings of each; every member passes tests/test_strategies.py.
 STRATEGIES: dict[str, Callable[..., Strategy]] = {

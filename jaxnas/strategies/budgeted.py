@@ -8,7 +8,7 @@ and its penalties are the multipliers of the Lagrangian: dual ascent raises eps_
 budget and lowers it while it is under (Boyd et al., "Distributed Optimization and Statistical Learning via the
 Alternating Direction Method of Multipliers", 2011, section 2.1). Steps are taken in log eps, so that losses of any
 scale will do; expected costs are exact, as the costs are additive. An expected cost is no promise: what is returned is
-the most probable architecture *within* the budgets, by `selection.most_probable`.
+the most probable architecture *within* the budgets, by `knapsack.most_probable`.
 """
 
 import functools
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import distribution, selection
+from jaxnas import distribution, knapsack
 from jaxnas.cost import AdditiveCost, JointCost
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base
@@ -149,7 +149,7 @@ class WithinBudgets:
         """The most probable architectures within the budgets: float [K, D, C] -> int32 [K, D]."""
         costs = self.cost.costs
         pairs = zip(theta, self.budgets, strict=True)
-        return np.stack([selection.most_probable(one, costs, budget) for one, budget in pairs])
+        return np.stack([knapsack.most_probable(one, costs, budget) for one, budget in pairs])
 
 
 def within_budgets(

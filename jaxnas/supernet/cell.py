@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxnas.spaces.nasbench201 import EDGES, KERNELS, OPERATIONS, CellSpace
 from jaxnas.supernet import init, mixture, ops
-from jaxnas.supernet.choice import Params, switch_with_recompute
 from jaxnas.supernet.conv import full_conv
+from jaxnas.supernet.switch import Params, switch_with_recompute
 
 
 def _edge_name(source: int, target: int) -> str:

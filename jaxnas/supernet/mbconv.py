@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import Layer, MBConvSpace, Operation
-from jaxnas.supernet import blocked_layer, gathered, init, mixture, ops, packed
-from jaxnas.supernet.choice import Branches, Params, switch_with_recompute
+from jaxnas.supernet import batched_layer, init, layer_weights, mixture, ops
 from jaxnas.supernet.conv import full_conv
+from jaxnas.supernet.cpu import layer as cpu_layer
+from jaxnas.supernet.switch import Branches, Params, switch_with_recompute
 
 # (weights of all choices, x, choice, layer) -> the chosen operation of x; of a mixture, the choice is weights [C]
 LayerFunction = Callable[[Params, jax.Array, jax.Array, Layer], jax.Array]
@@ -27,7 +28,7 @@ def declare(space: MBConvSpace) -> Params:
     arrays = {"stem": init.conv(3, 3, space.stem_channels)}
     for prefix, layers in (("fixed", space.fixed_layers), ("layer", space.layers)):
         for index, layer in enumerate(layers):
-            arrays[f"{prefix}_{index + 1}"] = packed.declare(layer)
+            arrays[f"{prefix}_{index + 1}"] = layer_weights.declare(layer)
     arrays["head"] = init.conv(1, space.layers[-1].out_channels, space.head_channels)
     arrays["classifier"] = init.classifier(space.head_channels, space.num_classes)
     return arrays
@@ -41,7 +42,7 @@ def apply_operation(
     params: Params, x: jax.Array, layer: Layer, operation: Operation, axis_name: str | None = None
 ) -> jax.Array:
     """One choice of a layer: [B, H, W, in_channels] -> [B, H', W', out_channels]; batch norm over `axis_name`."""
-    params = packed.unpack(params, layer, operation)
+    params = layer_weights.unpack(params, layer, operation)
     norm_act = functools.partial(_norm_act, axis_name=axis_name)
     if operation.is_skip:
         if layer.keeps_shape:
@@ -102,12 +103,12 @@ def layer_function(layer: Layer, gather: bool, backend: str, axis_name: str | No
     Returns:
       `gathered.apply_layer`, `blocked_layer.apply_layer` or `apply_layer`: all give the same numbers.
     """
-    if gather and gathered.supports(layer):
-        return _over(gathered.apply_layer, axis_name)
+    if gather and batched_layer.supports(layer):
+        return _over(batched_layer.apply_layer, axis_name)
     # Blocks of channels are for a processor's caches; an accelerator wants few large operations. They find the
     # statistics of the expansion from those of its input, and know nothing of other devices.
-    if backend == "cpu" and not gather and axis_name is None and blocked_layer.supports(layer):
-        return blocked_layer.apply_layer
+    if backend == "cpu" and not gather and axis_name is None and cpu_layer.supports(layer):
+        return cpu_layer.apply_layer
     return _over(apply_layer, axis_name)
 
 

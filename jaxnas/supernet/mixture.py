@@ -9,7 +9,7 @@ their activations held for the derivative, so that a step costs about as much as
 import chex
 import jax
 
-from jaxnas.supernet.choice import Branches, Params
+from jaxnas.supernet.switch import Branches, Params
 
 
 def apply_branches(branches: Branches, weights: jax.Array, params: Params, x: jax.Array) -> jax.Array:

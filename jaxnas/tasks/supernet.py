@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import introspectability
-from jaxnas.steps import Examples
+from jaxnas.search.search import Search
+from jaxnas.search.steps import Examples
 from jaxnas.strategies.base import Strategy
-from jaxnas.training import Search
+from jaxnas.tasks import introspectability
 
 
 @dataclass(frozen=True, eq=False)

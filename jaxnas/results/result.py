@@ -1,0 +1,170 @@
+"""`result.json`: what a search found, in the form that retraining, exports and reports read."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from jaxnas.results.files import replacing, to_plain
+from jaxnas.version import __version__
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundArchitecture:
+    """The architecture of one of the K distributions.
+
+    Attributes:
+      k: index of the distribution.
+      penalty: its penalty coefficient eps_k; in a search with budgets where it ended, that of the first cost.
+      encoding: choice of each of the D decisions.
+      description: the architecture in words.
+      params: number of its parameters.
+      macs: its multiply-adds for one image.
+      probability: of this architecture under theta_k; None where unknown.
+      valid_loss: cross-entropy on the validation half with the supernet's weights; None where not finite.
+      valid_accuracy: in [0, 1], likewise.
+      budgets: the largest costs by name that the architecture had to keep; None in a search with penalties.
+      latency: predicted seconds of a call by the search's latency table; None without one.
+    """
+
+    k: int
+    penalty: float
+    encoding: tuple[int, ...]
+    description: str
+    params: int
+    macs: int
+    probability: float | None
+    valid_loss: float | None
+    valid_accuracy: float | None
+    budgets: Mapping[str, float] | None = None
+    latency: float | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "encoding", tuple(int(choice) for choice in self.encoding))
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """One search and the K architectures it found.
+
+    Attributes:
+      method: name of the strategy.
+      space: name of the search space.
+      dataset: name of the data.
+      seed: of the search.
+      config: everything needed to repeat it.
+      versions: of the software, see `versions`.
+      evaluations: architecture-minibatch losses used for theta.
+      wall_seconds: how long it took.
+      architectures: [K], one for each distribution, ordered by penalty; with budgets in the order these were given.
+    """
+
+    method: str
+    space: str
+    dataset: str
+    seed: int
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    evaluations: int
+    wall_seconds: float
+    architectures: tuple[FoundArchitecture, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "architectures", tuple(self.architectures))
+        penalties = [float(found.penalty) for found in self.architectures]
+        with_budgets = any(found.budgets for found in self.architectures)
+        if not with_budgets and penalties != sorted(penalties):
+            raise ValueError(f"architectures must be ordered by penalty, got penalties {penalties}; sort them")
+        indices = [int(found.k) for found in self.architectures]
+        if len(set(indices)) < len(indices):
+            raise ValueError(f"architectures must hold one for each k, got k = {indices}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as strict JSON; numbers that are not finite are None."""
+        return to_plain(self)
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Writes the result; a reader finds the old file or the new one, never half of it."""
+        with replacing(path) as temporary:
+            text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_result(path: str | os.PathLike) -> SearchResult:
+    """Reads a `result.json`.
+
+    Raises:
+      ValueError: in one line, if the file is missing, broken, or of something else.
+    """
+    try:
+        document = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"no search result at {path}; a search writes result.json into its workdir") from error
+    except OSError as error:
+        raise ValueError(f"cannot read the search result {path}: {error.strerror}") from error
+    except ValueError as error:  # Neither UTF-8 nor JSON.
+        raise ValueError(f"{path} is not valid JSON ({error}); it is no search result, or damaged") from error
+    try:
+        fields = _checked(document, SearchResult, "the file")
+        fields["architectures"] = tuple(
+            FoundArchitecture(**_checked(found, FoundArchitecture, f"architectures[{index}]"))
+            for index, found in enumerate(fields["architectures"])
+        )
+        return SearchResult(**fields)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a search result: {error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this library and what it computes with."""
+    others = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+    return {"python": platform.python_version(), "jaxnas": __version__, **others}
+
+
+_INTEGER, _NUMBER, _TEXT = (int,), (int, float), (str,)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "method": _TEXT,
+    "space": _TEXT,
+    "dataset": _TEXT,
+    "seed": _INTEGER,
+    "config": (dict,),
+    "versions": (dict,),
+    "evaluations": _INTEGER,
+    "wall_seconds": _NUMBER,
+    "architectures": (list,),
+    "k": _INTEGER,
+    "penalty": _NUMBER,
+    "encoding": (list,),
+    "description": _TEXT,
+    "params": _INTEGER,
+    "macs": _INTEGER,
+    "probability": (*_NUMBER, type(None)),
+    "valid_loss": (*_NUMBER, type(None)),
+    "valid_accuracy": (*_NUMBER, type(None)),
+    "budgets": (dict, type(None)),
+    "latency": (*_NUMBER, type(None)),
+}
+
+
+def _checked(value: Any, kind: type, where: str) -> dict[str, Any]:
+    """The fields of one dataclass out of a JSON object; unknown ones, of a later version, are left out."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be an object, is {type(value).__name__}")
+    fields = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in value:
+            if field.default is not dataclasses.MISSING:
+                continue  # of an earlier version
+            raise ValueError(f"{where} has no {field.name!r}")
+        item = value[field.name]
+        if not isinstance(item, _TYPES[field.name]) or isinstance(item, bool):
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in _TYPES[field.name])
+            raise ValueError(f"{field.name!r} of {where} must be {names}, is {item!r:.60}")
+        fields[field.name] = item
+    if "encoding" in fields and not all(type(choice) is int for choice in fields["encoding"]):
+        raise ValueError(f"'encoding' of {where} must be a list of int, is {fields['encoding']!r:.60}")
+    return fields

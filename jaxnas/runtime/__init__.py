@@ -1,0 +1,1 @@
+"""What a search runs on: devices and hosts, checkpoints, the compilation cache."""

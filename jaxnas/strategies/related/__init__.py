@@ -1,0 +1,1 @@
+"""Related methods of others, one file each, and what they share."""

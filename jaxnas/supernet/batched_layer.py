@@ -1,0 +1,69 @@
+"""The chosen operation of a layer by gathering its weights, for batches of architectures on accelerators.
+
+Under `jax.vmap` a `lax.switch` computes every choice. Here the weights of the chosen MBConvs, which `packed` holds
+padded to the largest kernel and expansion, are gathered, so that S architectures are one batched matrix product and one
+grouped convolution, whatever they chose.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.spaces.mbconv import Layer
+from jaxnas.supernet import layer_weights, ops
+from jaxnas.supernet.switch import Params
+
+
+def supports(layer: Layer) -> bool:
+    """Whether the choices of a layer can be padded to one: an MBConv without an expansion has another structure."""
+    return len(layer.operations) > 1 and all(op.is_skip or op.expansion > 1 for op in layer.operations)
+
+
+def apply_layer(
+    params: Params, x: jax.Array, choice: jax.Array, layer: Layer, axis_name: str | None = None
+) -> jax.Array:
+    """The chosen operation of a layer.
+
+    Args:
+      params: weights of all choices, see `packed`.
+      x: float [B, H, W, in_channels].
+      choice: int32 [], index of the operation.
+      layer: the layer; `supports(layer)` holds.
+      axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
+
+    Returns:
+      float [B, H', W', out_channels].
+    """
+    batch_norm = functools.partial(ops.batch_norm, axis_name=axis_name)
+    chosen = _take(params, layer, layer_weights.row(layer, choice))  # a skip takes the first row, unused
+    h = x
+    for name, convolve, relu6 in (
+        ("expand", ops.pointwise_conv, True),
+        ("depthwise", lambda h, kernel: ops.depthwise_conv(h, kernel, layer.stride), True),
+        ("project", ops.pointwise_conv, False),
+    ):
+        weights = chosen[name]
+        h = batch_norm(convolve(h, weights["kernel"]), weights["scale"], weights["bias"], relu6=relu6)
+    if layer.keeps_shape:
+        h = x + h
+    skips = [index for index, operation in enumerate(layer.operations) if operation.is_skip]
+    if not skips:
+        return h
+    skipped = x
+    if not layer.keeps_shape:
+        weights = params[layer_weights.SHORTCUT]
+        strided = x[:, :: layer.stride, :: layer.stride]
+        skipped = batch_norm(ops.pointwise_conv(strided, weights["kernel"]), weights["scale"], weights["bias"])
+    return jnp.where(choice == skips[0], skipped, h)
+
+
+def _take(params: Params, layer: Layer, row: jax.Array) -> Params:
+    """One row of the MBConvs' arrays, multiplied by what is used of it: padding has gradient 0."""
+    taps, channels = (jnp.asarray(mask)[row] for mask in layer_weights.used(layer))
+    mask = {
+        "expand": {"kernel": channels, "scale": channels, "bias": channels},
+        "depthwise": {"kernel": taps[:, :, None] & channels, "scale": channels, "bias": channels},
+        "project": {"kernel": channels[:, None], "scale": True, "bias": True},
+    }
+    return {name: {key: params[name][key][row] * part for key, part in parts.items()} for name, parts in mask.items()}
