@@ -273,7 +273,7 @@ def test_is_quiet_even_when_everything_is_logged(tmp_path, caplog, capfd):
 KILLED = """
 import os, shutil, signal, sys, time
 import numpy as np
-from jaxnas import checkpoint, sealed
+from jaxnas.runtime import checkpoints as checkpoint, digests
 
 def state(step):
     return {"x": np.full(200_000, step, np.float32) + np.arange(200_000, dtype=np.float32), "step": np.int32(step)}
@@ -304,13 +304,13 @@ def rmtree_half(path, *unused, **also_unused):  # Killed in the middle of deleti
     os.remove(os.path.join(path, "digest.json"))
     die()
 
-seal = sealed.seal
+seal = digests.seal
 def patch(point):
     owner, name, when = point.split(":")
     if when == "half":
-        (sealed if owner == "sealed" else shutil).__dict__[name] = half_written if owner == "sealed" else rmtree_half
+        (digests if owner == "digests" else shutil).__dict__[name] = half_written if owner == "digests" else rmtree_half
     else:
-        owner = {"checkpoint": checkpoint, "sealed": sealed}[owner]
+        owner = {"checkpoint": checkpoint, "digests": digests}[owner]
         setattr(owner, name, doomed(getattr(owner, name), when, 3))
 
 root, points = sys.argv[1], sys.argv[2:]
@@ -332,10 +332,10 @@ for number, point in enumerate(points):
 POINTS = {
     "checkpoint:_orbax_save:before": 2,
     "checkpoint:_orbax_save:after": 2,
-    "sealed:seal:before": 2,
-    "sealed:seal:half": 2,
-    "sealed:seal:after": 2,
-    "sealed:flush_names:before": None,
+    "digests:seal:before": 2,
+    "digests:seal:half": 2,
+    "digests:seal:after": 2,
+    "digests:flush_names:before": None,
     "shutil:rmtree:half": 3,
     **{f"time{seconds}": None for seconds in (0.3, 0.43, 0.56, 0.69, 0.81, 0.93)},
 }

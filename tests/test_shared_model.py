@@ -11,7 +11,7 @@ import pytest
 
 from jaxnas.strategies import make
 from jaxnas.strategies.shared_model import design as designs
-from jaxnas.strategies.shared_model import posterior
+from jaxnas.strategies.shared_model import posterior as posteriors
 from jaxnas.strategies.shared_model.strategy import SharedModel
 from jaxnas.tasks import TabularTask, synthetic_table
 
@@ -138,9 +138,9 @@ def hand_sized_memory(steps=6, samples=5, written=6):
     archs = np.random.default_rng(0).integers(0, COUNTS, size=(written, samples, len(COUNTS))).astype(np.int32)
     losses = np.random.default_rng(1).normal(size=(written, samples)).astype(np.float32)
     costs = np.random.default_rng(2).uniform(size=(written, samples, 1)).astype(np.float32)
-    memory = posterior.empty(DESIGN, steps, samples, costs=1)
+    memory = posteriors.empty(DESIGN, steps, samples, costs=1)
     for row in zip(archs, losses, costs):
-        memory = posterior.remember(memory, *row)
+        memory = posteriors.remember(memory, *row)
     return memory, archs, losses
 
 
@@ -150,11 +150,11 @@ def test_posterior_is_ridge_regression_in_numpy():
 
     @jax.jit
     def fit(memory, coefficients, penalties):
-        gram, counted = posterior.count(memory, DESIGN)
+        gram, counted = posteriors.count(memory, DESIGN)
         memory = memory.replace(gram=gram, counted=counted)
-        equations = posterior.normal_equations(memory, DESIGN, coefficients, penalties, worst=1.0)
+        equations = posteriors.normal_equations(memory, DESIGN, coefficients, penalties, worst=1.0)
         log_ratio = jnp.log(jnp.asarray(ratios))
-        return posterior.posterior(equations, DESIGN.order, log_ratio, jax.random.key(0), draws=4000)
+        return posteriors.posterior(equations, DESIGN.order, log_ratio, jax.random.key(0), draws=4000)
 
     posterior, _ = fit(memory, jnp.zeros((2, DESIGN.size)), jnp.asarray([[0.1], [0.5]]))
 
@@ -191,11 +191,11 @@ def gram_of(archs):
 def test_counting_by_and_by_is_counting_at_once_also_when_the_ring_forgets(fits):
     samples, steps = 128, 8  # blocks of two steps
     archs = np.random.default_rng(0).integers(0, COUNTS, size=(12, samples, len(COUNTS))).astype(np.int32)
-    memory = posterior.empty(DESIGN, steps, samples, costs=1)
+    memory = posteriors.empty(DESIGN, steps, samples, costs=1)
     for step in range(fits[-1]):
-        memory = posterior.remember(memory, archs[step], jnp.zeros(samples), jnp.zeros((samples, 1)))
+        memory = posteriors.remember(memory, archs[step], jnp.zeros(samples), jnp.zeros((samples, 1)))
         if step + 1 in fits:
-            gram, counted = posterior.count(memory, DESIGN)
+            gram, counted = posteriors.count(memory, DESIGN)
             memory = memory.replace(gram=gram, counted=counted)
     remembered = archs[max(0, fits[-1] - steps) : fits[-1]]
     np.testing.assert_allclose(memory.gram, gram_of(remembered), rtol=1e-4, atol=0.05)
@@ -204,7 +204,9 @@ def test_counting_by_and_by_is_counting_at_once_also_when_the_ring_forgets(fits)
 
 def test_responses_beyond_the_quantile_of_the_objective_are_capped():
     memory, archs, losses = hand_sized_memory()
-    equations = posterior.normal_equations(memory, DESIGN, jnp.zeros((1, DESIGN.size)), jnp.asarray([[0.0]]), worst=0.6)
+    equations = posteriors.normal_equations(
+        memory, DESIGN, jnp.zeros((1, DESIGN.size)), jnp.asarray([[0.0]]), worst=0.6
+    )
     levelled = losses - losses.mean(1, keepdims=True)
     # 30 samples are fewer than the cap is estimated from, and each step is taken equally often.
     capped = np.minimum(levelled, np.quantile(np.repeat(levelled, 17, axis=0), 0.6))
@@ -219,7 +221,7 @@ def test_augmented_equations_are_those_of_more_features():
     gram = gram_of(archs)
     moment = np.random.default_rng(4).normal(size=(2, DESIGN.size))
     directions = np.random.default_rng(3).normal(size=(len(DESIGN.left), 2))
-    equations = posterior.NormalEquations(jnp.asarray(gram), jnp.asarray(moment), jnp.ones(2), 1.0)
+    equations = posteriors.NormalEquations(jnp.asarray(gram), jnp.asarray(moment), jnp.ones(2), 1.0)
     found = equations.augmented(jnp.asarray(directions))
     more = np.concatenate([np.eye(DESIGN.size), np.concatenate([np.zeros((6, 2)), directions])], axis=1)
     np.testing.assert_allclose(found.gram, more.T @ gram @ more, rtol=1e-4, atol=1e-3)

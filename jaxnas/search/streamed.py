@@ -51,7 +51,7 @@ class StreamedSearch:
     Attributes:
       strategy: what proposes and learns.
       supernet: module with `apply({"params": params}, images, arch) -> logits` and `init_params(key)`; its batch norm
-        is over `parallel.AXIS`, or each device's own.
+        is over `devices.AXIS`, or each device's own.
       train: for the weights; its minibatches are the parts that `settings.accumulate` names.
       valid: for the distributions, likewise.
       settings: the rest.

@@ -1,8 +1,8 @@
 """The chosen operation of a layer by gathering its weights, for batches of architectures on accelerators.
 
-Under `jax.vmap` a `lax.switch` computes every choice. Here the weights of the chosen MBConvs, which `packed` holds
-padded to the largest kernel and expansion, are gathered, so that S architectures are one batched matrix product and one
-grouped convolution, whatever they chose.
+Under `jax.vmap` a `lax.switch` computes every choice. Here the weights of the chosen MBConvs, padded to the largest kernel
+and expansion (`layer_weights`), are gathered, so that S architectures are one batched matrix product and one grouped
+convolution, whatever they chose.
 """
 
 import functools
@@ -26,7 +26,7 @@ def apply_layer(
     """The chosen operation of a layer.
 
     Args:
-      params: weights of all choices, see `packed`.
+      params: weights of all choices, see `layer_weights`.
       x: float [B, H, W, in_channels].
       choice: int32 [], index of the operation.
       layer: the layer; `supports(layer)` holds.

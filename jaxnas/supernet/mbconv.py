@@ -24,7 +24,7 @@ LayerFunction = Callable[[Params, jax.Array, jax.Array, Layer], jax.Array]
 
 
 def declare(space: MBConvSpace) -> Params:
-    """The arrays of the supernet, by layer and then as `packed` has them: a tree of `init.Array` and `init.Stack`."""
+    """The arrays of the supernet, by layer and then as in `layer_weights`: a tree of `init.Array` and `init.Stack`."""
     arrays = {"stem": init.conv(3, 3, space.stem_channels)}
     for prefix, layers in (("fixed", space.fixed_layers), ("layer", space.layers)):
         for index, layer in enumerate(layers):
@@ -228,7 +228,7 @@ class MBConvSupernet(nn.Module):
     """Supernet of an MBConv space: `apply({"params": params}, images, arch) -> logits`.
 
     Parameters are `stem`, `fixed_1`.., `layer_1`.., `head` and `classifier`; a layer holds those of all its choices as
-    `packed` says, and `packed.unpack` gives those of one.
+    `layer_weights` says, and `layer_weights.unpack` gives those of one.
 
     Attributes:
       space: the search space.

@@ -1,4 +1,4 @@
-"""The choice of a layer among MBConvs and a skip, computed by blocks of inner channels (see `blocked`).
+"""The choice of a layer among MBConvs and a skip, computed by blocks of inner channels (see `block`).
 
 The choice is a kernel size and a number of blocks, both values of the running program: one compiled loop serves every
 MBConv of the layer. The derivative keeps the input, the convolution in front of the last batch norm, and statistics.
@@ -34,7 +34,7 @@ def apply_layer(params: Params, x: jax.Array, choice: jax.Array, layer: Layer) -
     """The chosen operation of a layer.
 
     Args:
-      params: weights of all choices, see `packed`.
+      params: weights of all choices, see `layer_weights`.
       x: float [B, H, W, in_channels].
       choice: int32 [], index of the operation.
       layer: the layer; `supports(layer)` holds.
