@@ -8,7 +8,7 @@ import pytest
 from jaxnas import spaces, supernet
 from jaxnas.spaces.mbconv import SKIP, Layer, Operation
 from jaxnas.supernet import batched_layer, init, mbconv
-from tests.test_packed import noisy
+from tests.test_layer_weights import noisy
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from jaxnas.spaces.mbconv import SKIP, Layer, Operation
 from jaxnas.supernet import batched_layer, init, layer_weights, mbconv
 from jaxnas.supernet.cpu import depthwise
 from jaxnas.supernet.cpu import layer as cpu_layer
-from tests.test_packed import noisy
+from tests.test_layer_weights import noisy
 
 # Nothing here runs long: compile fast instead of well.
 jit = functools.partial(

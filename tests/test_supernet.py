@@ -19,7 +19,7 @@ from jaxnas import spaces, supernet
 from jaxnas.spaces.mbconv import SKIP, Operation
 from jaxnas.supernet import cell, init, layer_weights, mbconv
 from jaxnas.supernet.conv import full_conv
-from tests.test_packed import noisy
+from tests.test_layer_weights import noisy
 
 BATCH, SIZE, CLASSES, SAMPLES = 4, 8, 3, 8
 

@@ -1,8 +1,8 @@
 """The chosen operation of a layer by gathering its weights, for batches of architectures on accelerators.
 
-Under `jax.vmap` a `lax.switch` computes every choice. Here the weights of the chosen MBConvs, padded to the largest kernel
-and expansion (`layer_weights`), are gathered, so that S architectures are one batched matrix product and one grouped
-convolution, whatever they chose.
+Under `jax.vmap` a `lax.switch` computes every choice. Here the weights of the chosen MBConvs, padded to the largest
+kernel and expansion (`layer_weights`), are gathered, so that S architectures are one batched matrix product and one
+grouped convolution, whatever they chose.
 """
 
 import functools
