@@ -120,7 +120,7 @@ def on_supernet(config: Config, console: Console) -> dict[str, standings.Standin
         images = data.resize(images, preset.image_size)
     judge = supernet_problem.judge(
         supernet_problem.train(build(JUDGE_SEED), JUDGE_SEED),
-        data.Split(images, dataset.test_labels),
+        data.Examples(images, dataset.test_labels),
         strategy.cost,
         strategy.space.name,
     )

@@ -13,14 +13,15 @@ Data sets are read once, on the host, as uint8 arrays. Shuffling and augmentatio
 from jaxnas.data.augment import augment, normalize
 from jaxnas.data.batches import Cursor, next_indices, start
 from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, channel_statistics, load
-from jaxnas.data.split import Split, resize, resize_dataset, split
+from jaxnas.data.examples import Examples
+from jaxnas.data.split import resize, resize_dataset, split
 
 __all__ = [
     "DATASETS",
     "Cursor",
     "DatasetNotFoundError",
+    "Examples",
     "ImageDataset",
-    "Split",
     "augment",
     "channel_statistics",
     "load",

@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import relaxation
+from jaxnas import data, relaxation
 from jaxnas.cost import JointCost
 from jaxnas.leaderboard.supernet_problem import Arena, Outcome
 from jaxnas.relaxation import Assembly, Settings, of_networks
 from jaxnas.relaxation.eg_das import STRENGTHS
-from jaxnas.search.steps import Examples
 from jaxnas.selection import perturbation
 from jaxnas.strategies.constrained import evenly_spaced_budgets
 
@@ -33,8 +32,8 @@ def _loss(supernet: nn.Module) -> relaxation.Loss:
     return relaxation.supernet_loss(supernet)
 
 
-def _images(arena: Arena, split: Examples) -> tuple[jax.Array, jax.Array]:
-    return arena.search.steps.prepare(split, None), split.labels
+def _images(arena: Arena, split: data.Examples) -> tuple[jax.Array, jax.Array]:
+    return arena.search.prepare(split, None), split.labels
 
 
 def _search(
@@ -55,8 +54,8 @@ def _search(
         method,
         _loss(search.supernet),
         params,
-        _images(arena, search.train),
-        _images(arena, search.valid),
+        _images(arena, search.train.examples),
+        _images(arena, search.valid.examples),
         targets,
         jax.random.key(arena.seed),
         batch_size=size,
@@ -103,10 +102,10 @@ def darts_pt(arena: Arena) -> Outcome:
     """
     search, space = arena.search, arena.search.strategy.space
     scores = len(arena.penalties) * sum(space.num_choices)
-    images = min(len(search.valid.labels), int(arena.evaluations / scores / arena.mixture(1)))
+    images = min(len(search.valid), int(arena.evaluations / scores / arena.mixture(1)))
     images = max(images, 2)  # batch norm needs more than one
-    picked = jax.random.permutation(jax.random.key(arena.seed), len(search.valid.labels))[:images]
-    part = _images(arena, search.minibatch(picked))
+    picked = jax.random.permutation(jax.random.key(arena.seed), len(search.valid))[:images]
+    part = _images(arena, search.valid.take(picked))
     loss = perturbation.split_score(_loss(search.supernet), part, images)
     expected = JointCost((arena.cost,)).expected
     archs = []

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxnas import data
 from jaxnas.search.search import Search
+from jaxnas.search.sources import InMemory
 from jaxnas.strategies.base import Cost
 from jaxnas.tasks.supernet import FrozenSupernet
 from jaxnas.tasks.tables import Table
@@ -88,7 +89,7 @@ def train(search: Search, seed: int) -> FrozenSupernet:
     raise ValueError("search must have steps of the distributions after those of the weights, and has none")
 
 
-def judge(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str) -> TabularTask:
+def judge(supernet: FrozenSupernet, test: data.Examples, cost: Cost, name: str) -> TabularTask:
     """All networks of the space, scored on test images by a supernet.
 
     Args:
@@ -103,7 +104,7 @@ def judge(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str) -> 
     Raises:
       ValueError: if the space is too large to be enumerated.
     """
-    search = dataclasses.replace(supernet.search, valid=test)
+    search = dataclasses.replace(supernet.search, valid=InMemory(test))
     space = search.strategy.space
     archs = all_architectures(space.num_choices)
     losses = []
