@@ -67,7 +67,7 @@ def main(config: Config) -> None:
     )[:, 0]
     archs = np.stack([search.most_probable(theta) for theta in thetas])  # [seeds, K, D]
     rows = task.rows(archs)
-    best = [table.error[knapsack.within(_all(task), [cost], [budget])].min() for budget in budgets]
+    best = [table.error[knapsack.within(table.archs, [cost], [budget])].min() for budget in budgets]
     distance = table.error[rows] - best  # [seeds, K]
     over = table.cost[rows] > np.asarray(budgets)
     (folder / "result.json").write_text(
@@ -123,11 +123,6 @@ def budgets_of(config: Config, costs: np.ndarray) -> tuple[float, ...]:
     if not all(0 <= percentile <= 100 for percentile in percentiles):
         raise ValueError(f"percentiles must lie between 0 and 100, got {list(percentiles)}")
     return tuple(np.percentile(costs, percentiles).tolist())
-
-
-def _all(task: tasks.TabularTask) -> np.ndarray:
-    counts = task.space.num_choices
-    return np.stack(np.unravel_index(np.arange(len(task.error)), counts), axis=1)
 
 
 if __name__ == "__main__":
