@@ -108,7 +108,8 @@ def run(
         started = saved = time.monotonic()
         saved_step = step
         try:
-            for state, *measured in trainer.run(state, stop):
+            for next_state, *measured in trainer.run(state, stop):
+                state = next_state
                 records = trainer.records(step, state, *measured)
                 seconds = round(before + time.monotonic() - started, 3)
                 for record in records:
