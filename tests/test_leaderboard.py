@@ -19,10 +19,10 @@ from jaxnas.leaderboard.standings import Standings
 from jaxnas.report import methods_page as page
 from jaxnas.report.leaderboard import standings_table
 from jaxnas.search.presets import PRESETS
+from jaxnas.spaces.base import architectures
 from jaxnas.tasks import Table, TabularTask, judge, synthetic_table
 from jaxnas.tasks.supernet import FrozenSupernet
 from tests import tiny_search
-from tests.test_strategies import task
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 
@@ -97,7 +97,7 @@ def test_tables_say_the_same_on_a_terminal_and_in_markdown():
 @pytest.fixture
 def table_file(tmp_path):
     table = synthetic_table((3, 3, 2), seed=0)
-    choices = supernet_problem.all_architectures((3, 3, 2))
+    choices = table.archs
     np.savez(tmp_path / "small.npz", choices=choices, error=table.error, flops=table.cost)
     return tmp_path / "small.npz"
 
@@ -151,13 +151,6 @@ def test_a_file_that_is_no_result_is_one_line(tmp_path, capsys):
     assert "is not the result.json of a leaderboard" in capsys.readouterr().err
 
 
-def test_all_architectures_are_in_the_table_s_order_and_not_too_many():
-    archs = supernet_problem.all_architectures(task().space.num_choices)
-    np.testing.assert_array_equal(task().rows(archs), np.arange(len(archs)))
-    with pytest.raises(ValueError, match="at most"):
-        supernet_problem.all_architectures((10,) * 6)
-
-
 def test_every_method_is_documented_and_the_page_says_the_same():
     docs = page.documented()
     assert set(on_supernets.methods()) <= set(docs)
@@ -195,7 +188,7 @@ def test_the_judge_scores_all_networks_on_test_images(tiny_problem):
     images = load("digits")
     part = Split(images.test_images[:120], images.test_labels[:120])
     judged = supernet_problem.score_all(tiny_problem.supernet, part, tiny_problem.cost, "tiny")
-    archs = supernet_problem.all_architectures((2, 2))
+    archs = architectures((2, 2), np.arange(4))
     search = dataclasses.replace(tiny_problem.search, valid=part)
     losses = np.asarray(search.evaluate(tiny_problem.supernet.params, archs).loss)
     np.testing.assert_allclose(judged.error, 1 - np.exp(-losses), rtol=1e-5)
