@@ -1,8 +1,9 @@
 """One decoder for all images: what a viewer shows, as uint8 [H, W, 3].
 
 Streams, data sets in memory and prediction all decode here, with Pillow: OpenCV passes truncated files off as images.
-A JPEG that is needed at a fraction of its size is decoded at a half, a quarter or an eighth, which libjpeg does without
-computing the rest.
+Two short cuts change no pixel. A whole JPEG without markers that need Pillow goes through OpenCV where it is installed,
+which takes a tenth of the time for small images. A JPEG that a stream needs at a fraction of its size is decoded at a
+half, a quarter or an eighth, which libjpeg does without computing the rest.
 """
 
 import functools
@@ -12,6 +13,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -122,7 +124,8 @@ def decode(
     """
     check_background(background)
     with naming(name):
-        return EncodedImage(encoded, max_pixels).pixels(background)
+        pixels = _decode_plain_jpeg(encoded, max_pixels)
+        return pixels if pixels is not None else EncodedImage(encoded, max_pixels).pixels(background)
 
 
 def check_background(background: Sequence[int]) -> None:
@@ -217,6 +220,42 @@ class EncodedImage:
         """Decodes: uint8 [H, W, 3], as shown."""
         self._image.load()
         return _oriented(_rgb(self._image, background), self._orientation)
+
+
+def _decode_plain_jpeg(encoded: bytes, max_pixels: int) -> np.ndarray | None:
+    """A JPEG by OpenCV, to the very pixels that Pillow decodes; None if Pillow has to look at it.
+
+    Both use libjpeg-turbo. Those of other kinds are left to Pillow: with EXIF (orientation), Adobe's marker (CMYK), many
+    pictures, or without the marker of the end, which OpenCV does not miss.
+    """
+    opencv = _opencv()
+    if opencv is None or not encoded.startswith(b"\xff\xd8\xff") or not encoded.endswith(b"\xff\xd9"):
+        return None
+    position = 2
+    while position + 10 <= len(encoded) and encoded[position] == 0xFF:
+        marker, length = encoded[position + 1], int.from_bytes(encoded[position + 2 : position + 4])
+        if marker in (0xC0, 0xC2):  # a frame, baseline or progressive: precision, height, width, components
+            precision, components = encoded[position + 4], encoded[position + 9]
+            height, width = (int.from_bytes(encoded[at : at + 2]) for at in (position + 5, position + 7))
+            if precision != 8 or components not in (1, 3) or not 0 < width * height <= max_pixels:
+                return None
+            flags = opencv.IMREAD_COLOR | opencv.IMREAD_IGNORE_ORIENTATION
+            pixels = opencv.imdecode(np.frombuffer(encoded, np.uint8), flags)
+            whole = pixels is not None and pixels.shape == (height, width, 3)
+            return np.ascontiguousarray(pixels[..., ::-1]) if whole else None
+        if marker not in (0xE0, 0xDB, 0xC4, 0xDD, 0xFE):  # JFIF, tables, restart interval, comment
+            return None
+        position += 2 + length
+    return None
+
+
+@functools.cache
+def _opencv() -> ModuleType | None:
+    try:
+        import cv2  # an extra; slow to import
+    except ImportError:
+        return None
+    return cv2
 
 
 def _orientation(image: Image.Image) -> int:

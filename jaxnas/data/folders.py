@@ -230,11 +230,10 @@ def open_folder(root: str | os.PathLike[str], valid_folder: str | os.PathLike[st
         parts["valid"] = FolderSource(Path(valid_folder))
     train = parts["train"]
     if len(train.class_names) < 2:
+        (name,) = train.class_names
         inside = folder_scan.class_folders(train.root / folder_scan.class_folders(train.root)[0])
-        hint = (
-            f"; is {_shown(train.root / train.class_names[0])} meant, which holds {_listed(inside)}?" if inside else ""
-        )
-        raise ValueError(f"data_dir {_shown(train.root)} has one class, {train.class_names[0]!r}; two are needed{hint}")
+        hint = f"; if {_listed(inside)} in it are the classes, give that folder" if inside else ""
+        raise ValueError(f"data_dir {_shown(train.root)} has one class, {name!r}; at least two are needed{hint}")
     for part in parts.values():
         missing = sorted(set(train.class_names) - set(part.class_names))
         added = sorted(set(part.class_names) - set(train.class_names))
@@ -264,8 +263,8 @@ def find_splits(root: Path) -> dict[str, str]:
         return {}
     if others:
         raise ValueError(
-            f"data_dir {_shown(root)} has the splits {_listed(splits)} and beside them images in {_listed(others)}; move "
-            "these into the splits, or rename the folders"
+            f"data_dir {_shown(root)} has the splits {_listed(splits)} and beside them images in {_listed(others)}; "
+            "move these into the splits, or rename the folders"
         )
     if "train" not in splits.values():
         raise ValueError(

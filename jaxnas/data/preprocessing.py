@@ -58,9 +58,9 @@ class Normalization:
 def mirrored(name: str, class_names: Sequence[str] = ()) -> bool:
     """Whether training may mirror the images of a data set: a mirrored image must keep its class.
 
-    False for digits, letters, text and traffic signs, which the name of the data set or folder shows (`mnist`, `svhn_cropped`,
-    `my-letters`), or class names that are single letters or digits. Every other data set is mirrored: set it yourself
-    where classes differ in left and right.
+    False for digits, letters, text and traffic signs, which the name of the data set or folder shows (`mnist`,
+    `svhn_cropped`, `my-letters`), or class names that are single letters or digits. Every other data set is mirrored:
+    set it yourself where classes differ in left and right.
 
     Args:
       name: of the data set or folder.
@@ -129,8 +129,8 @@ def normalization(
     drawn = np.random.default_rng(seed).permutation(subset.indices)[:sample].tolist()
     with concurrent.futures.ThreadPoolExecutor() as threads:
         # So many at a time that the decoded images in memory are bounded.
-        crops = (crop for part in _batched(drawn, 64) for crop in threads.map(crop, part) if crop is not None)
-        blocks = (crop[None] for crop in crops)
+        crops = (image for part in _batched(drawn, 64) for image in threads.map(crop, part))
+        blocks = (image[None] for image in crops if image is not None)
         first = next(blocks, None)
         if first is None:
             raise ValueError(f"none of {len(drawn)} images of {source.name} can be read: {min(problems)}")

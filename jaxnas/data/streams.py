@@ -158,7 +158,8 @@ class Stream:
             if len(dead) > self.max_dead:
                 raise DeadImagesError(
                     f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "
-                    f"max_dead_images allows ({self._reasons(sorted(dead))}); remove or replace them, or raise the limit"
+                    f"max_dead_images allows ({self._reasons(sorted(dead))}); remove or replace these images, or raise "
+                    "the limit"
                 )
             yield batch
 
