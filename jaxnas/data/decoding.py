@@ -225,7 +225,7 @@ class EncodedImage:
 def _decode_plain_jpeg(encoded: bytes, max_pixels: int) -> np.ndarray | None:
     """A JPEG by OpenCV, to the very pixels that Pillow decodes; None if Pillow has to look at it.
 
-    Both use libjpeg-turbo. Those of other kinds are left to Pillow: with EXIF (orientation), Adobe's marker (CMYK), many
+    Both use libjpeg-turbo. Other kinds are left to Pillow: with EXIF (orientation), Adobe's marker (CMYK) or several
     pictures, or without the marker of the end, which OpenCV does not miss.
     """
     opencv = _opencv()

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnas.data.datasets import open_tfds
 from jaxnas.data.folders import FolderSource, FolderSplits, open_folder
-from jaxnas.data.split import stratified_partition
+from jaxnas.data.partition import stratified_partition
 
 
 class ImageSource(Protocol):

@@ -112,9 +112,7 @@ def read_folders(folders: Sequence[str | os.PathLike]) -> tuple[list[Run], list[
 def read_truth(path: str | os.PathLike) -> Truth:
     """Reads a table of true errors, see `tasks.read_table`; OSError or ValueError if it is none."""
     table = tasks.read_table(path, "error")  # Costs come from the space.
-    counts = [len(decision.choices) for decision in table.decisions]
-    archs = np.stack(np.unravel_index(np.arange(len(table.error)), counts), axis=1)
-    return Truth(pathlib.Path(path).name, archs, table.error)
+    return Truth(pathlib.Path(path).name, table.archs, table.error)
 
 
 def _read_run(folder: pathlib.Path) -> Run:
