@@ -8,7 +8,6 @@ how many exceed it (none ever should); it writes result.json.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -18,6 +17,7 @@ import rich.table
 from experiments import cli
 from jaxnas import knapsack, strategies, tasks
 from jaxnas.report import tabular as report
+from jaxnas.results.files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +69,18 @@ def main(config: Config) -> None:
     best = [table.error[knapsack.within(table.archs, [cost], [budget])].min() for budget in budgets]
     distance = table.error[rows] - best  # [seeds, K]
     over = table.cost[rows] > np.asarray(budgets)
-    (folder / "result.json").write_text(
-        json.dumps(
-            {
-                **{
-                    name: getattr(config, name)
-                    for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")
-                },
-                "table": str(config.table),
-                "budgets": list(budgets),
-                "best_error": best,
-                "encodings": archs.tolist(),
-                "error": table.error[rows].tolist(),
-                "distance": distance.tolist(),
-                "over_budget": int(over.sum()),
-            },
-            indent=2,
-        )
-        + "\n"
+    write_json(
+        folder / "result.json",
+        {
+            **{name: getattr(config, name) for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")},
+            "table": str(config.table),
+            "budgets": list(budgets),
+            "best_error": best,
+            "encodings": archs.tolist(),
+            "error": table.error[rows].tolist(),
+            "distance": distance.tolist(),
+            "over_budget": int(over.sum()),
+        },
     )
     shown = rich.table.Table(title=f"{config.seeds} searches of {config.evaluations} evaluations, errors in %")
     for name in (

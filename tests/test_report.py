@@ -179,13 +179,6 @@ def test_pareto(tmp_path, result, recwarn):
         report.plot_pareto(result, tmp_path / "pareto.png", cost="flops")
 
 
-def test_dominated():
-    from jaxnas.report.pareto import _dominated
-
-    costs, accuracies = np.array([1.0, 2.0, 3.0, 2.0, 1.0]), np.array([0.5, 0.7, 0.6, 0.7, 0.4])
-    assert _dominated(costs, accuracies).tolist() == [False, False, True, False, True]
-
-
 def test_display_without_a_terminal():
     console = Console(file=io.StringIO(), width=40)
     with SearchDisplay((0.1, 0.3), 1000, console) as display:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxnas.metrics import pareto_front
 from jaxnas.report.markup import Node, add, element, number, svg, text, title
-from jaxnas.report.runs import on_front
 
 BINS = 60  # points of a curve: with more, the noise of minibatches hides its course
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 34
@@ -199,7 +199,7 @@ def pareto(
     places = [[(x(at), y(100 * error)) for at, error in zip(each.costs, each.errors)] for each in series]
     for each, points in zip(series, places):
         if each.line and len(points) > 1:
-            front = on_front(np.asarray(each.costs, float), np.asarray(each.errors, float))
+            front = pareto_front(each.costs, each.errors)
             joined = sorted({point for point, best in zip(points, front) if best})
             taken += _along(joined)
             add(drawing, element("path", d=line_path(joined), class_=f"front {each.line}"))
@@ -249,7 +249,7 @@ def _cloud(x: Scale, y: Scale, costs: np.ndarray, errors: np.ndarray) -> tuple[N
     inside = (costs >= x.low) & (costs <= x.high) & (errors >= y.low) & (errors <= y.high)
     dots = {(round(x(cost)), round(y(error))) for cost, error in zip(costs[inside], errors[inside])}
     path = element("path", d="".join(f"M{px} {py}h0" for px, py in sorted(dots)), class_="cloud")
-    front = on_front(costs, errors) & inside
+    front = pareto_front(costs, errors) & inside
     order = np.argsort(costs[front])
     return path, [(x(cost), y(error)) for cost, error in zip(costs[front][order], errors[front][order])]
 

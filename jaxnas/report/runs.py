@@ -188,17 +188,6 @@ def _methods(path: pathlib.Path) -> list[Baseline] | None:
     return baselines
 
 
-def on_front(costs: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Which points [N] no other one beats in one respect without losing in the other; bool [N]."""
-    front = np.zeros(len(costs), bool)
-    best = np.inf
-    for index in np.lexsort((errors, costs)):
-        if errors[index] < best:
-            best = errors[index]
-            front[index] = True
-    return front
-
-
 def label(found: FoundArchitecture) -> str:
     """What tells one network from the others: its budget or its penalty.
 
