@@ -10,7 +10,7 @@ import pathlib
 
 from jaxnas.export import saved
 from jaxnas.export.card import model_card
-from jaxnas.export.formats import FORMATS, Format, load_stablehlo
+from jaxnas.export.formats import FORMATS, Format, FormatUnavailableError, load_stablehlo
 from jaxnas.export.saved import Network, NetworkDescription
 
 
@@ -26,4 +26,14 @@ def load(path: str | os.PathLike[str]) -> Network:
     return saved.load(pathlib.Path(path))
 
 
-__all__ = ["FORMATS", "Format", "Network", "NetworkDescription", "load", "load_stablehlo", "model_card", "saved"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "FormatUnavailableError",
+    "Network",
+    "NetworkDescription",
+    "load",
+    "load_stablehlo",
+    "model_card",
+    "saved",
+]
