@@ -22,9 +22,9 @@ from rich.console import Console
 
 from experiments import cifar_search, cli
 from jaxnas import metrics, strategies
-from jaxnas.report.tables import Column
-from jaxnas.report.tables import Table as TextTable
 from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.tables import Column
+from jaxnas.results.tables import Table as TextTable
 from jaxnas.runtime import compilation_cache
 from jaxnas.search.presets import PRESETS
 from jaxnas.spaces import SPACES

@@ -1,4 +1,4 @@
-"""Tables of text: one set of rows, printed on a terminal by rich or written as Markdown."""
+"""Tables of text: one set of rows, printed on a terminal by rich or written as Markdown; everything is escaped."""
 
 import re
 from collections.abc import Sequence
