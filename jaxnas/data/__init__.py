@@ -15,21 +15,22 @@ from jaxnas.data.augment import augment, normalize
 from jaxnas.data.batches import Cursor, next_indices, start
 from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, load
 from jaxnas.data.decoding import BadImageError, decode, decode_file
+from jaxnas.data.examples import Examples
 from jaxnas.data.folders import FolderReport, FolderSource, FolderSplits, open_folder
 from jaxnas.data.preprocessing import Normalization, channel_statistics, mirrored
-from jaxnas.data.split import Split, resize, resize_dataset, split
+from jaxnas.data.split import resize, resize_dataset, split
 
 __all__ = [
     "DATASETS",
     "BadImageError",
     "Cursor",
     "DatasetNotFoundError",
+    "Examples",
     "FolderReport",
     "FolderSource",
     "FolderSplits",
     "ImageDataset",
     "Normalization",
-    "Split",
     "augment",
     "channel_statistics",
     "decode",

@@ -69,6 +69,10 @@ class Stream:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
+    def __len__(self) -> int:
+        """Images of one pass."""
+        return len(self.subset.indices)
+
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
         return grain.MapDataset.range(len(self.subset.indices)).seed(self.seed).shuffle().repeat()
