@@ -66,6 +66,34 @@ def hypervolume(error: np.ndarray, cost: np.ndarray, reference: Sequence[float] 
     return np.asarray(volumes).reshape(points.shape[:-2])
 
 
+def pareto_front(costs: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Which points no other point dominates: none is as cheap and as good, and better in one of the two.
+
+    Equal points do not dominate each other. A point with a NaN or an infinite value is never on the front, and has no
+    influence on the others.
+
+    Args:
+      costs: float [N], less is better.
+      errors: float [N], less is better.
+
+    Returns:
+      bool [N].
+
+    >>> pareto_front(np.array([1, 2, 3, 2]), np.array([0.5, 0.3, 0.4, 0.3])).tolist()
+    [True, True, False, True]
+    """
+    costs, errors = np.asarray(costs, np.float64), np.asarray(errors, np.float64)
+    if costs.ndim != 1 or costs.shape != errors.shape:
+        raise ValueError(f"costs and errors must both be [N], got {costs.shape} and {errors.shape}")
+    finite = np.flatnonzero(np.isfinite(costs) & np.isfinite(errors))
+    order = finite[np.lexsort((errors[finite], costs[finite]))]
+    first = np.searchsorted(costs[order], costs[order])  # the best of those that cost the same
+    least_cheaper = np.concatenate([[np.inf], np.minimum.accumulate(errors[order])])[first]
+    front = np.zeros(len(costs), bool)
+    front[order] = (errors[order] == errors[order][first]) & (errors[order] < least_cheaper)
+    return front
+
+
 def attainment(error: np.ndarray, cost: np.ndarray, budgets: Sequence[float]) -> np.ndarray:
     """The smallest error that a set of K networks attains within each budget.
 

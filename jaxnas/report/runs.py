@@ -199,14 +199,3 @@ def _methods(path: pathlib.Path) -> list[Baseline] | None:
             raise ValueError(f"{path} is a damaged result of tabular_search: method {name!r} ({error})") from error
         baselines.append(Baseline(f"{name} ({path.parent.name})", penalties, archs))
     return baselines
-
-
-def on_front(costs: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Which points [N] no other one beats in one respect without losing in the other; bool [N]."""
-    front = np.zeros(len(costs), bool)
-    best = np.inf
-    for index in np.lexsort((errors, costs)):
-        if errors[index] < best:
-            best = errors[index]
-            front[index] = True
-    return front

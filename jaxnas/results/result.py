@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.files import to_plain, write_json
 from jaxnas.version import __version__
 
 
@@ -89,9 +89,7 @@ class SearchResult:
 
     def write(self, path: str | os.PathLike) -> None:
         """Writes the result; a reader finds the old file or the new one, never half of it."""
-        with replacing(path) as temporary:
-            text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(path, self)
 
 
 def read_result(path: str | os.PathLike) -> SearchResult:

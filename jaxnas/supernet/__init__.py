@@ -7,7 +7,6 @@ import flax.linen as nn
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.supernet.batching import BATCHINGS, evaluate, gradient, resolve_batching
 from jaxnas.supernet.cell import CellSupernet
-from jaxnas.supernet.features import stage_ends
 from jaxnas.supernet.mbconv import MBConvSupernet
 
 
@@ -54,5 +53,4 @@ __all__ = [
     "evaluate",
     "gradient",
     "resolve_batching",
-    "stage_ends",
 ]
