@@ -9,7 +9,8 @@ import pathlib
 import shutil
 
 from experiments import cli
-from jaxnas.leaderboard import methods_page, standings
+from jaxnas.leaderboard import standings
+from jaxnas.report import methods_page
 from jaxnas.results.files import replacing
 
 

@@ -12,12 +12,13 @@ import pathlib
 
 import numpy as np
 import rich.console
-import rich.table
 
 from experiments import cli
-from jaxnas import knapsack, strategies, tasks
+from jaxnas import strategies, tasks
 from jaxnas.report import tabular as report
+from jaxnas.report.tables import Table
 from jaxnas.results.files import write_json
+from jaxnas.tasks.judge import least_error_within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def main(config: Config) -> None:
     )[:, 0]
     archs = np.stack([search.most_probable(theta) for theta in thetas])  # [seeds, K, D]
     rows = task.rows(archs)
-    best = [table.error[knapsack.within(table.archs, [cost], [budget])].min() for budget in budgets]
+    best = least_error_within(table, budgets)
     distance = table.error[rows] - best  # [seeds, K]
     over = table.cost[rows] > np.asarray(budgets)
     write_json(
@@ -75,34 +76,30 @@ def main(config: Config) -> None:
             **{name: getattr(config, name) for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")},
             "table": str(config.table),
             "budgets": list(budgets),
-            "best_error": best,
+            "best_error": best.tolist(),
             "encodings": archs.tolist(),
             "error": table.error[rows].tolist(),
             "distance": distance.tolist(),
             "over_budget": int(over.sum()),
         },
     )
-    shown = rich.table.Table(title=f"{config.seeds} searches of {config.evaluations} evaluations, errors in %")
-    for name in (
-        f"budget, {config.cost}",
-        "best within",
-        "found, median",
-        "distance, median",
-        "90th percentile",
-        "over",
-    ):
-        shown.add_column(name, justify="right")
-    for k, budget in enumerate(budgets):
-        shown.add_row(
-            f"{budget:,.6g}",
-            f"{100 * best[k]:.2f}",
-            f"{100 * np.median(table.error[rows[:, k]]):.2f}",
-            f"{100 * np.median(distance[:, k]):.2f}",
-            f"{100 * np.quantile(distance[:, k], 0.9):.2f}",
-            str(int(over[:, k].sum())),
-        )
+    shown = Table(
+        f"{config.seeds} searches of {config.evaluations} evaluations, errors in %",
+        (f"budget, {config.cost}", "best within", "found, median", "distance, median", "90th percentile", "over"),
+        [
+            (
+                f"{budget:,.6g}",
+                f"{100 * best[k]:.2f}",
+                f"{100 * np.median(table.error[rows[:, k]]):.2f}",
+                f"{100 * np.median(distance[:, k]):.2f}",
+                f"{100 * np.quantile(distance[:, k], 0.9):.2f}",
+                str(int(over[:, k].sum())),
+            )
+            for k, budget in enumerate(budgets)
+        ],
+    )
     console = rich.console.Console()
-    console.print(shown)
+    console.print(shown.rich())
     console.print(f"wrote {folder / 'result.json'}")
 
 

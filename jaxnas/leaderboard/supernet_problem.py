@@ -27,12 +27,12 @@ AT_ONCE = 500  # networks in one program of the judge
 
 
 @dataclass(frozen=True, eq=False)
-class Arena:
+class SupernetProblem:
     """What every method is given on a supernet.
 
     Attributes:
       supernet: weights trained under uniform architectures, which methods may use as they are.
-      seed: of this arena; methods draw their keys from it.
+      seed: of this problem; methods draw their keys from it.
       penalties: eps_k.
       cost: scaled cost R(c).
       evaluations: what a method may spend beside the supernet's training.
@@ -70,7 +70,7 @@ class Arena:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one search on one arena found.
+    """What one search on one problem found.
 
     Attributes:
       archs: int32 [K, D], a network for each penalty.
@@ -89,7 +89,7 @@ def train(search: Search, seed: int) -> FrozenSupernet:
     raise ValueError("search must have steps of the distributions after those of the weights, and has none")
 
 
-def judge(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str) -> TabularTask:
+def score_all(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str) -> TabularTask:
     """All networks of the space, scored on test images by a supernet.
 
     Args:
