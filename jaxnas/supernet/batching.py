@@ -122,20 +122,13 @@ def gradient(
     archs: jax.Array,
     loss: Loss = cross_entropy,
     *,
-    batching: str = "map",
     chunk_size: int | None = None,
+    batching: str = "map",
 ) -> tuple[chex.ArrayTree, Evaluation]:
     """Gradient of the mean loss of S architectures with respect to the shared weights (METHOD, step 7).
 
-    Args:
-      apply: the supernet for one architecture.
-      params: its weights.
-      inputs: pytree with leading axis B, what `apply` takes.
-      batch: pytree with leading axis B, what `loss` compares outputs with; labels int [B] for `cross_entropy`.
-      archs: int32 [S, D].
-      loss: see `Loss`.
-      batching: "vmap" or "map"; under "map" the activations of one architecture at a time are held.
-      chunk_size: architectures at once under "vmap", whose activations are held together; None for all.
+    Takes what `evaluate` takes; under "map" it holds the activations of one architecture at a time, under "vmap" those
+    of `chunk_size` together.
 
     Returns:
       The gradient, and Evaluation with arrays [S].
