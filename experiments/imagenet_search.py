@@ -7,7 +7,7 @@
 
 A second call with the same folder resumes, on any number of devices that divides the minibatch. SIGTERM and SIGINT end
 the run after the step, with a checkpoint and exit code 75. See `jaxnas/search/imagenet_presets.py` for what the presets
-cost and do, and docs/imagenet.md for clusters.
+cost and do, and docs/how-to/imagenet.md for clusters.
 """
 
 import dataclasses

@@ -137,7 +137,7 @@ def test_every_method_is_documented_and_the_page_says_the_same():
     for name, doc in docs.items():
         assert re.search(r"arXiv|IEEE|Biometrika", doc.paper), name
         for part in (f"`{name}`", doc.idea, doc.faithful, doc.deviations, doc.location, doc.limits):
-            assert part.replace("|", r"\|") in text, f"docs/methods.md is not up to date on {name}; make it again"
+            assert part.replace("|", r"\|") in text, f"docs/reference/methods.md is not up to date on {name}; make it again"
 
 
 def test_a_docstring_without_a_paragraph_is_named():

@@ -1,4 +1,4 @@
-"""docs/methods.md: every method in words, from its docstring, and in figures, from a leaderboard."""
+"""docs/reference/methods.md: every method in words, from its docstring, and in figures, from a leaderboard."""
 
 from collections.abc import Mapping
 
@@ -52,7 +52,7 @@ def page(problems: Mapping[str, Mapping[str, Standing]], command: str) -> str:
     lines += ["", "## How faithful each is", "", "| method | faithful | deviations |", "|---|---|---|"]
     lines += [f"| `{name}` | {_cell(doc.faithful)} | {_cell(doc.deviations)} |" for name, doc in docs.items()]
     if problems:
-        lines += ["", "## Results", "", f"    {command}", "", "![Leaderboard](leaderboard.png)", ""]
+        lines += ["", "## Results", "", f"    {command}", "", "![Leaderboard](../images/leaderboard.png)", ""]
         lines.append(
             "Medians over seeds. Regret is relative to the average network's (0 is the optimum, 1 a network drawn "
             "blindly), the mean over penalties; hypervolume is to (1.1, 1.1). A star: better than random search, "
