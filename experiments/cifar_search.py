@@ -18,12 +18,13 @@ from rich.console import Console
 from experiments import cli
 from jaxnas import data, strategies, supernet
 from jaxnas.networks import latency
-from jaxnas.report import plot_pareto, result_table, tensorboard
+from jaxnas.report import SearchDisplay, TensorBoardListener, plot_pareto, result_table, tensorboard
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import compilation_cache
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.answer import summarise
 from jaxnas.search.budgets import parse as parse_budgets
+from jaxnas.search.image_search import image_search
 from jaxnas.search.loop import run
 from jaxnas.search.presets import PRESETS, Preset
 from jaxnas.search.search import Search
@@ -31,7 +32,7 @@ from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import Strategy
 
-METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
+METHODS = ("importance_sampling", "shared_model")  # those that keep distributions and weigh samples for each
 LATENCY_FILE = "latency.json"
 
 
@@ -47,7 +48,7 @@ class Config:
       preset: quickstart, cpu or full; by default quickstart for digits, otherwise full on an accelerator and cpu
         without one.
       space: search space; by default the preset's.
-      method: search strategy: importance_plain (the paper's form) or importance (one model of the loss for all
+      method: search strategy: importance_sampling (the paper's form) or shared_model (one model of the loss for all
         distributions: better on complete tables, not yet compared with the former on a supernet).
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
       budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
@@ -75,7 +76,7 @@ class Config:
     data_dir: Path | None = None
     preset: str | None = None
     space: str | None = None
-    method: str = "importance_plain"
+    method: str = "importance_sampling"
     penalties: tuple[float, ...] | None = None
     budgets: tuple[str, ...] | None = None
     cost: str = "macs"
@@ -137,7 +138,7 @@ def build(config: Config, preset: Preset) -> Search:
         )
     proxy = SPACES[preset.space](width=preset.width, image_size=preset.image_size, num_classes=dataset.num_classes)
     gather = supernet.resolve_batching(preset.settings.batching) == "vmap"
-    return Search(strategy, supernet.build(proxy, gather), dataset, train, valid, preset.settings)
+    return image_search(strategy, supernet.build(proxy, gather), dataset, train, valid, preset.settings)
 
 
 def search_space(config: Any, space: SearchSpace) -> SearchSpace:
@@ -151,8 +152,7 @@ def choose_strategy(config: Any, preset: Preset, space: SearchSpace) -> Strategy
     Raises:
       ValueError: on an unknown method or cost, if both are given, or a budget that no network of the space meets.
     """
-    if config.method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
+    strategies.check_name(config.method, METHODS)
     if preset.candidates < 0:  # said now and not after the search
         raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
     cost = space.cost(config.cost)
@@ -194,15 +194,17 @@ def main(config: Config) -> None:
     console.print(
         f"{name}: {preset.space} on {preset.dataset}, {len(search.strategy.penalties)} networks, in {workdir}"
     )
+    listeners = [SearchDisplay.of(search.strategy, search.total_steps, console)]
+    if config.tensorboard:
+        listeners.append(TensorBoardListener(workdir / "tensorboard", len(search.strategy.penalties)))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, seconds = run(
             search,
-            config.seed,
+            search.init(config.seed),
             workdir,
             checkpoints,
-            console,
             checkpoint_seconds=config.checkpoint_seconds,
-            with_tensorboard=config.tensorboard,
+            listeners=listeners,
         )
     found = summarise(
         search,
@@ -212,6 +214,7 @@ def main(config: Config) -> None:
         seed=config.seed,
         config=description,
         seconds=seconds,
+        dataset=preset.dataset,
     )
     found.write(workdir / "result.json")
     plot_pareto(found, workdir / "pareto.png")
