@@ -25,7 +25,7 @@ from jaxnas.tasks import Table, TabularTask, judge, synthetic_table
 from jaxnas.tasks.supernet import FrozenSupernet
 from tests import tiny_search
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "methods.md"
 
 
 def by_hand():

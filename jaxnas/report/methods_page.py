@@ -60,7 +60,7 @@ def page(problems: Mapping[str, Standings], command: str) -> str:
     )
     lines = [HEADER + about.markdown(), "", "## How faithful each is", "", faithful.markdown()]
     if problems:
-        lines += ["", "## Results", "", f"    {command}", "", "![Leaderboard](../images/leaderboard.png)", ""]
+        lines += ["", "## Results", "", f"    {command}", "", "![Leaderboard](leaderboard.png)", ""]
         lines.append(
             "Medians over seeds. Regret is relative to the average network's (0 is the optimum, 1 a network drawn "
             "blindly), the mean over penalties; hypervolume is to (1.1, 1.1). A star: better than random search, "
