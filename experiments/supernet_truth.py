@@ -91,11 +91,9 @@ def check_table(task: TabularTask, path: Path, space_name: str) -> None:
 def score(supernet: FrozenSupernet, archs: np.ndarray, images: int) -> np.ndarray:
     """Mean validation loss of architectures [N, D] over `images` images, float [N]."""
     size = supernet.search.settings.valid_batch_size
-    count = max(1, min(images, len(supernet.search.valid.labels)) // size)
-    losses = [
-        np.asarray(supernet.search.evaluate_on(supernet.params, jnp.arange(size) + start * size, archs).loss)
-        for start in range(count)
-    ]
+    count = max(1, min(images, len(supernet.search.valid)) // size)
+    minibatches = [supernet.search.valid.take(jnp.arange(size) + start * size) for start in range(count)]
+    losses = [np.asarray(supernet.search.evaluate_batch(supernet.params, one, archs).loss) for one in minibatches]
     return np.mean(losses, axis=0)
 
 

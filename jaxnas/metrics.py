@@ -159,23 +159,6 @@ def evaluations_to_reach(evaluations: Sequence[int], curve: np.ndarray, level: f
     return float(evaluations[reached[0]]) if len(reached) else float("inf")
 
 
-def evaluations_ratio(evaluations: Sequence[int], curve: np.ndarray, baseline: np.ndarray, at: int) -> float:
-    """Evaluations that a method needs for the regret which a baseline has at `at`, as a part of `at`.
-
-    1/3 means a third of the evaluations.
-
-    Raises:
-      ValueError: if `at` is no recorded count.
-
-    >>> evaluations_ratio([250, 1000, 4000], np.array([0.3, 0.2, 0.1]), np.array([0.5, 0.4, 0.2]), at=4000)
-    0.25
-    """
-    if at not in list(evaluations):
-        raise ValueError(f"at must be a recorded count, one of {list(evaluations)}, got {at}")
-    level = float(np.asarray(baseline)[list(evaluations).index(at)])
-    return evaluations_to_reach(evaluations, curve, level) / at
-
-
 def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test over paired seeds: float [M], float [M]; 1 if all are equal."""
     difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)

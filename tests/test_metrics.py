@@ -94,10 +94,6 @@ def test_evaluations_to_reach_by_hand():
     assert metrics.evaluations_to_reach(evaluations, curve, 0.3) == 200
     assert metrics.evaluations_to_reach(evaluations, curve, 0.2) == 800
     assert metrics.evaluations_to_reach(evaluations, curve, 0.05) == math.inf
-    assert metrics.evaluations_ratio(evaluations, curve, [0.9, 0.8, 0.5, 0.3], at=400) == 0.25
-    assert metrics.evaluations_ratio(evaluations, curve, [0.9, 0.8, 0.5, 0.3], at=800) == 0.25
-    with pytest.raises(ValueError, match="300"):
-        metrics.evaluations_ratio(evaluations, curve, curve, at=300)
 
 
 def test_wilcoxon_by_hand():

@@ -13,6 +13,7 @@ from jaxnas import report, results
 from jaxnas.report import SearchDisplay
 from jaxnas.report.wording import quantity
 from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult
+from jaxnas.results.files import to_plain
 
 
 def make_result(accuracies=(0.91, 0.90, 0.89), macs=(50_000_000, 52_000_000, 20_000_000), **changes):
@@ -98,7 +99,7 @@ def test_foreign_files(tmp_path, text, match):
 )
 def test_wrong_fields(tmp_path, change, match):
     path = tmp_path / "result.json"
-    path.write_text(json.dumps(make_result().to_json() | change))
+    path.write_text(json.dumps(to_plain(make_result()) | change))
     with pytest.raises(ValueError, match=match):
         results.read_result(path)
     with pytest.raises(ValueError, match="no search result at"):
@@ -106,7 +107,7 @@ def test_wrong_fields(tmp_path, change, match):
 
 
 def test_wrong_encoding(tmp_path):
-    document = make_result().to_json()
+    document = to_plain(make_result())
     document["architectures"][1]["encoding"] = [0, "a"]
     (tmp_path / "result.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match=r"'encoding' of architectures\[1\]"):

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnas.results.files import to_plain, write_json
+from jaxnas.results.files import write_json
 from jaxnas.version import __version__
 
 
@@ -82,10 +82,6 @@ class SearchResult:
         indices = [int(found.k) for found in self.architectures]
         if len(set(indices)) < len(indices):
             raise ValueError(f"architectures must hold one for each k, got k = {indices}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as strict JSON; numbers that are not finite are None."""
-        return to_plain(self)
 
     def write(self, path: str | os.PathLike) -> None:
         """Writes the result; a reader finds the old file or the new one, never half of it."""
