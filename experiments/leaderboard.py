@@ -16,15 +16,17 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import cifar_search, cli
+from experiments import cli
 from jaxnas import data, tasks
 from jaxnas.leaderboard import on_supernets, on_tables, standings, supernet_problem
 from jaxnas.metrics import REFERENCE_POINT
 from jaxnas.report import leaderboard as report
 from jaxnas.report import tabular
+from jaxnas.results import settings_tree
 from jaxnas.results.files import replacing, to_plain
 from jaxnas.runtime import compilation_cache
-from jaxnas.search.presets import PRESETS
+from jaxnas.search import presets
+from jaxnas.search.build import build as build_search
 from jaxnas.search.search import Search
 
 
@@ -106,19 +108,18 @@ def on_table(config: Config, table: tasks.Table, name: str) -> dict[str, standin
 
 def on_supernet(config: Config, console: Console) -> dict[str, standings.Standing]:
     """Trains the judge and the supernets, searches with every method, and judges."""
-    preset = PRESETS[PRESET_OF[config.supernet]]
+    preset = presets.MEMORY(preset=PRESET_OF[config.supernet], data_dir=config.data_dir)
 
     def build(seed: int) -> Search:
-        run = cifar_search.Config(preset=PRESET_OF[config.supernet], data_dir=config.data_dir, seed=seed)
-        return cifar_search.build(run, preset)
+        return build_search(settings_tree.replace(preset, seed=seed))
 
     searches = [build(seed) for seed in range(config.supernet_seeds)]
     strategy = searches[0].strategy
     console.print(f"{config.supernet}: training {config.supernet_seeds} supernets and the judge")
-    dataset = data.load(preset.dataset, config.data_dir)
+    dataset = data.load(preset.data.dataset, config.data_dir)
     images = dataset.test_images
-    if preset.image_size != images.shape[1]:
-        images = data.resize(images, preset.image_size)
+    if preset.data.image_size != images.shape[1]:
+        images = data.resize(images, preset.data.image_size)
     judge = supernet_problem.judge(
         supernet_problem.train(build(JUDGE_SEED), JUDGE_SEED),
         data.Split(images, dataset.test_labels),
@@ -127,13 +128,13 @@ def on_supernet(config: Config, console: Console) -> dict[str, standings.Standin
     )
     arenas = [
         supernet_problem.Arena(
-            supernet_problem.train(search, seed), seed, preset.penalties, strategy.cost, config.evaluations
+            supernet_problem.train(search, seed), seed, preset.method.penalties, strategy.cost, config.evaluations
         )
         for seed, search in enumerate(searches)
     ]
     names = applying(config, on_supernets.methods())
     found = on_supernets.run(arenas, names, lambda name: console.print(f"{config.supernet}: {name}"))
-    return standings.judge(judge, preset.penalties, found)
+    return standings.judge(judge, preset.method.penalties, found)
 
 
 def main(config: Config) -> None:
@@ -163,7 +164,10 @@ def main(config: Config) -> None:
             }
         else:
             problems[name] = on_supernet(config, console)
-            settings = {"penalties": PRESETS[PRESET_OF[name]].penalties, "seeds": config.supernet_seeds}
+            settings = {
+                "penalties": presets.MEMORY.configs[PRESET_OF[name]].method.penalties,
+                "seeds": config.supernet_seeds,
+            }
         settings["evaluations"] = config.evaluations
         console.print(report.standings_table(name, problems[name]))
         content["problems"][name] = standings.as_json(problems[name], **settings)

@@ -21,12 +21,14 @@ import numpy as np
 import rich.table
 from rich.console import Console
 
-from experiments import cifar_search, cli
+from experiments import cli
 from experiments.table_truth import best_within_cost
 from jaxnas import metrics, strategies
+from jaxnas.report import plot_pareto, result_table
 from jaxnas.results.files import replacing, to_plain
 from jaxnas.runtime import compilation_cache
-from jaxnas.search.presets import PRESETS
+from jaxnas.search import presets
+from jaxnas.search.execute import execute
 from jaxnas.spaces import SPACES
 from jaxnas.tasks import Table, TabularTask, read_table
 from jaxnas.tasks.finished_search import load_supernet, read_run
@@ -106,15 +108,16 @@ def main(config: Config) -> None:
     compilation_cache.enable()
     table = read_table(config.table, config.cost)
     task = TabularTask.from_table(table)
-    preset = PRESETS["cpu"] if config.run is None else read_run(config.run)[1]
-    check_table(task, config.table, preset.space)
+    space = (presets.MEMORY.configs["cpu"] if config.run is None else read_run(config.run)).space.space
+    check_table(task, config.table, space)
     config.out.mkdir(parents=True, exist_ok=True)
     run = config.run
     if run is None:
         run = config.out / "search"
-        cifar_search.main(
-            cifar_search.Config(workdir=run, preset="cpu", data_dir=config.data_dir, weight_steps=config.weight_steps)
-        )
+        given = {"workdir": run, "data_dir": config.data_dir, "weight_steps": config.weight_steps}
+        found, _ = execute(presets.MEMORY(preset="cpu", **given), console)
+        plot_pareto(found, run / "pareto.png")
+        console.print(result_table(found))
     supernet = load_supernet(run, config.data_dir)
 
     archs = task.space.sample_uniform(np.random.default_rng(0), config.architectures)
@@ -127,7 +130,7 @@ def main(config: Config) -> None:
     result = {
         "table": config.table,
         "cost": config.cost,
-        "space": preset.space,
+        "space": space,
         "penalties": supernet.search.strategy.penalties,
         "networks": len(rows),
         "kendall_tau": tau,

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class Run:
     @property
     def cost(self) -> str:
         """What the search penalised or gave budgets of."""
-        cost = self.result.config.get("cost")
+        settings = self.result.config.get("method")
+        cost = settings.get("cost") if isinstance(settings, Mapping) else self.result.config.get("cost")
         return cost if cost in ("macs", "params") else "macs"
 
 
