@@ -38,8 +38,9 @@ COLLECT_EVERY = 50_000
 _BOX = "─│╭╮╰╯ "
 
 
+@typing.runtime_checkable
 class Presets(Protocol[ConfigOut]):
-    """Settings trees (`jaxnas/results/settings_tree.py`) that a command line starts from."""
+    """Settings trees (`jaxnas/results/settings_tree.py`) that a command line starts from; a tree's class may be one."""
 
     def default(self, given: Mapping[str, str]) -> ConfigOut:
         """The tree whose values the options in `given` replace; a setting that must be given is `REQUIRED` in it."""
@@ -100,7 +101,7 @@ def parse(config_type: type[Config] | Presets[Config], arguments: Sequence[str] 
       ValueError: if a value is out of range, or there is no such preset.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(config_type, type):
+    if not isinstance(config_type, Presets):
         return _tyro(config_type, arguments)
     default = config_type.default(given(arguments))
     parsed = _tyro(_options(default, config_type.choices()), arguments)
