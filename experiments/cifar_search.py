@@ -10,25 +10,18 @@ for what the presets cost and do, and `jaxnas/search/config.py` for the settings
 from rich.console import Console
 
 from experiments import cli
-from jaxnas.report import plot_pareto, result_table, tensorboard
+from jaxnas.report.shown_search import run_and_show
 from jaxnas.runtime import compilation_cache
 from jaxnas.search import presets
 from jaxnas.search.config import SearchConfig
-from jaxnas.search.execute import execute
 
 Config = presets.MEMORY
 
 
 def main(config: SearchConfig) -> None:
     """Runs or resumes the search and writes its results."""
-    console = Console()
     compilation_cache.enable()
-    if config.run.tensorboard:
-        tensorboard.check_installed()
-    found, workdir = execute(config, console)
-    plot_pareto(found, workdir / "pareto.png")
-    console.print(result_table(found))
-    console.print(f"results in {workdir}")
+    run_and_show(config, Console())
 
 
 def command() -> None:

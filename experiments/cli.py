@@ -22,7 +22,7 @@ from jaxnas.results import settings_tree
 from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import CheckpointError
 from jaxnas.runtime.devices import LostProcessError
-from jaxnas.search.steps import NonFiniteLossError, SearchInterruptedError
+from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
 
 Config = TypeVar("Config")
 ConfigOut = TypeVar("ConfigOut", covariant=True)
@@ -83,7 +83,7 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         devices.abandon(FAILED)
         raise SystemExit(FAILED) from error
-    except SearchInterruptedError as error:
+    except RunInterruptedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
 

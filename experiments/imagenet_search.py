@@ -13,11 +13,10 @@ do, `jaxnas/search/config.py` for the settings, and docs/imagenet.md for cluster
 from rich.console import Console
 
 from experiments import cli
-from jaxnas.report import plot_pareto, result_table, tensorboard
+from jaxnas.report.shown_search import run_and_show
 from jaxnas.runtime import compilation_cache, devices
 from jaxnas.search import presets
 from jaxnas.search.config import StreamedConfig
-from jaxnas.search.execute import execute
 
 Config = presets.STREAMED
 
@@ -26,14 +25,7 @@ def main(config: StreamedConfig) -> None:
     """Runs or resumes the search; process 0 writes its results."""
     devices.start(config.job.coordinator, config.job.num_processes, config.job.process_id)
     compilation_cache.enable()
-    console = Console(quiet=not devices.is_host_zero())
-    if config.run.tensorboard:
-        tensorboard.check_installed()
-    found, workdir = execute(config, console)
-    if devices.is_host_zero():
-        plot_pareto(found, workdir / "pareto.png")
-        console.print(result_table(found))
-        console.print(f"results in {workdir}")
+    run_and_show(config, Console(quiet=not devices.is_host_zero()))
 
 
 if __name__ == "__main__":

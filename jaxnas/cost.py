@@ -1,5 +1,6 @@
 """Complexity R(c) of architectures: exact totals in their units, and the scaled cost that a search penalises."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,11 @@ class AdditiveCost:
       name: what is counted, such as "params" or "macs".
       unit: its unit, for people.
       fixed: cost of the parts that no decision changes (stem, head).
-      table: D rows; entry c of row d is the cost of choice c of decision d, and row d has C_d entries.
+      table: D rows; entry c of row d is the cost of choice c of decision d, and row d has C_d entries. Lists and arrays
+        become tuples of Python numbers.
+
+    Raises:
+      ValueError: if an entry is not a finite real number, or a row has none.
 
     >>> cost = AdditiveCost("params", "parameters", fixed=10, table=((0, 5), (1, 2, 3)))
     >>> cost.total([[1, 2]]).tolist()
@@ -32,6 +37,16 @@ class AdditiveCost:
     unit: str
     fixed: float
     table: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "fixed", _real(self.fixed, f"fixed part of cost {self.name!r}"))
+        rows = []
+        for d, row in enumerate(self.table):
+            where = f"table of cost {self.name!r}, row {d}"
+            if not hasattr(row, "__len__") or isinstance(row, str) or not len(row):
+                raise ValueError(f"{where} must list the cost of each choice of a decision, got {row!r}")
+            rows.append(tuple(_real(value, f"{where}, choice {c}") for c, value in enumerate(row)))
+        object.__setattr__(self, "table", tuple(rows))
 
     @property
     def lowest(self) -> float:
@@ -99,6 +114,14 @@ class JointCost:
         """Exact mean of the scaled costs under distributions: float [K, D, C] -> float32 [K, J]."""
         tables = jnp.asarray(np.stack([cost.scaled_table() for cost in self.costs]), jnp.float32)
         return (theta[:, None] * tables).sum((-2, -1))
+
+
+def _real(value: float, name: str) -> float:
+    """The value as a Python number (integers stay exact); ValueError unless it is a finite real number."""
+    plain = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+    if isinstance(plain, bool) or not isinstance(plain, int | float) or not math.isfinite(plain):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return plain
 
 
 def by_name(costs: Sequence[AdditiveCost], name: str) -> AdditiveCost:

@@ -7,6 +7,7 @@ import pytest
 from experiments import cli, describe_architecture
 from jaxnas import spaces
 from jaxnas.results import FoundArchitecture, SearchResult
+from jaxnas.results.files import to_plain
 from tests import tiny_search  # noqa: F401 (registers the space)
 
 MACRO = spaces.nasbench_macro()
@@ -32,7 +33,7 @@ def search_result():
     found = tuple(
         FoundArchitecture(k, 0.1 * k, encoding, "", 1, 1, 1.0, 0.5, 0.5) for k, encoding in enumerate(((0, 0), (1, 0)))
     )
-    return SearchResult("importance", "tiny", "digits", 0, {}, {}, 1, 1.0, found).to_json()
+    return to_plain(SearchResult("shared_model", "tiny", "digits", 0, {}, {}, 1, 1.0, found))
 
 
 def test_an_encoded_architecture(describe):

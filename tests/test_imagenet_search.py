@@ -19,8 +19,8 @@ from benchmarks import faults, scaling
 from experiments import cli, imagenet_search, make_images
 from jaxnas.data import sources, streams
 from jaxnas.results import settings_tree
+from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
 from jaxnas.search.build import build
-from jaxnas.search.steps import NonFiniteLossError, SearchInterruptedError
 from tests import tiny_search  # noqa: F401 (registers the space)
 
 ROOT = Path(__file__).parents[1]
@@ -255,6 +255,7 @@ def fails(capsys, *arguments, code=2):
         (["--coordinator=host", "--num-processes=1", "--process-id=0"], ["host:port"]),
         (["--coordinator=host:80", "--num-processes=1", "--process-id=1"], ["process_id", "1 of 1"]),
         (["--method=luck"], ["method", "luck"]),
+        (["--method=importance_plain"], ["now called 'importance_sampling'"]),
     ],
 )
 def test_bad_input_is_one_line(capsys, images, tmp_path, arguments, words):
@@ -313,17 +314,17 @@ def test_a_signal_ends_the_search_after_a_step(own):
     state, _, metrics = next(run)
     assert int(state.step) == len(metrics.finite) < 3
     if int(state.step) == 1:
-        with pytest.raises(SearchInterruptedError, match="step 1 of 2"):
+        with pytest.raises(RunInterruptedError, match="step 1 of 2"):
             next(run)
 
 
 def test_minibatches_must_fit_the_devices(own):
     config = imagenet_search.Config(**SHORT, folder=own)
     search = build(config)
-    with pytest.raises(ValueError, match="must have minibatches of batch_size / accumulate = 4 images, got 8"):
+    with pytest.raises(ValueError, match="must have minibatches of batch_size / accumulate = 4 examples, got 8"):
         dataclasses.replace(search, settings=dataclasses.replace(search.settings, accumulate=2))
     with pytest.raises(ValueError, match="cutout must be 0"):
-        dataclasses.replace(search, settings=dataclasses.replace(search.settings, cutout=4))
+        build(settings_tree.replace(config, cutout=4))
 
 
 def test_scaling_counts_a_ring_and_the_dearest_network():

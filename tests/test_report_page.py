@@ -14,7 +14,7 @@ from experiments import cifar_search, cli
 from experiments import report as report_command
 from jaxnas.report import charts
 from jaxnas.report.layer_charts import ranks
-from jaxnas.report.runs import on_front, read_folders
+from jaxnas.report.runs import read_folders
 from jaxnas.results import (
     FoundArchitecture,
     MetricsLog,
@@ -67,7 +67,7 @@ def write_run(folder, space_name=SPACE, archs=ARCHS, budgets=None, with_theta=Tr
         )
         for k, arch in enumerate(archs)
     ]
-    fields = {"method": "importance_plain", "space": space_name, "dataset": "digits", "seed": 0,
+    fields = {"method": "importance_sampling", "space": space_name, "dataset": "digits", "seed": 0,
               "config": description(penalties=(0.1, 0.2, 0.3)), "versions": {"python": "3.11.0", "jaxnas": HOSTILE},
               "evaluations": 480, "wall_seconds": 61.0, "architectures": found}  # fmt: skip
     SearchResult(**(fields | changes)).write(folder / "result.json")
@@ -312,7 +312,7 @@ def test_foreign_and_damaged_files_are_one_line(runs, tmp_path, capsys, case, wo
     "options",
     [
         {},
-        {"seed": 3, "method": "importance", "cost": "params", "penalties": (0.01, 0.5), "weight_steps": 6},
+        {"seed": 3, "method": "shared_model", "cost": "params", "penalties": (0.01, 0.5), "weight_steps": 6},
         {"budgets": ("macs=3e5,params=2e4", "macs=9e5,params=6e4")},
         {"preset": "cpu", "space": "nasbench201", "batch_size": 32, "precision": "bfloat16", "chunk_size": 2},
     ],
@@ -350,14 +350,12 @@ def test_history_sorts_records_into_curves():
     np.testing.assert_allclose(read.theta, np.full((1, 2, 1, 3), 0.3333))
 
 
-def test_scales_ticks_and_front():
+def test_scales_and_ticks():
     scale = charts.Scale(0.0, 10.0, 100.0, 200.0)
     assert scale(2.5) == 125
     assert scale.ticks(6) == [0, 2, 4, 6, 8, 10]
     assert charts.Scale(0.93, 0.99, 0, 1).ticks(4) == pytest.approx([0.94, 0.96, 0.98])
     assert charts.line_path([(0.0, 1.0), (1.0, np.nan), (2.0, 3.0), (3.0, 4.0)]) == "M0 1M2 3L3 4"
-    costs, errors = np.array([1.0, 2.0, 3.0, 2.5]), np.array([0.5, 0.3, 0.2, 0.4])
-    np.testing.assert_array_equal(on_front(costs, errors), [True, True, True, False])
     steps, values = charts.binned(np.arange(1, 7), np.arange(6.0)[:, None], bins=3)
     np.testing.assert_array_equal(steps, [2, 4, 6])
     np.testing.assert_array_equal(values[:, 0], [0.5, 2.5, 4.5])

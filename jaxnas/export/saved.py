@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxnas import data, networks
-from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.files import replacing, to_plain, write_json
 from jaxnas.spaces import SPACES, SearchSpace
 
 DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"
@@ -114,9 +114,7 @@ def save(folder: pathlib.Path, description: NetworkDescription, variables: chex.
     with replacing(folder / WEIGHTS) as temporary:
         arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
         safetensors.numpy.save_file(arrays, temporary, metadata={"format": FORMAT})
-    with replacing(folder / DESCRIPTION) as temporary:
-        document = {"format": FORMAT, **to_plain(description)}
-        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, {"format": FORMAT, **to_plain(description)})
 
 
 def read_description(folder: pathlib.Path) -> NetworkDescription:

@@ -34,7 +34,7 @@ from jaxnas import networks
 from jaxnas.cost import AdditiveCost
 from jaxnas.networks.cell import Cell
 from jaxnas.networks.mbconv import MBConvLayer
-from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.files import to_plain, write_json
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.spaces.nasbench201 import EDGES, OPERATIONS
 
@@ -94,9 +94,7 @@ class LatencyTable:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, whole or not at all."""
-        with replacing(path) as temporary:
-            document = {"format": FORMAT, **to_plain(self)}
-            temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, {"format": FORMAT, **to_plain(self)}, indent=1)
 
 
 def read(path: str | os.PathLike[str]) -> LatencyTable:

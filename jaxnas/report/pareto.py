@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from jaxnas.metrics import pareto_front
 from jaxnas.results.files import replacing
 from jaxnas.results.result import FoundArchitecture, SearchResult
 
@@ -43,7 +44,7 @@ def plot_pareto(result: SearchResult, path: str | os.PathLike, cost: str = "macs
         costs, accuracies = np.array([point[:2] for point in points]).T
         unit, name = _unit(costs.max())
         axes.set_xlabel(f"{_COSTS[cost]} ({name})" if name else _COSTS[cost])
-        front = ~_dominated(costs, accuracies)
+        front = pareto_front(costs, -accuracies)
         order = np.argsort(costs[front])
         axes.plot(costs[front][order] / unit, accuracies[front][order], color=_LINE, linewidth=2, zorder=1)
         for mask, face, label in ((front, _COLOR, "on the front"), (~front, "white", "dominated")):
@@ -68,13 +69,6 @@ def _points(architectures: Sequence[FoundArchitecture], cost: str) -> list[tuple
             key = (found.encoding, float(getattr(found, cost)), 100 * float(found.valid_accuracy))
             labels.setdefault(key, []).append(f"{found.penalty:.3g}")
     return [(at, accuracy, ", ".join(names)) for (_, at, accuracy), names in labels.items()]
-
-
-def _dominated(costs: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
-    """Which points [N] another one beats in one respect without losing in the other; bool [N]."""
-    no_worse = (costs[None] <= costs[:, None]) & (accuracies[None] >= accuracies[:, None])
-    better = (costs[None] < costs[:, None]) | (accuracies[None] > accuracies[:, None])
-    return (no_worse & better).any(axis=1)
 
 
 def _unit(largest: float) -> tuple[float, str]:

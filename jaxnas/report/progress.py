@@ -2,19 +2,24 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from rich import progress
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from jaxnas import strategies
 from jaxnas.results.result import SearchResult
+from jaxnas.search.loop import Start
 
 _LIVE_SECONDS, _LINE_SECONDS = 0.1, 5.0
+_SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +38,7 @@ class _Snapshot:
 
 
 class SearchDisplay:
-    """Shows a search on a console. Use it as a context manager.
+    """Shows a search on a console: a listener of `search.loop.run`, or a context manager around calls of `update`.
 
     On a terminal it is a live table with a row for each of the K distributions; elsewhere (a log file, continuous
     integration) one line at the start, at each new phase, at the end, and every few seconds between.
@@ -59,6 +64,13 @@ class SearchDisplay:
         self._shown_phase = ""
         self._began: tuple[float, int] | None = None
 
+    @classmethod
+    def of(cls, strategy: strategies.Strategy, total_steps: int, console: Console | None = None) -> "SearchDisplay":
+        """A display that tells a strategy's networks apart by their penalties, or by the first of their budgets."""
+        if isinstance(strategy, strategies.WithinBudgets):
+            return cls([budget[0] for budget in strategy.budgets], total_steps, console, "budget")
+        return cls(strategy.penalties, total_steps, console)
+
     def __enter__(self) -> "SearchDisplay":
         if self._live is not None:
             self._live.start()
@@ -67,6 +79,21 @@ class SearchDisplay:
     def __exit__(self, *unused: object) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def on_start(self, start: Start) -> None:
+        """Says where the search goes on, and begins to show it."""
+        announce(start, self.console)
+        self.__enter__()
+        self.update(start.step, "compiling")
+
+    def on_steps(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Shows the last of some steps, if it is time to."""
+        last = records[-1]
+        self.update(last["step"], last["phase"], **{name: last[name] for name in _SHOWN if name in last})
+
+    def on_end(self) -> None:
+        """Ends the live table."""
+        self.__exit__()
 
     def update(
         self,
@@ -167,6 +194,42 @@ class SearchDisplay:
                 row.append(ProgressBar(total=1.0, completed=float(np.nan_to_num(shown.convergence[k])), width=20))
             table.add_row(*row)
         return Group(head, bar, table, *([Text(shown.note, style="dim")] if shown.note else []))
+
+
+class TrainingDisplay:
+    """A bar for the training of one network, gone when it ends; nothing where the console is no terminal.
+
+    Args:
+      name: of the network.
+      console: where to write.
+    """
+
+    def __init__(self, name: str, console: Console):
+        columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
+        self._name = name
+        self._bar = progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+    def on_start(self, start: Start) -> None:
+        """Says where the training goes on, and shows the bar."""
+        announce(start, self._bar.console)
+        self._bar.start()
+        self._task = self._bar.add_task(self._name, total=start.total, completed=start.step)
+
+    def on_steps(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=records[-1]["step"])
+
+    def on_end(self) -> None:
+        """Removes the bar."""
+        self._bar.stop()
+
+
+def announce(start: Start, console: Console) -> None:
+    """Says which checkpoints are damaged, and after which step a run goes on."""
+    for skipped in start.skipped:
+        console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {start.step}: {skipped.path}")
+    if start.step:
+        console.print(f"resuming after step {start.step} of {start.total}")
 
 
 def result_table(result: SearchResult) -> Group:

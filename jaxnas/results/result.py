@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.files import write_json
 from jaxnas.version import __version__
 
 
@@ -83,15 +83,9 @@ class SearchResult:
         if len(set(indices)) < len(indices):
             raise ValueError(f"architectures must hold one for each k, got k = {indices}")
 
-    def to_json(self) -> dict[str, Any]:
-        """The result as strict JSON; numbers that are not finite are None."""
-        return to_plain(self)
-
     def write(self, path: str | os.PathLike) -> None:
         """Writes the result; a reader finds the old file or the new one, never half of it."""
-        with replacing(path) as temporary:
-            text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(path, self)
 
 
 def read_result(path: str | os.PathLike) -> SearchResult:

@@ -10,15 +10,16 @@ from jaxnas.networks import latency
 from jaxnas.runtime import devices
 from jaxnas.search import budgets
 from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
+from jaxnas.search.image_search import image_search, streamed_image_search
 from jaxnas.search.search import Search
-from jaxnas.search.streamed import StreamedSearch
+from jaxnas.search.sources import Streamed
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import Strategy
 
 
-def build(config: SearchConfig) -> Search | StreamedSearch:
-    """Space, strategy, supernet and data of a configuration: a `StreamedSearch` of a `StreamedConfig`.
+def build(config: SearchConfig) -> Search:
+    """Space, strategy, supernet and data of a configuration: streams and all devices for a `StreamedConfig`.
 
     Raises:
       ValueError: on a name that is not known, or settings that do not fit each other or the data.
@@ -40,10 +41,10 @@ def _in_memory(config: SearchConfig) -> Search:
             for part in (train, valid)
         )
     network = supernet.build(_proxy(config, dataset.num_classes), _gather(config))
-    return Search(strategy, network, dataset, train, valid, config.training)
+    return image_search(strategy, network, dataset, train, valid, config.training)
 
 
-def _streamed(config: StreamedConfig) -> StreamedSearch:
+def _streamed(config: StreamedConfig) -> Search:
     settings, streams, seed = config.training, config.streams, config.run.seed
     source = sources.open_source(config.data.dataset, streams.folder or config.data.data_dir)
     halves = sources.halves(source, config.data.valid_fraction, seed, streams.classes, streams.images_per_class)
@@ -65,7 +66,7 @@ def _streamed(config: StreamedConfig) -> StreamedSearch:
     space = _proxy(config, len(train.subset.class_names))
     network = supernet.build(space, _gather(config), devices.AXIS if streams.sync_batch_norm else None)
     strategy = choose_strategy(config, search_space(config, space))
-    return StreamedSearch(strategy, network, train, valid, settings, streams.evaluation_batches)
+    return streamed_image_search(strategy, network, train, valid, settings, streams.evaluation_batches)
 
 
 def _proxy(config: SearchConfig, num_classes: int) -> SearchSpace:
@@ -91,8 +92,7 @@ def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
       ValueError: on an unknown method or cost, or a budget that no network of the space meets.
     """
     settings = config.method
-    if settings.method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {settings.method!r}")
+    strategies.check_name(settings.method, METHODS)
     cost = space.cost(settings.cost)
     if not settings.budgets:
         return strategies.make(settings.method, space, settings.penalties, samples=settings.samples, cost=cost)
@@ -104,7 +104,7 @@ def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
     )
 
 
-def inputs(config: SearchConfig, search: Search | StreamedSearch | None = None) -> dict[str, Any]:
+def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]:
     """What files decide about a search beside its settings, JSON-ready.
 
     Args:
@@ -115,6 +115,6 @@ def inputs(config: SearchConfig, search: Search | StreamedSearch | None = None) 
     if config.method.latency is not None:
         table = latency.read(config.method.latency)
         found["latency"] = {"device": table.device, "batch_size": table.batch_size, "digest": table.digest}
-    if isinstance(search, StreamedSearch):
-        found["data"] = search.train.source.fingerprint()[:16]
+    if search is not None and isinstance(search.train, Streamed):
+        found["data"] = search.train.stream.source.fingerprint()[:16]
     return found

@@ -1,10 +1,9 @@
 """A search from its configuration to its result, in a folder: run, or resumed, by one process or by many."""
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from jaxnas.networks import latency
 from jaxnas.results import settings_tree
@@ -16,7 +15,8 @@ from jaxnas.runtime.shared_checkpoints import SharedCheckpoints
 from jaxnas.search.answer import summarise
 from jaxnas.search.build import build, inputs
 from jaxnas.search.config import SearchConfig, StreamedConfig
-from jaxnas.search.loop import run
+from jaxnas.search.loop import Listener, run
+from jaxnas.search.search import Search
 
 LATENCY_FILE = "latency.json"
 
@@ -33,21 +33,23 @@ def describe(config: SearchConfig, found: dict[str, Any], *, decisive: bool = Fa
     return {**document, settings_tree.INPUTS: found} if found else document
 
 
-def execute(config: SearchConfig, console: Console) -> tuple[SearchResult, Path]:
+def execute(
+    config: SearchConfig, listen: Callable[[Search, Path], Sequence[Listener]] = lambda search, workdir: ()
+) -> tuple[SearchResult, Path]:
     """Runs or resumes a search and writes `result.json`, all processes together; process 0 writes.
 
     Args:
       config: the settings; a job's processes have called `jaxnas.runtime.devices.start` already.
-      console: for progress.
+      listen: called before the first step with the search and its folder; returns what follows the run.
 
     Returns:
-      The result, and the folder it lies in.
+      The result, and the folder it lies in; `Path()` on processes that do not write.
 
     Raises:
       ValueError: on settings that do not fit each other, the data, or the search that the folder holds.
-      DatasetNotFoundError, NonFiniteLossError, SearchInterruptedError, LostProcessError: see those.
+      DatasetNotFoundError, NonFiniteLossError, RunInterruptedError, LostProcessError: see those.
     """
-    streamed, is_writer = isinstance(config, StreamedConfig), devices.is_host_zero()
+    is_writer = devices.is_host_zero()
     search = devices.together(lambda: build(config))
     found = devices.together(lambda: inputs(config, search))
     document = describe(config, found)
@@ -59,21 +61,17 @@ def execute(config: SearchConfig, console: Console) -> tuple[SearchResult, Path]
     )
     if is_writer and config.method.latency is not None:
         latency.read(config.method.latency).write(workdir / LATENCY_FILE)  # what later reads the folder finds it there
-    where = f"{devices.device_count()} devices of {devices.process()[1]} processes, " if streamed else ""
-    console.print(
-        f"{config.run.preset or 'search'}: {config.space.space} on {config.data.dataset}, "
-        f"{len(search.strategy.penalties)} networks, {where}in {workdir}"
-    )
-    with (SharedCheckpoints if streamed else Checkpoints)(workdir / "checkpoints") as checkpoints:
+    listeners = listen(search, workdir)
+    kind = SharedCheckpoints if isinstance(config, StreamedConfig) else Checkpoints
+    with kind(workdir / "checkpoints") as checkpoints:
         state, seconds = run(
             search,
-            config.run.seed,
+            search.init(config.run.seed),
             workdir,
             checkpoints,
-            console,
             checkpoint_seconds=config.run.checkpoint_seconds,
+            listeners=listeners,
             report=is_writer,
-            with_tensorboard=config.run.tensorboard,
         )
     result = summarise(
         search,

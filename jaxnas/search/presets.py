@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 
-from jaxnas import data
+from jaxnas import data, strategies
 from jaxnas.results import settings_tree
 from jaxnas.search.config import (
     COSTS,
@@ -88,11 +88,13 @@ class Presets(Generic[Config]):
           given: values, or the texts of a command line, by name.
 
         Raises:
-          ValueError: if there is no such preset, or a folder is given beside a data set.
+          ValueError: if there is no such preset or method, or a folder is given beside a data set.
         """
         name = given.get("preset") or self.usual(given)
         if name not in self.configs:
             raise ValueError(f"preset must be one of {', '.join(self.configs)}, got {name!r}")
+        if given.get("method") is not None:
+            strategies.check_name(given["method"], METHODS)  # which knows earlier names too
         config = self.configs[name]
         changes: dict[str, Any] = {"preset": name}
         if given.get("folder") is not None:

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import chex
-import jax
 import optax
 
 from jaxnas.supernet import precision
 from jaxnas.supernet.batching import BATCHINGS, check_batching
+from jaxnas.supernet.optimizers import sgd
 from jaxnas.supernet.precision import PRECISIONS
 
 PHASES = ("weights", "joint", "distributions")
@@ -108,43 +107,4 @@ def make_optimizer(settings: SearchSettings) -> optax.GradientTransformation:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
-    )
-
-
-def sgd(
-    learning_rate: float,
-    *,
-    steps: int,
-    warmup: float,
-    momentum: float,
-    weight_decay: float,
-    clip_norm: float,
-    final_learning_rate: float = 0.0,
-) -> optax.GradientTransformation:
-    """SGD with momentum, linear warm-up, cosine schedule, weight decay of kernels, and clipping.
-
-    Args:
-      learning_rate: its peak.
-      steps: after which the learning rate is the final one.
-      warmup: share of the steps in which it rises from 0.
-      momentum: of SGD.
-      weight_decay: added to the gradient of convolution and classifier kernels.
-      clip_norm: largest global norm of the gradient.
-      final_learning_rate: where the cosine ends.
-    """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else learning_rate,
-        peak_value=learning_rate,
-        warmup_steps=int(warmup * steps),
-        decay_steps=steps,
-        end_value=final_learning_rate,
-    )
-
-    def is_kernel(params: chex.ArrayTree) -> chex.ArrayTree:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.add_decayed_weights(weight_decay, mask=is_kernel),
-        optax.sgd(schedule, momentum=momentum),
     )

@@ -126,12 +126,6 @@ def unit_rows(representations: np.ndarray) -> np.ndarray:
     return representations / np.where(length > 0, length, 1.0)
 
 
-def similarity(representations: np.ndarray) -> np.ndarray:
-    """S(i, j), the mean over decisions of the cosine of two candidates' vectors: float [N, D, r] -> [N, N]."""
-    rows = unit_rows(representations)
-    return np.einsum("idr,jdr->ij", rows, rows) / rows.shape[1]
-
-
 def one_hot(archs: np.ndarray, space: SearchSpace) -> np.ndarray:
     """The choices themselves, where nothing else is known of a network: int [N, D] -> float [N, D, C]."""
     return np.eye(space.max_choices)[np.asarray(archs)]

@@ -12,6 +12,7 @@ from jaxnas.spaces.mbconv import (
     nasbench_macro,
 )
 from jaxnas.spaces.nasbench201 import CellSpace, nasbench201
+from jaxnas.spaces.stages import searched_stages, stage_ends, stages
 
 # Every entry takes `width`, `image_size` and `num_classes`, all with defaults.
 SPACES: dict[str, Callable[..., SearchSpace]] = {
@@ -34,4 +35,7 @@ __all__ = [
     "mbconv_space",
     "nasbench201",
     "nasbench_macro",
+    "searched_stages",
+    "stage_ends",
+    "stages",
 ]

@@ -4,6 +4,7 @@ A table is complete: it holds every architecture of its space once. Files come f
 is ever unpickled, and whatever is wrong is said in one sentence.
 """
 
+import math
 import os
 import zipfile
 import zlib
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxnas.cost import AdditiveCost
-from jaxnas.spaces.base import Decision
+from jaxnas.spaces.base import Decision, architectures
 
 ADDITIVE_TOLERANCE = 1e-9  # of the span of the cost
 
@@ -31,6 +32,16 @@ class Table:
     decisions: tuple[Decision, ...]
     error: np.ndarray
     cost: np.ndarray
+
+    @property
+    def num_choices(self) -> tuple[int, ...]:
+        """C_d for each decision."""
+        return tuple(len(decision.choices) for decision in self.decisions)
+
+    @property
+    def archs(self) -> np.ndarray:
+        """The architecture of each row, int32 [N, D]."""
+        return architectures(self.num_choices, np.arange(len(self.error)))
 
     @classmethod
     def from_arrays(
@@ -71,7 +82,7 @@ def additive_cost(table: Table, name: str) -> AdditiveCost:
     Raises:
       ValueError: if it is none, naming an architecture that tells.
     """
-    num_choices = tuple(len(decision.choices) for decision in table.decisions)
+    num_choices = table.num_choices
     cost = table.cost.reshape(num_choices)
     first = (0,) * len(num_choices)
     rows = tuple(
@@ -79,7 +90,7 @@ def additive_cost(table: Table, name: str) -> AdditiveCost:
         for d in range(len(num_choices))
     )
     additive = AdditiveCost(name, name, float(cost[first]), rows)
-    archs = np.stack(np.unravel_index(np.arange(len(table.cost)), num_choices), axis=1)
+    archs = table.archs
     off = np.abs(additive.total(archs) - table.cost)
     if off.max() > ADDITIVE_TOLERANCE * np.ptp(table.cost):
         worst = archs[off.argmax()].tolist()
@@ -176,7 +187,7 @@ def _lexicographic_order(choices: np.ndarray, num_choices: tuple[int, ...]) -> n
     if len(repeated):
         first, second = order[repeated[0]], order[repeated[0] + 1]
         raise ValueError(f"choices has duplicate rows: {first} and {second} are both {choices[first].tolist()}")
-    size = int(np.prod(num_choices, dtype=object))
+    size = math.prod(num_choices)
     if size != rows:
         raise ValueError(
             f"choices has rows missing: columns with {num_choices} choices make {size} architectures, got {rows} rows"

@@ -14,14 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.spaces.base import SearchSpace
+from jaxnas.spaces.base import SearchSpace, rows_of, strides
 from jaxnas.strategies.base import Strategy
 from jaxnas.tasks.tables import Table
-
-
-def _strides(num_choices: Sequence[int]) -> np.ndarray:
-    """Row of architecture c in lexicographic order is c @ strides; int32 [D]."""
-    return np.cumprod([1, *num_choices[:0:-1]])[::-1].astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +35,7 @@ class TableCost:
 
     def __call__(self, archs: jax.Array) -> jax.Array:
         """R(c), jit-compilable: int [S, D] -> float32 [S] in [0, 1]."""
-        rows = (jnp.asarray(archs) * _strides(self.num_choices)).sum(-1)
+        rows = (jnp.asarray(archs) * strides(self.num_choices).astype(np.int32)).sum(-1)
         return jnp.asarray(self.scaled, jnp.float32)[rows]
 
 
@@ -81,12 +76,12 @@ class TabularTask:
 
     def rows(self, archs: np.ndarray) -> np.ndarray:
         """The rows of architectures in `error` and `cost.scaled`, on the host: int [..., D] -> int [...]."""
-        return np.asarray(archs) @ _strides(self.space.num_choices)
+        return rows_of(self.space.num_choices, archs)
 
     def lookup(self, archs: jax.Array) -> jax.Array:
         """True errors, jit-compilable: int [S, D] -> float32 [S]."""
         chex.assert_axis_dimension(archs, -1, len(self.space.decisions))
-        rows = (jnp.asarray(archs) * _strides(self.space.num_choices)).sum(-1)
+        rows = (jnp.asarray(archs) * strides(self.space.num_choices).astype(np.int32)).sum(-1)
         return jnp.asarray(self.error, jnp.float32)[rows]
 
     def evaluate(self, key: jax.Array, archs: jax.Array) -> jax.Array:

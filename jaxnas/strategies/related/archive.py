@@ -6,6 +6,7 @@ one (the winner's curse).
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import chex
@@ -16,7 +17,7 @@ import numpy as np
 import threadpoolctl
 
 from jaxnas import distribution
-from jaxnas.spaces.base import SearchSpace
+from jaxnas.spaces.base import SearchSpace, architectures
 from jaxnas.strategies.constrained import ROUNDING
 
 ENUMERATED = 2**16  # architectures: the cheapest of so many is found by looking at all
@@ -161,7 +162,7 @@ def _fresh(num_choices, samples, seed, candidates, archs, counts) -> np.ndarray:
     """`fresh` on the host."""
     candidates = np.asarray(candidates, np.int32)
     known = {row.tobytes() for row in np.asarray(archs, np.int32)[np.asarray(counts) > 0]}
-    space = int(np.prod(num_choices, dtype=object))
+    space = math.prod(num_choices)
     chosen: dict[bytes, np.ndarray] = {}
 
     def take(rows: np.ndarray) -> None:
@@ -176,7 +177,7 @@ def _fresh(num_choices, samples, seed, candidates, archs, counts) -> np.ndarray:
         take(rng.integers(num_choices, size=(UNIFORM_TRIES * samples, len(num_choices)), dtype=np.int32))
         if len(chosen) < samples and space <= 2 * (len(known) + samples):  # hardly anything is new: look everywhere
             rows = (rng.integers(space) + np.arange(space)) % space
-            take(np.stack(np.unravel_index(rows, num_choices), axis=1).astype(np.int32))
+            take(architectures(num_choices, rows))
         known = set()
         take(candidates)
     rows = np.asarray([*chosen.values()], np.int32).reshape(-1, len(num_choices))
@@ -206,8 +207,8 @@ def cheapest(space: SearchSpace, cost: Callable[[jax.Array], jax.Array]) -> np.n
             return np.asarray(cost(jnp.asarray(archs, jnp.int32)))
 
     if space.size <= ENUMERATED:
-        archs = np.stack(np.unravel_index(np.arange(space.size), space.num_choices), axis=1)
-        return archs[costs_of(archs).argmin()].astype(np.int32)
+        archs = space.enumerate()
+        return archs[costs_of(archs).argmin()]
     arch, improved = np.zeros(len(space.num_choices), np.int32), True
     while improved:
         before = costs_of(arch[None])[0]
