@@ -21,6 +21,7 @@ from jaxnas.report.leaderboard import standings_table
 from jaxnas.results import settings_tree
 from jaxnas.search import presets
 from jaxnas.search.build import build
+from jaxnas.search.sources import InMemory
 from jaxnas.spaces.base import architectures
 from jaxnas.tasks import Table, TabularTask, judge, synthetic_table
 from jaxnas.tasks.supernet import FrozenSupernet
@@ -194,7 +195,7 @@ def test_the_judge_scores_all_networks_on_test_images(tiny_problem):
     part = Examples(images.test_images[:120], images.test_labels[:120])
     judged = supernet_problem.score_all(tiny_problem.supernet, part, tiny_problem.cost, "tiny")
     archs = architectures((2, 2), np.arange(4))
-    search = dataclasses.replace(tiny_problem.search, valid=part)
+    search = dataclasses.replace(tiny_problem.search, valid=InMemory(part))
     losses = np.asarray(search.evaluate(tiny_problem.supernet.params, archs).loss)
     np.testing.assert_allclose(judged.error, 1 - np.exp(-losses), rtol=1e-5)
     np.testing.assert_allclose(judged.cost.scaled, tiny_problem.cost(archs), atol=1e-6)

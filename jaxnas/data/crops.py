@@ -24,6 +24,7 @@ def decode_crop(
     generator: np.random.Generator | None,
     background: Sequence[int] = WHITE,
     name: str | None = None,
+    central: float = CENTRAL,
 ) -> np.ndarray:
     """Decodes and crops one image.
 
@@ -33,6 +34,7 @@ def decode_crop(
       generator: of the random-resized crop (Szegedy et al., arXiv 1409.4842); None for the central crop.
       background: red, green, blue, on which transparent images are put.
       name: of the file, for the error.
+      central: share of the shorter side that the central crop keeps.
 
     Returns:
       uint8 [size, size, 3].
@@ -45,7 +47,7 @@ def decode_crop(
         width, height = image.size
         if min(width, height) < MIN_SIDE:
             raise BadImageError(f"{width}x{height} pixels, less than {MIN_SIDE}")
-        box = central_box(width, height) if generator is None else random_box(generator, width, height)
+        box = central_box(width, height, central) if generator is None else random_box(generator, width, height)
         # The smallest scale of which the box still has `size` pixels.
         wanted = size / min(box[2] - box[0], box[3] - box[1])
         image.shrink(int(np.ceil(width * wanted)), int(np.ceil(height * wanted)))
@@ -78,7 +80,7 @@ def random_box(generator: np.random.Generator, width: int, height: int) -> tuple
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
-def central_box(width: int, height: int) -> tuple[float, float, float, float]:
-    """(left, upper, right, lower) of the central square."""
-    side = CENTRAL * min(width, height)
+def central_box(width: int, height: int, central: float = CENTRAL) -> tuple[float, float, float, float]:
+    """(left, upper, right, lower) of the central square, whose side is a share of the shorter side."""
+    side = central * min(width, height)
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2

@@ -47,6 +47,7 @@ class ImageDataset:
       mean: mean of each channel over all pixels of the training images, scaled to [0, 1].
       std: standard deviation of each channel over the same values.
       flip: whether a mirrored image keeps its class.
+      class_names: in the order of the labels; empty where classes have none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ImageDataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     flip: bool
+    class_names: tuple[str, ...] = ()
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> ImageDataset:
@@ -100,6 +102,7 @@ def _load_digits(data_dir: Path) -> ImageDataset:
         mean=mean,
         std=std,
         flip=False,
+        class_names=tuple(map(str, digits.target_names)),
     )
 
 
@@ -119,6 +122,7 @@ def _load_cifar10(data_dir: Path) -> ImageDataset:
         mean=mean,
         std=std,
         flip=True,
+        class_names=tuple(builder.info.features["label"].names),
     )
 
 

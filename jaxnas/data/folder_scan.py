@@ -57,6 +57,14 @@ def scan(root: Path) -> Scan:
     return found
 
 
+def find_images(root: Path) -> tuple[list[str], Scan]:
+    """All images in a folder and below it, sorted, relative to it; the scan holds what was left out."""
+    files: list[str] = []
+    found = Scan()
+    _walk(root, "", files, set(), found)
+    return sorted(files), found
+
+
 def beside(root: Path, splits: Iterable[str]) -> Scan:
     """What lies beside the splits in a folder, and is not used."""
     found, splits = Scan(), frozenset(splits)
@@ -97,7 +105,7 @@ def _walk(root: Path, folder: str, files: list[str], seen: set[tuple[int, int]],
         return False
     seen.add(identity)
     for entry in _visible(root, folder, found):
-        name = f"{folder}/{entry.name}"
+        name = f"{folder}/{entry.name}" if folder else entry.name
         if _is_folder(entry):
             _walk(root, name, files, seen, found)
         elif (problem := _problem(entry)) is None:

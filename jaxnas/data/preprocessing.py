@@ -150,6 +150,6 @@ def _statistics(blocks: Iterable[np.ndarray]) -> tuple[tuple[float, float, float
             counts[channel] += np.bincount(pixels[:, channel], minlength=256)
     shares = counts / counts.sum(-1, keepdims=True)
     values = np.arange(256) / 255
-    mean = shares @ values
+    mean = (shares * values).sum(-1)  # no matrix product, whose rows may be rounded differently: grey stays grey
     std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(-1))
     return tuple(mean.tolist()), tuple(np.maximum(std, SMALLEST_STD).tolist())

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxnas import data, strategies, supernet
-from jaxnas.data import sources
+from jaxnas.data import preprocessing, sources
 from jaxnas.data.streams import Stream
 from jaxnas.networks import latency
 from jaxnas.runtime import devices
@@ -66,7 +66,8 @@ def _streamed(config: StreamedConfig) -> Search:
     space = _proxy(config, len(train.subset.class_names))
     network = supernet.build(space, _gather(config), devices.AXIS if streams.sync_batch_norm else None)
     strategy = choose_strategy(config, search_space(config, space))
-    return streamed_image_search(strategy, network, train, valid, settings, streams.evaluation_batches)
+    normalization = preprocessing.normalization(source, train.subset, config.data.image_size, seed)
+    return streamed_image_search(strategy, network, train, valid, settings, normalization, streams.evaluation_batches)
 
 
 def _proxy(config: SearchConfig, num_classes: int) -> SearchSpace:

@@ -51,6 +51,7 @@ def streamed_image_search(
     train: Stream,
     valid: Stream,
     settings: SearchSettings,
+    normalization: data.Normalization,
     evaluation_batches: int = 50,
     placement: Placement = ALL_DEVICES,
 ) -> Search:
@@ -62,6 +63,7 @@ def streamed_image_search(
       train: for the weights; its minibatches are the parts that `settings.accumulate` names.
       valid: for the distributions, likewise.
       settings: the rest.
+      normalization: of the images, see `jaxnas.data.preprocessing.normalization`.
       evaluation_batches: validation minibatches that `evaluate` uses at most.
       placement: the devices.
     """
@@ -70,7 +72,13 @@ def streamed_image_search(
             raise ValueError(f"{name} must be 0: streams crop and flip, got {getattr(settings, name)}")
     sources = (Streamed(stream, evaluation_batches, _examples) for stream in (train, valid))
     return Search(
-        strategy, supernet, *sources, settings, train_loss=CrossEntropy(settings.label_smoothing), placement=placement
+        strategy,
+        supernet,
+        *sources,
+        settings,
+        prepare=PrepareImages(normalization.mean, normalization.std),
+        train_loss=CrossEntropy(settings.label_smoothing),
+        placement=placement,
     )
 
 

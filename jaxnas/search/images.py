@@ -8,24 +8,21 @@ import jax.numpy as jnp
 from jaxnas import data
 from jaxnas.supernet import batching
 
-# Of ImageNet's training images; other photographs are close to it.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True)
 class PrepareImages:
     """Normalised images of a minibatch, mirrored where its `flips` say so, cropped and masked in training.
 
     Attributes:
-      mean: of the channels, in [0, 1].
-      std: of the channels, likewise.
+      mean: of the channels, in [0, 1]; by default the middle, where no data set is known.
+      std: of the channels, likewise; by default a quarter.
       crop_padding: zero padding before a random crop, pixels.
       mirror: whether training mirrors images at random, beside `flips`.
       cutout: side of the square that is masked in training, pixels; 0 for none.
     """
 
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
     crop_padding: int = 0
     mirror: bool = False
     cutout: int = 0
