@@ -31,7 +31,6 @@ from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import Strategy
 
-METHODS = ("importance_sampling", "shared_model")  # those that keep distributions and weigh samples for each
 LATENCY_FILE = "latency.json"
 
 
@@ -151,7 +150,7 @@ def choose_strategy(config: Any, preset: Preset, space: SearchSpace) -> Strategy
     Raises:
       ValueError: on an unknown method or cost, if both are given, or a budget that no network of the space meets.
     """
-    strategies.check_name(config.method, METHODS)
+    strategies.check_name(config.method, strategies.distribution_strategies())
     if preset.candidates < 0:  # said now and not after the search
         raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
     cost = space.cost(config.cost)

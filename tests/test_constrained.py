@@ -96,13 +96,13 @@ def test_parents_and_answers_by_hand():
     method = build(line, (0.0, 0.4), samples=3, founders=3, parents=2)
     assert method.budgets == (1.0, 0.5)
     archs = jnp.asarray([[4], [3], [0], [3], [2], [1]], jnp.int32)  # the second search broke its budget with 3
-    state, objective = method.tell(method.init(jax.random.key(0)), archs, line.lookup(archs))
+    state, info = method.tell(method.init(jax.random.key(0)), archs, line.lookup(archs))
     np.testing.assert_array_equal(state.archs[..., 0], [[3, 4], [1, 2]])
     np.testing.assert_allclose(state.losses, [[0.1, 0.3], [0.5, 0.6]], rtol=1e-6)
     np.testing.assert_array_equal(state.excess, 0)
     np.testing.assert_array_equal(method.within_budgets(state)[:, 0], [3, 1])
     # f = error + 0.4 R: 0.3 + 0.4, 0.1 + 0.3, 0.9, 0.1 + 0.3, 0.6 + 0.2, 0.5 + 0.1.
-    np.testing.assert_allclose(objective[1], [0.7, 0.4, 0.9, 0.4, 0.8, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(info.objective[1], [0.7, 0.4, 0.9, 0.4, 0.8, 0.6], rtol=1e-6)
     np.testing.assert_array_equal(method.modes(state)[:, 0], [3, 3])
 
 

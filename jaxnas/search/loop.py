@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jaxnas import strategies
 from jaxnas.report import SearchDisplay, TensorBoardLog
 from jaxnas.results import MetricsLog, keeps_theta, read_metrics, theta_field
 from jaxnas.runtime.checkpoints import Checkpoints
@@ -108,9 +107,9 @@ def run(
             console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {step}: {skipped.path}")
         console.print(f"resuming after step {step} of {total}")
     log_path = workdir / "metrics.jsonl"
-    within = isinstance(search.strategy, strategies.WithinBudgets)
-    shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
-    display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
+    budgets = search.strategy.budgets_by_name
+    shown_as = search.strategy.penalties if budgets is None else [next(iter(budget.values())) for budget in budgets]
+    display = SearchDisplay(shown_as, total, console, name="penalty" if budgets is None else "budget")
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         log = stack.enter_context(MetricsLog(log_path)) if report else None

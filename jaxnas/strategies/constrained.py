@@ -43,7 +43,7 @@ class State:
       archs: int32 [K, P, D], the P best architectures that each search evaluated, best first.
       losses: float32 [K, P], their measured losses.
       excess: float32 [K, P], by how much R exceeds the budget, 0 where it does not; infinite where there is none yet.
-      evaluated: int32 [], architectures that each search evaluated so far.
+      evaluated: int32 [K], architectures that each search evaluated so far, without ignored ones.
       incumbents: the best measured architecture for each penalty.
     """
 
@@ -112,7 +112,7 @@ class ConstrainedEvolution:
             archs=jnp.zeros((k, self.parents, decisions), jnp.int32),
             losses=jnp.full((k, self.parents), jnp.inf),
             excess=jnp.full((k, self.parents), jnp.inf),
-            evaluated=jnp.int32(0),
+            evaluated=jnp.zeros(k, jnp.int32),
             incumbents=incumbents.empty(k, decisions),
         )
 
@@ -124,11 +124,11 @@ class ConstrainedEvolution:
         theta = distribution.uniform(self.space.num_choices)
         founders = distribution.sample(founder_key, theta[None], k * self.samples * self.tries)
         founders = founders.reshape(k, self.samples, self.tries, decisions)
-        founding = state.evaluated < self.founders
-        draws = jnp.where(founding, founders, self._children(child_key, state.archs))
+        founding = (state.evaluated < self.founders)[:, None, None]  # [K, 1, 1]
+        draws = jnp.where(founding[..., None], founders, self._children(child_key, state.archs))
         # A parent is the last resort: within the budget, if a founder ever was.
         last = jnp.broadcast_to(state.archs[:, None, :1], (k, self.samples, 1, decisions))
-        last = jnp.where(founding, founders[:, :, :1], last)
+        last = jnp.where(founding[..., None], founders[:, :, :1], last)
         draws = jnp.concatenate([draws, last], axis=2)  # [K, lambda, tries + 1, D]
 
         excess = self._excess(draws)
@@ -159,31 +159,36 @@ class ConstrainedEvolution:
         return jnp.where(over > ROUNDING, over, 0.0)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Lets the best of parents and children be parents; the diagnostics are the objectives, float32 [K, S].
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.Info]:
+        """Lets the best of parents and children be parents; ignored samples never are.
 
         Args:
           state: the state that `ask` was given.
           archs: int32 [S, D], lambda for each search in turn, as `ask` returned them.
-          losses: float32 [S].
+          losses: float [S].
+          costs: None; a network is refused by its cost before it is evaluated.
         """
-        base.refuse_measured_costs(losses, "a network is refused by its cost before it is evaluated")
-        objective = incumbents.scalarised(losses, self.penalties, self.cost(archs))
-        archs = jnp.asarray(archs, jnp.int32)
+        base.refuse_measured_costs(costs, "a network is refused by its cost before it is evaluated")
+        told = base.evaluations(self.cost, archs, losses)
+        info = told.info(self.penalties)
         k = len(self.penalties)
-        children = archs.reshape(k, self.samples, -1)
+        children, usable = told.archs.reshape(k, self.samples, -1), told.usable.reshape(k, self.samples)
         all_archs = jnp.concatenate([state.archs, children], axis=1)
-        all_losses = jnp.concatenate([state.losses, losses.reshape(k, self.samples)], axis=1)
-        all_excess = jnp.concatenate([state.excess, self._excess(children)], axis=1)
+        all_losses = jnp.concatenate([state.losses, told.losses.reshape(k, self.samples)], axis=1)
+        # An ignored child is as good as a place that is still free, and comes after it.
+        excess = jnp.where(usable, self._excess(children), jnp.inf)
+        all_excess = jnp.concatenate([state.excess, excess], axis=1)
         # Whatever keeps the budget is better than whatever does not.
         best = jnp.lexsort((all_losses, all_excess), axis=-1)[:, : self.parents]
         return State(
             archs=jnp.take_along_axis(all_archs, best[..., None], axis=1),
             losses=jnp.take_along_axis(all_losses, best, axis=1),
             excess=jnp.take_along_axis(all_excess, best, axis=1),
-            evaluated=state.evaluated + self.samples,
-            incumbents=incumbents.update(state.incumbents, archs, objective),
-        ), objective
+            evaluated=state.evaluated + usable.sum(-1, dtype=jnp.int32),
+            incumbents=incumbents.update(state.incumbents, told.archs, info.objective),
+        ), info
 
     def modes(self, state: State) -> jax.Array:
         """The architecture with the least measured f_k of all evaluated ones, int32 [K, D]."""

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxnas import distribution
-from jaxnas.strategies.related.archive import Archive
+from jaxnas.strategies.related.archive import Archive, lessons
 
 REINFORCE_STEPS, REINFORCE_RATE = 100, 1e-2
 STEPS, BATCH, RATE, DECAY = 80, 64, 3e-3, 0.1  # of a prediction of losses: with many more steps it learns the noise
@@ -192,13 +192,13 @@ def predicted_losses(
     """
     start_key, row_key = jax.random.split(key)
     encoded, live = flat_one_hot(archive.archs, num_choices), archive.counts > 0
-    count = live.sum()
-    mean = jnp.where(live, archive.losses, 0).sum() / count
-    spread = jnp.sqrt(jnp.where(live, (archive.losses - mean) ** 2, 0).sum() / count + 1e-12)
+    count, losses = live.sum(), lessons(archive)
+    mean = jnp.where(live, losses, 0).sum() / count
+    spread = jnp.sqrt(jnp.where(live, (losses - mean) ** 2, 0).sum() / count + 1e-12)
     perceptron = Perceptron(width)
 
     def loss(params: Any, rows: jax.Array) -> jax.Array:
-        return ((perceptron.apply(params, encoded[rows]) - (archive.losses[rows] - mean) / spread) ** 2).mean()
+        return ((perceptron.apply(params, encoded[rows]) - (losses[rows] - mean) / spread) ** 2).mean()
 
     rows = jax.random.randint(row_key, (STEPS, BATCH), 0, count)
     adamw = optax.adamw(optax.cosine_decay_schedule(RATE, STEPS), weight_decay=DECAY)

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base
 from jaxnas.strategies.constrained import complete_budgets
 from jaxnas.strategies.related import archive as archives
 from jaxnas.strategies.related import budget_evaluator, neural
@@ -141,24 +141,30 @@ class PNAG:
         return archives.fresh(fresh_key, self.space.num_choices, size, candidates, state.archive), state
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Adds to the archive and, on a schedule, trains the networks; the diagnostics are the objectives, [K, S]."""
-        costs = self.cost(archs)
-        objective = incumbents.scalarised(losses, self.penalties, costs)
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.Info]:
+        """Adds what is usable to the archive and, on a schedule of steps, trains the networks."""
+        told = archives.evaluations(self.cost, archs, losses, costs)
         step = state.step + 1
         due = step >= state.next_fit
-        state = state.replace(archive=archives.add(state.archive, archs, losses, costs), step=step)
+        state = state.replace(archive=archives.add(state.archive, told.archs, told.losses, told.costs[:, 0]), step=step)
+        enough = archives.enough(state.archive, told)
         # The archive stays outside of the branches, which would copy it in every step.
         names = ("generator", "generated", "generated_losses", "generated_costs")
         kept = (state.archive.estimates, *(getattr(state, name) for name in names))
         fit = jax.custom_batching.sequential_vmap(self.fit)  # small products of matrices are slower in batches
-        estimates, *values = jax.lax.cond(due, fit, lambda _: kept, state)
+
+        def learn(state: State) -> tuple[Any, ...]:
+            return jax.tree.map(lambda new, old: jnp.where(enough, new, old), fit(state), kept)
+
+        estimates, *values = jax.lax.cond(due, learn, lambda _: kept, state)
         return state.replace(
             archive=state.archive.replace(estimates=estimates),
             next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
-            fits=state.fits + due,
+            fits=state.fits + (due & enough),
             **dict(zip(names, values)),
-        ), objective
+        ), told.info(self.penalties)
 
     def fit(self, state: State) -> tuple[Any, ...]:
         """Trains; returns estimates [N], the generator, and its architectures with their losses and costs."""
