@@ -11,6 +11,15 @@ import numpy as np
 Array = np.ndarray | jax.Array | Sequence[float]
 
 
+def scale(total: float | np.ndarray, lowest: float, highest: float) -> float | np.ndarray:
+    """R of costs in units, 0 for the lowest and 1 for the highest of a space; 0 if all architectures cost the same.
+
+    >>> scale(15.0, lowest=10.0, highest=20.0)
+    0.5
+    """
+    return (total - lowest) / (highest - lowest) if highest > lowest else 0.0 * total
+
+
 @dataclass(frozen=True)
 class AdditiveCost:
     """A cost that is a sum over decisions: R(c) = fixed + sum_d table_d(c_d).
@@ -63,8 +72,7 @@ class AdditiveCost:
         >>> AdditiveCost("params", "parameters", fixed=10, table=((0, 5), (1, 2, 3))).scale(18)
         1.0
         """
-        span = self.highest - self.lowest
-        return (total - self.lowest) / span if span > 0 else 0.0
+        return scale(total, self.lowest, self.highest)
 
     def scaled_table(self) -> np.ndarray:
         """What each choice adds to R, float64 [D, C]; 0 in the padding.

@@ -25,7 +25,7 @@ def mixture_log_weights(theta: jax.Array, archs: jax.Array) -> jax.Array:
     [[1.333 0.8  ]
      [0.667 1.2  ]]
     """
-    return balance_heuristic(distribution.log_prob(theta, archs), jnp.full(len(theta), 1 / len(theta)))
+    return balance_heuristic(distribution.log_prob(theta, archs), jnp.full(len(theta), 1 / len(theta), theta.dtype))
 
 
 def balance_heuristic(log_p: jax.Array, shares: jax.Array) -> jax.Array:

@@ -109,7 +109,7 @@ def searched(method, scale):
 def test_expected_costs_come_to_the_budgets_and_networks_are_within_them(method):
     search, state, expected = searched(method, 1.0)
     found = search.modes(state)
-    mean, scaled = np.asarray(expected[-100:]).mean(0), search.scaled_budgets()
+    mean, scaled = np.asarray(expected[-100:]).mean(0), search._scaled_budgets()
     assert (mean <= scaled + 0.1).all()
     for arch, budget in zip(found, search.budgets):
         fits = knapsack.within(ARCHS, search.cost.costs, budget)

@@ -110,7 +110,7 @@ class WithinBudgets(base.DistributionStrategy):
     def _theta_shape(self) -> tuple[int, int, int]:
         return len(self.budgets), len(self.space.decisions), self.space.max_choices
 
-    def scaled_budgets(self) -> np.ndarray:
+    def _scaled_budgets(self) -> np.ndarray:
         """The budgets on the scale of R, float32 [K, J]."""
         costs = self.cost.costs
         return np.asarray([[cost.scale(b) for cost, b in zip(costs, row)] for row in self.budgets], np.float32)
@@ -143,7 +143,7 @@ class WithinBudgets(base.DistributionStrategy):
         inner, info = self.inner.tell(state.inner.replace(penalties=penalties), told.archs, told.losses)
         step = state.step + 1
         moves = (inner.theta != state.inner.theta).any()
-        excess = self.cost.expected(inner.theta) - self.scaled_budgets()  # [K, J]
+        excess = self.cost.expected(inner.theta) - self._scaled_budgets()  # [K, J]
         # A strategy that learns now and then has its ascent for all the steps that went by.
         ascent = jnp.clip(self.rate * (step - state.moved) * excess, -LONGEST_STEP, LONGEST_STEP)
         lowest, highest = PENALTY_RANGE

@@ -70,8 +70,9 @@ class ConstrainedEvolution:
       penalties: eps_k; they play no part in the search, only in picking its K networks.
       samples: lambda, children of each search in a step.
       cost: scaled cost R(c); None for the first cost of the space.
-      budgets: the largest R of each of the K networks, in the order of the penalties. None for evenly spaced ones, from
-        1 for the smallest penalty down to 1 / K for the largest.
+      budgets: the largest cost of each of the K networks, in the unit of `cost` and the order of the penalties. None
+        for evenly spaced ones, from the dearest network for the smallest penalty down to a K-th of the span for the
+        largest.
       founders: uniform samples within the budget that each search starts from, at least P.
       parents: P, the best of all that a search has evaluated; they have the children.
       mutation: probability that a mutation changes a decision.
@@ -95,7 +96,7 @@ class ConstrainedEvolution:
 
     def __post_init__(self):
         base.complete(self)
-        object.__setattr__(self, "budgets", complete_budgets(self.budgets, self.penalties))
+        object.__setattr__(self, "budgets", check_budgets(self.cost, self.budgets, self.penalties))
         base.check_positive(self, "founders", "parents", "tries")
         if self.founders < self.parents:
             raise ValueError(f"founders must be at least the {self.parents} parents, got {self.founders}")
@@ -104,14 +105,19 @@ class ConstrainedEvolution:
         if not 0 <= self.crossover < 1:
             raise ValueError(f"crossover must be a share below 1 (the rest are mutations), got {self.crossover}")
 
+    @property
+    def scaled_budgets(self) -> tuple[float, ...]:
+        """The budgets on the scale of R."""
+        return scaled_budgets(self.cost, self.budgets, self.penalties)
+
     def init(self, key: jax.Array) -> State:
         """No parents yet; the key is not used."""
         del key
         k, decisions = len(self.penalties), len(self.space.decisions)
         return State(
             archs=jnp.zeros((k, self.parents, decisions), jnp.int32),
-            losses=jnp.full((k, self.parents), jnp.inf),
-            excess=jnp.full((k, self.parents), jnp.inf),
+            losses=jnp.full((k, self.parents), jnp.inf, jnp.float32),
+            excess=jnp.full((k, self.parents), jnp.inf, jnp.float32),
             evaluated=jnp.zeros(k, jnp.int32),
             incumbents=incumbents.empty(k, decisions),
         )
@@ -154,7 +160,7 @@ class ConstrainedEvolution:
     def _excess(self, archs: jax.Array) -> jax.Array:
         """By how much R exceeds each search's budget, 0 where it does not: int32 [K, ..., D] -> float32 [K, ...]."""
         cost = self.cost(archs.reshape(-1, archs.shape[-1])).reshape(archs.shape[:-1])
-        budgets = jnp.asarray(self.budgets, jnp.float32).reshape(-1, *[1] * (cost.ndim - 1))
+        budgets = jnp.asarray(self.scaled_budgets, jnp.float32).reshape(-1, *[1] * (cost.ndim - 1))
         over = cost - budgets
         return jnp.where(over > ROUNDING, over, 0.0)
 
@@ -213,16 +219,36 @@ def evenly_spaced_budgets(penalties: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(((k - rank) / k).tolist())
 
 
-def complete_budgets(budgets: Sequence[float] | None, penalties: tuple[float, ...]) -> tuple[float, ...]:
-    """The budgets as they are, or evenly spaced ones for None.
+def check_budgets(
+    cost: base.Cost, budgets: Sequence[float] | None, penalties: tuple[float, ...]
+) -> tuple[float, ...] | None:
+    """Budgets as a tuple; None stays None.
 
     Raises:
-      ValueError: unless there is one budget on the scale of R for each of the K penalties.
+      ValueError: unless there is one budget for each of the K penalties, which an architecture meets, and a cost with
+        units.
     """
-    budgets = evenly_spaced_budgets(penalties) if budgets is None else tuple(float(budget) for budget in budgets)
+    if budgets is None:
+        return None
+    budgets = tuple(float(budget) for budget in budgets)
     if len(budgets) != len(penalties):
         raise ValueError(f"budgets must be one for each of the {len(penalties)} penalties, got {len(budgets)}")
+    if not hasattr(cost, "scale"):
+        raise ValueError(
+            "cost must have `lowest`, `highest` and `scale`, as `AdditiveCost` has, for budgets in its unit"
+        )
     for budget in budgets:
-        if not (math.isfinite(budget) and 0 <= budget <= 1):
-            raise ValueError(f"budgets must be scaled costs from 0 (the cheapest) to 1 (the dearest), got {budget}")
+        if not (math.isfinite(budget) and budget >= cost.lowest):
+            raise ValueError(
+                f"budgets must be costs of networks, from {cost.lowest:g} to {cost.highest:g} here, got {budget:g}"
+            )
     return budgets
+
+
+def scaled_budgets(
+    cost: base.Cost, budgets: tuple[float, ...] | None, penalties: tuple[float, ...]
+) -> tuple[float, ...]:
+    """The largest R of each of the K networks, at most 1."""
+    if budgets is None:
+        return evenly_spaced_budgets(penalties)
+    return tuple(min(1.0, cost.scale(budget)) for budget in budgets)

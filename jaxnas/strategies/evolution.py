@@ -89,7 +89,7 @@ class RegularisedEvolution:
         decisions = len(self.space.decisions)
         return State(
             archs=jnp.zeros((self.population, decisions), jnp.int32),
-            losses=jnp.full(self.population, jnp.inf),
+            losses=jnp.full(self.population, jnp.inf, jnp.float32),
             evaluated=jnp.int32(0),
             incumbents=incumbents.empty(len(self.penalties), decisions),
         )

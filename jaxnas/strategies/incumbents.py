@@ -21,7 +21,7 @@ class Incumbents:
 
 def empty(distributions: int, decisions: int) -> Incumbents:
     """No architecture seen: K infinite objectives, and zeros [K, D] for architectures."""
-    return Incumbents(jnp.full(distributions, jnp.inf), jnp.zeros((distributions, decisions), jnp.int32))
+    return Incumbents(jnp.full(distributions, jnp.inf, jnp.float32), jnp.zeros((distributions, decisions), jnp.int32))
 
 
 def update(incumbents: Incumbents, archs: jax.Array, objective: jax.Array) -> Incumbents:

@@ -97,7 +97,7 @@ class Independent:
         own_archs = told.archs.reshape(k, self.samples, decisions)
         objective = told.objective(state.penalties)  # [K, S]
         own = objective.reshape(k, k, self.samples)[jnp.arange(k), jnp.arange(k)]  # [K, lambda]
-        log_weights = jnp.where(told.usable, 0.0, -jnp.inf).reshape(k, self.samples)
+        log_weights = jnp.where(told.usable, jnp.zeros_like(told.losses), -jnp.inf).reshape(k, self.samples)
         utility = importance.weighted_quantile_utility(own, log_weights)
 
         def update(theta, asng_state, archs, utility):

@@ -88,7 +88,7 @@ class NSGA2:
         size, decisions = self.samples * len(self.penalties), len(self.space.decisions)
         return State(
             archs=jnp.zeros((size, decisions), jnp.int32),
-            objectives=jnp.zeros((size, self.objectives)),
+            objectives=jnp.zeros((size, self.objectives), jnp.float32),
             generation=jnp.int32(0),
             incumbents=incumbents.empty(len(self.penalties), decisions),
         )

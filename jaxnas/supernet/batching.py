@@ -151,6 +151,6 @@ def _evaluate_one(
     apply: Apply, params: chex.ArrayTree, images: jax.Array, labels: jax.Array, arch: jax.Array, label_smoothing: float
 ) -> Evaluation:
     logits = apply(params, images, arch).astype(jnp.float32)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
     loss = optax.softmax_cross_entropy(logits, targets).mean()
-    return Evaluation(loss=loss, accuracy=(logits.argmax(-1) == labels).mean())
+    return Evaluation(loss=loss, accuracy=(logits.argmax(-1) == labels).mean(dtype=jnp.float32))

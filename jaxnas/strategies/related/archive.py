@@ -70,7 +70,7 @@ def fit_after(step: jax.Array, growth: float) -> jax.Array:
 
 def empty(capacity: int, decisions: int) -> Archive:
     """Nothing evaluated; N = `capacity`."""
-    nothing = jnp.full(capacity, jnp.inf)
+    nothing = jnp.full(capacity, jnp.inf, jnp.float32)
     archs = jnp.zeros((capacity, decisions), jnp.int32)
     return Archive(archs, nothing, nothing, jnp.zeros(capacity, jnp.int32), nothing, jnp.int32(0))
 

@@ -43,7 +43,7 @@ class Comparator:
 def untrained(pairs: int, decisions: int) -> Comparator:
     """Finds all architectures alike; M = `pairs`."""
     nothing = jnp.zeros((pairs, decisions), jnp.int32)
-    return Comparator(nothing, nothing, jnp.zeros(pairs))
+    return Comparator(nothing, nothing, jnp.zeros(pairs, jnp.float32))
 
 
 def probabilities(machine: Comparator, archs: Any, others: Any, num_choices: tuple[int, ...]) -> Any:

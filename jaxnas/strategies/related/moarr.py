@@ -108,7 +108,7 @@ class MoARR:
         del key
         return State(
             archive=archives.empty(self.capacity, len(self.space.decisions)),
-            coefficients=jnp.zeros((linear_ensemble.MODELS, self.design.size + 1)),
+            coefficients=jnp.zeros((linear_ensemble.MODELS, self.design.size + 1), jnp.float32),
             exploration=jnp.float32(EXPLORATION[1]),
             step=jnp.int32(0),
             next_fit=jnp.int32(-(-self.founders // self.step_samples)),

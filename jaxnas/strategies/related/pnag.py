@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base
-from jaxnas.strategies.constrained import complete_budgets
+from jaxnas.strategies.constrained import check_budgets, scaled_budgets
 from jaxnas.strategies.related import archive as archives
 from jaxnas.strategies.related import budget_evaluator, neural
 
@@ -74,8 +74,8 @@ class PNAG:
       penalties: eps_k; they play no part in the search, only in picking its K networks.
       samples: lambda, samples of the generator for each budget in a step.
       cost: scaled cost R(c); None for the first cost of the space.
-      budgets: the largest R of each of the K networks. None for evenly spaced ones, from 1 for the smallest penalty
-        down to 1 / K for the largest.
+      budgets: the largest cost of each of the K networks, in the unit of `cost`. None for evenly spaced ones, from the
+        dearest network for the smallest penalty down to a K-th of the span for the largest.
       founders: uniform architectures that the search begins with.
       growth: a fit follows when the number of steps has grown by this factor.
       capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
@@ -100,21 +100,26 @@ class PNAG:
 
     def __post_init__(self):
         base.complete(self)
-        object.__setattr__(self, "budgets", complete_budgets(self.budgets, self.penalties))
+        object.__setattr__(self, "budgets", check_budgets(self.cost, self.budgets, self.penalties))
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.samples * len(self.penalties))
         base.check_positive(self, "width", "hidden", "tries")
+
+    @property
+    def scaled_budgets(self) -> tuple[float, ...]:
+        """The budgets on the scale of R."""
+        return scaled_budgets(self.cost, self.budgets, self.penalties)
 
     @property
     def generator(self) -> neural.Generator:
         """The generator's shapes."""
         return neural.Generator.of_choices(
-            [each.choices for each in self.space.decisions], len(self.budgets), self.hidden
+            [each.choices for each in self.space.decisions], len(self.penalties), self.hidden
         )
 
     def init(self, key: jax.Array) -> State:
         """An empty archive and an untrained generator; the key is kept for training."""
-        decisions, size = len(self.space.decisions), len(self.budgets) * FOR_EACH_BUDGET
-        unknown = jnp.full(size, jnp.inf)
+        decisions, size = len(self.space.decisions), len(self.penalties) * FOR_EACH_BUDGET
+        unknown = jnp.full(size, jnp.inf, jnp.float32)
         return State(
             archive=archives.empty(self.capacity, decisions),
             generator=self.generator.init(key),
@@ -122,7 +127,7 @@ class PNAG:
             generated_losses=unknown,
             generated_costs=unknown,
             step=jnp.int32(0),
-            next_fit=jnp.int32(-(-self.founders // (self.samples * len(self.budgets)))),
+            next_fit=jnp.int32(-(-self.founders // (self.samples * len(self.penalties)))),
             fits=jnp.int32(0),
             key_data=jax.random.key_data(key),
         )
@@ -131,8 +136,8 @@ class PNAG:
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
         """New samples of the generator for every budget, uniform ones at first: int32 [S, D], and the state."""
         founder_key, sample_key, fresh_key = jax.random.split(key, 3)
-        size = self.samples * len(self.budgets)
-        budgets = jnp.arange(size * self.tries) % len(self.budgets)
+        size = self.samples * len(self.penalties)
+        budgets = jnp.arange(size * self.tries) % len(self.penalties)
         generated, _, _ = self.generator.sample(
             state.generator, self.generator.noise(sample_key, (len(budgets),)), budgets
         )
@@ -170,8 +175,8 @@ class PNAG:
         """Trains; returns estimates [N], the generator, and its architectures with their losses and costs."""
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
         evaluator_key, predictor_key, train_key, sample_key = jax.random.split(key, 4)
-        archive, num_choices, budgets = state.archive, self.space.num_choices, len(self.budgets)
-        evaluator = budget_evaluator.train(evaluator_key, archive, self.budgets, num_choices, self.width)
+        archive, num_choices, budgets = state.archive, self.space.num_choices, len(self.penalties)
+        evaluator = budget_evaluator.train(evaluator_key, archive, self.scaled_budgets, num_choices, self.width)
         conditions = jnp.tile(jnp.arange(budgets), FOR_EACH_BUDGET)
 
         def reward(archs: jax.Array, at: jax.Array) -> jax.Array:
@@ -195,7 +200,8 @@ class PNAG:
 
         No budget is ever exceeded: costs are exact, and the cheapest architecture is known.
         """
-        return archives.best_within(*self._candidates(state), self.budgets, archives.cheapest(self.space, self.cost))
+        cheapest = archives.cheapest(self.space, self.cost)
+        return archives.best_within(*self._candidates(state), self.scaled_budgets, cheapest)
 
     def _candidates(self, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Losses, costs and architectures to answer with."""

@@ -231,9 +231,9 @@ def posterior(
     ratios = jnp.exp(log_ratio)
     ratio = jnp.append(ratios, ratios[0] / max(1, (order == 0).sum()))[order]  # [P]
     factor = jnp.linalg.cholesky(equations.gram + jnp.diag(ratio))
-    inverse = lax.linalg.triangular_solve(factor, jnp.eye(len(ratio)), left_side=True, lower=True)
+    inverse = lax.linalg.triangular_solve(factor, jnp.eye(len(ratio), dtype=jnp.float32), left_side=True, lower=True)
     mean = equations.moment @ inverse.T @ inverse
-    deviations = jax.random.normal(key, (len(order), draws)).T @ inverse  # covariance: the inverse matrix
+    deviations = jax.random.normal(key, (len(order), draws), jnp.float32).T @ inverse  # covariance: the inverse matrix
     determined = 1 - ratio * jnp.square(deviations).mean(0)  # [P], in all the effective number of parameters
     error = equations.square - (mean * equations.moment).sum(-1) - (jnp.square(mean) * ratio).sum(-1)
     error = jnp.maximum(error, SMALLEST_ERROR * equations.square)

@@ -180,7 +180,7 @@ class SharedModel(base.DistributionStrategy):
         its share of the samples, up to less than one sample.
         """
         offset_key, choice_key = jax.random.split(key)
-        points = (jnp.arange(self.step_samples) + jax.random.uniform(offset_key)) / self.step_samples
+        points = (jnp.arange(self.step_samples) + jax.random.uniform(offset_key, dtype=jnp.float32)) / self.step_samples
         bounds = jnp.cumsum(jnp.repeat(state.shares / self.draws, self.draws))[:-1]
         source = (points[:, None] > bounds).sum(-1)  # [S], into K M
         components = self.components(state).reshape(-1, *state.theta.shape[1:])
@@ -189,8 +189,8 @@ class SharedModel(base.DistributionStrategy):
 
     def components(self, state: State) -> jax.Array:
         """The products of categoricals, one around the optimum of each draw, that p_k is the mean of: [K, M, D, C]."""
-        redraw = jnp.where(state.fits == 0, 1.0, self.redraw)  # no optimum is known before
-        optima = jax.nn.one_hot(state.optima, self.space.max_choices)
+        redraw = jnp.where(state.fits == 0, jnp.float32(1.0), self.redraw)  # no optimum is known before
+        optima = jax.nn.one_hot(state.optima, self.space.max_choices, dtype=jnp.float32)
         return (1 - redraw) * optima + redraw * state.theta[:, None]
 
     def log_prob(self, state: State, archs: jax.Array) -> jax.Array:
@@ -287,7 +287,7 @@ class SharedModel(base.DistributionStrategy):
             drawn = (mean + penalties @ cost)[:, None] + self.spread * deviations
             start = jax.random.categorical(start_key, jnp.log(state.theta), shape=(self.draws, *state.theta.shape[:2]))
             optima = designs.descend(design, drawn, jnp.swapaxes(start, 0, 1), self.sweeps)  # [K, M, D]
-            frequency = jax.nn.one_hot(optima, self.space.max_choices).mean(1)  # [K, D, C]
+            frequency = jax.nn.one_hot(optima, self.space.max_choices, dtype=jnp.float32).mean(1)  # [K, D, C]
             theta = jax.vmap(functools.partial(asng.apply_margin, num_choices=self.space.num_choices))(frequency)
             shares = self.share_out(drawn, distribution.mode(theta), optima)
         return theta, shares, mean, log_ratio, optima, state.fits + 1, gram, counted
