@@ -18,12 +18,13 @@ from rich.console import Console
 from experiments import cli
 from jaxnas import data, strategies, supernet
 from jaxnas.networks import latency
-from jaxnas.report import plot_pareto, result_table, tensorboard
+from jaxnas.report import SearchDisplay, TensorBoardListener, plot_pareto, result_table, tensorboard
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import compilation_cache
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.answer import summarise
 from jaxnas.search.budgets import parse as parse_budgets
+from jaxnas.search.image_search import image_search
 from jaxnas.search.loop import run
 from jaxnas.search.presets import PRESETS, Preset
 from jaxnas.search.search import Search
@@ -137,7 +138,7 @@ def build(config: Config, preset: Preset) -> Search:
         )
     proxy = SPACES[preset.space](width=preset.width, image_size=preset.image_size, num_classes=dataset.num_classes)
     gather = supernet.resolve_batching(preset.settings.batching) == "vmap"
-    return Search(strategy, supernet.build(proxy, gather), dataset, train, valid, preset.settings)
+    return image_search(strategy, supernet.build(proxy, gather), dataset, train, valid, preset.settings)
 
 
 def search_space(config: Any, space: SearchSpace) -> SearchSpace:
@@ -193,15 +194,17 @@ def main(config: Config) -> None:
     console.print(
         f"{name}: {preset.space} on {preset.dataset}, {len(search.strategy.penalties)} networks, in {workdir}"
     )
+    listeners = [SearchDisplay.of(search.strategy, search.total_steps, console)]
+    if config.tensorboard:
+        listeners.append(TensorBoardListener(workdir / "tensorboard", len(search.strategy.penalties)))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, seconds = run(
             search,
-            config.seed,
+            search.init(config.seed),
             workdir,
             checkpoints,
-            console,
             checkpoint_seconds=config.checkpoint_seconds,
-            with_tensorboard=config.tensorboard,
+            listeners=listeners,
         )
     found = summarise(
         search,
@@ -211,6 +214,7 @@ def main(config: Config) -> None:
         seed=config.seed,
         config=description,
         seconds=seconds,
+        dataset=preset.dataset,
     )
     found.write(workdir / "result.json")
     plot_pareto(found, workdir / "pareto.png")

@@ -13,7 +13,7 @@ from jaxnas.data import DatasetNotFoundError
 from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import CheckpointError
 from jaxnas.runtime.devices import LostProcessError
-from jaxnas.search.steps import NonFiniteLossError, SearchInterruptedError
+from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
 
 Config = TypeVar("Config")
 
@@ -55,7 +55,7 @@ def run(main: Callable[[Config], None], config_type: type[Config], arguments: Se
         print(f"error: {error}", file=sys.stderr)
         devices.abandon(FAILED)
         raise SystemExit(FAILED) from error
-    except SearchInterruptedError as error:
+    except RunInterruptedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
 

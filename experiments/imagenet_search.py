@@ -23,15 +23,16 @@ from jaxnas import supernet
 from jaxnas.data import sources
 from jaxnas.data.streams import Stream
 from jaxnas.networks import latency
-from jaxnas.report import plot_pareto, result_table, tensorboard
+from jaxnas.report import SearchDisplay, TensorBoardListener, plot_pareto, result_table, tensorboard
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import compilation_cache, devices
 from jaxnas.runtime.shared_checkpoints import SharedCheckpoints
 from jaxnas.search.answer import summarise
+from jaxnas.search.image_search import streamed_image_search
 from jaxnas.search.imagenet_presets import IMAGES_A_STEP, PRESETS
 from jaxnas.search.loop import run
 from jaxnas.search.presets import Preset
-from jaxnas.search.streamed import StreamedSearch
+from jaxnas.search.search import Search
 from jaxnas.spaces import SPACES
 
 
@@ -132,7 +133,7 @@ def choose_preset(config: Config) -> Preset:
     return preset if config.folder is None else dataclasses.replace(preset, dataset="folder")
 
 
-def build(config: Config, preset: Preset) -> StreamedSearch:
+def build(config: Config, preset: Preset) -> Search:
     """Space, strategy, supernet and streams of a preset."""
     if preset.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {preset.space!r}")
@@ -159,17 +160,17 @@ def build(config: Config, preset: Preset) -> StreamedSearch:
     gather = supernet.resolve_batching(settings.batching) == "vmap"
     network = supernet.build(space, gather, devices.AXIS if config.sync_batch_norm else None)
     strategy = choose_strategy(config, preset, search_space(config, space))
-    return StreamedSearch(strategy, network, train, valid, settings, config.evaluation_batches)
+    return streamed_image_search(strategy, network, train, valid, settings, config.evaluation_batches)
 
 
-def describe(config: Config, preset: Preset, search: StreamedSearch) -> dict[str, Any]:
+def describe(config: Config, preset: Preset, search: Search) -> dict[str, Any]:
     """All that decides the outcome of a search but for rounding, JSON-ready; the number of devices is not in it.
 
     Without synchronised batch norm the statistics are of each device's images, so there it matters a little.
     """
     names = ("classes", "images_per_class", "sync_batch_norm", "evaluation_batches")
     chosen = {name: getattr(config, name) for name in names}
-    return {**describe_config(config, preset), **chosen, "data": search.train.source.fingerprint()[:16]}
+    return {**describe_config(config, preset), **chosen, "data": search.train.stream.source.fingerprint()[:16]}
 
 
 def main(config: Config) -> None:
@@ -190,16 +191,18 @@ def main(config: Config) -> None:
         f"{config.preset}: {preset.space} on {preset.dataset}, {len(search.strategy.penalties)} networks, "
         f"{devices.device_count()} devices of {devices.process()[1]} processes, in {workdir}"
     )
+    listeners = [SearchDisplay.of(search.strategy, search.total_steps, console)]
+    if report and config.tensorboard:
+        listeners.append(TensorBoardListener(workdir / "tensorboard", len(search.strategy.penalties)))
     with SharedCheckpoints(workdir / "checkpoints") as checkpoints:
         state, seconds = run(
             search,
-            config.seed,
+            search.init(config.seed),
             workdir,
             checkpoints,
-            console,
             checkpoint_seconds=config.checkpoint_seconds,
+            listeners=listeners,
             report=report,
-            with_tensorboard=config.tensorboard,
         )
     found = summarise(
         search,

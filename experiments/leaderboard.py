@@ -120,7 +120,7 @@ def on_supernet(config: Config, console: Console) -> standings.Standings:
         images = data.resize(images, preset.image_size)
     truth = supernet_problem.score_all(
         supernet_problem.train(build(JUDGE_SEED), JUDGE_SEED),
-        data.Split(images, dataset.test_labels),
+        data.Examples(images, dataset.test_labels),
         strategy.cost,
         strategy.space.name,
     )

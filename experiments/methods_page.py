@@ -40,7 +40,9 @@ def main(config: Config) -> None:
     with replacing(config.out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for path in config.result[:1]:
-        shutil.copyfile(path.parent / "leaderboard.png", config.out.parent / "leaderboard.png")
+        picture, copy = path.parent / "leaderboard.png", config.out.parent / "leaderboard.png"
+        if picture.resolve() != copy.resolve():
+            shutil.copyfile(picture, copy)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from rich.console import Console
 
 from experiments import cifar_search, cli
 from jaxnas import metrics, strategies
-from jaxnas.report.tables import Column
-from jaxnas.report.tables import Table as TextTable
 from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.tables import Column
+from jaxnas.results.tables import Table as TextTable
 from jaxnas.runtime import compilation_cache
 from jaxnas.search.presets import PRESETS
 from jaxnas.spaces import SPACES
@@ -91,11 +91,9 @@ def check_table(task: TabularTask, path: Path, space_name: str) -> None:
 def score(supernet: FrozenSupernet, archs: np.ndarray, images: int) -> np.ndarray:
     """Mean validation loss of architectures [N, D] over `images` images, float [N]."""
     size = supernet.search.settings.valid_batch_size
-    count = max(1, min(images, len(supernet.search.valid.labels)) // size)
-    losses = [
-        np.asarray(supernet.search.evaluate_on(supernet.params, jnp.arange(size) + start * size, archs).loss)
-        for start in range(count)
-    ]
+    count = max(1, min(images, len(supernet.search.valid)) // size)
+    minibatches = [supernet.search.valid.take(jnp.arange(size) + start * size) for start in range(count)]
+    losses = [np.asarray(supernet.search.evaluate_batch(supernet.params, one, archs).loss) for one in minibatches]
     return np.mean(losses, axis=0)
 
 

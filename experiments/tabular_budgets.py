@@ -16,8 +16,8 @@ import rich.console
 from experiments import cli
 from jaxnas import strategies, tasks
 from jaxnas.report import tabular as report
-from jaxnas.report.tables import Table
 from jaxnas.results.files import write_json
+from jaxnas.results.tables import Table
 from jaxnas.tasks.judge import least_error_within
 
 

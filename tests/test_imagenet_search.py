@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks import faults, scaling
 from experiments import cli, imagenet_search, make_images
 from jaxnas.data import sources, streams
-from jaxnas.search.steps import NonFiniteLossError, SearchInterruptedError
+from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
 from tests import tiny_search  # noqa: F401 (registers the space)
 
 ROOT = Path(__file__).parents[1]
@@ -312,17 +312,20 @@ def test_a_signal_ends_the_search_after_a_step(own):
     state, _, metrics = next(run)
     assert int(state.step) == len(metrics.finite) < 3
     if int(state.step) == 1:
-        with pytest.raises(SearchInterruptedError, match="step 1 of 2"):
+        with pytest.raises(RunInterruptedError, match="step 1 of 2"):
             next(run)
 
 
 def test_minibatches_must_fit_the_devices(own):
     config = imagenet_search.Config(**SHORT, folder=own)
-    search = imagenet_search.build(config, imagenet_search.choose_preset(config))
-    with pytest.raises(ValueError, match="must have minibatches of batch_size / accumulate = 4 images, got 8"):
+    preset = imagenet_search.choose_preset(config)
+    search = imagenet_search.build(config, preset)
+    with pytest.raises(ValueError, match="must have minibatches of batch_size / accumulate = 4 examples, got 8"):
         dataclasses.replace(search, settings=dataclasses.replace(search.settings, accumulate=2))
     with pytest.raises(ValueError, match="cutout must be 0"):
-        dataclasses.replace(search, settings=dataclasses.replace(search.settings, cutout=4))
+        imagenet_search.build(
+            config, dataclasses.replace(preset, settings=dataclasses.replace(preset.settings, cutout=4))
+        )
 
 
 def test_scaling_counts_a_ring_and_the_dearest_network():

@@ -13,12 +13,13 @@ from rich.console import Console
 
 from experiments import cifar_search, cli, leaderboard, methods_page
 from jaxnas import metrics
-from jaxnas.data import Split, load
+from jaxnas.data import Examples, load
 from jaxnas.leaderboard import method_docs, on_supernets, standings, supernet_problem
 from jaxnas.leaderboard.standings import Standings
 from jaxnas.report import methods_page as page
 from jaxnas.report.leaderboard import standings_table
 from jaxnas.search.presets import PRESETS
+from jaxnas.search.sources import InMemory
 from jaxnas.spaces.base import architectures
 from jaxnas.tasks import Table, TabularTask, judge, synthetic_table
 from jaxnas.tasks.supernet import FrozenSupernet
@@ -186,10 +187,10 @@ def test_the_unit_of_cost_by_hand(tiny_problem):
 
 def test_the_judge_scores_all_networks_on_test_images(tiny_problem):
     images = load("digits")
-    part = Split(images.test_images[:120], images.test_labels[:120])
+    part = Examples(images.test_images[:120], images.test_labels[:120])
     judged = supernet_problem.score_all(tiny_problem.supernet, part, tiny_problem.cost, "tiny")
     archs = architectures((2, 2), np.arange(4))
-    search = dataclasses.replace(tiny_problem.search, valid=part)
+    search = dataclasses.replace(tiny_problem.search, valid=InMemory(part))
     losses = np.asarray(search.evaluate(tiny_problem.supernet.params, archs).loss)
     np.testing.assert_allclose(judged.error, 1 - np.exp(-losses), rtol=1e-5)
     np.testing.assert_allclose(judged.cost.scaled, tiny_problem.cost(archs), atol=1e-6)
@@ -206,7 +207,7 @@ def test_every_method_runs_on_a_supernet_within_the_common_cost(tiny_problem):
     told = []
     names = list(on_supernets.methods())
     images = load("digits")
-    part = Split(images.test_images[:120], images.test_labels[:120])
+    part = Examples(images.test_images[:120], images.test_labels[:120])
     truth = supernet_problem.score_all(tiny_problem.supernet, part, tiny_problem.cost, "tiny")
     results = on_supernets.run([tiny_problem], names, truth, told.append)
     assert told == names

@@ -7,7 +7,7 @@ seen, on any other number of devices.
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -15,10 +15,12 @@ import numpy as np
 from absl import flags
 
 from jaxnas.data import crops
+from jaxnas.data.decoding import WHITE, BadImageError, check_background
 from jaxnas.data.sources import ImageSource, Subset
 
 _LOGGER = logging.getLogger(__name__)
 TRIES = 100  # images read in place of a dead one before the data set is given up
+NAMED = 3  # dead images named in an error
 
 
 class DeadImagesError(ValueError):
@@ -40,6 +42,8 @@ class Stream:
       threads: that decode, where there are no workers.
       workers: processes that decode; 0 for threads of this one.
       max_dead: distinct dead images that are skipped before the stream gives up.
+      mirror: whether `augment` flips, see `jaxnas.data.preprocessing.mirrored`.
+      background: red, green, blue, on which transparent images are put.
     """
 
     source: ImageSource
@@ -52,19 +56,31 @@ class Stream:
     threads: int = 4
     workers: int = 0
     max_dead: int = 100
+    mirror: bool = True
+    background: tuple[int, int, int] = WHITE
 
     def __post_init__(self):
         if self.batch_size < 1 or self.batch_size % self.host[1]:
             raise ValueError(f"batch_size must be a multiple of the {self.host[1]} hosts, got {self.batch_size}")
+        check_background(self.background)
         if not len(self.subset.indices):
             raise ValueError(f"data set {self.source.name} has no image in one of its halves; change valid_fraction")
         for name, least in (("threads", 1), ("workers", 0), ("max_dead", 0), ("size", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
+    def __len__(self) -> int:
+        """Images of one pass."""
+        return len(self.subset.indices)
+
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
         return grain.MapDataset.range(len(self.subset.indices)).seed(self.seed).shuffle().repeat()
+
+    @functools.cached_property
+    def _dead(self) -> set[int]:
+        """Dead images met so far, each reported once."""
+        return set()
 
     def example(self, position: int) -> dict[str, np.ndarray]:
         """The image at one position of the endless stream of the whole job.
@@ -77,15 +93,14 @@ class Stream:
         index, dead = int(self._order[position]), []
         while len(dead) < min(TRIES, count):
             number = int(self.subset.indices[index])
-            encoded, label = self.source.read(number)
             generator = np.random.default_rng((self.seed, position, number)) if self.augment else None
             try:
-                image = crops.decode(encoded, self.size, generator)
-            except crops.DeadImageError:
+                image, label = self._read(number, generator)
+            except BadImageError:
                 dead.append(number)
                 index = (index + 1) % count
                 continue
-            flip = generator is not None and generator.random() < 0.5
+            flip = generator is not None and generator.random() < 0.5 and self.mirror
             padded = np.array(dead + [-1] * (TRIES - len(dead)), np.int64)
             return {
                 "image": image,
@@ -94,9 +109,27 @@ class Stream:
                 "dead": padded,
             }
         raise DeadImagesError(
-            f"{len(dead)} images of {self.source.name} in a row cannot be decoded, from number {dead[0]} on; "
+            f"{len(dead)} images of {self.source.name} in a row cannot be decoded ({self._reasons(dead)}); "
             "the data set is damaged"
         )
+
+    def _read(self, number: int, generator: np.random.Generator | None) -> tuple[np.ndarray, int]:
+        """One image of the source, cropped, and its label."""
+        encoded, label = self.source.read(number)
+        name = self.source.describe(number)
+        return crops.decode_crop(encoded, self.size, generator, self.background, name), label
+
+    def _reason(self, number: int) -> str:
+        """File and reason of a bad image. It is read again, since worker processes hand on numbers alone."""
+        try:
+            self._read(number, None)
+        except BadImageError as error:
+            return str(error)
+        return f"{self.source.describe(number)}: could not be read the first time"
+
+    def _reasons(self, numbers: Sequence[int]) -> str:
+        """The first few."""
+        return "; ".join(map(self._reason, numbers[:NAMED])) + ("; ..." if numbers[NAMED:] else "")
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Minibatches of this host from batch number `start` on, without end.
@@ -119,16 +152,18 @@ class Stream:
         else:
             options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * rows)
             iterable = examples.to_iter_dataset(options).batch(rows)
-        dead: set[int] = set()
+        dead = self._dead
         for batch in iterable:
             met = set(batch.pop("dead").ravel().tolist()) - {-1} - dead
-            dead |= met
             for number in sorted(met):
-                _LOGGER.warning("image %d of %s is dead and skipped (%d so far)", number, self.source.name, len(dead))
+                dead.add(number)
+                reason = self._reason(number)
+                _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(dead), reason)
             if len(dead) > self.max_dead:
                 raise DeadImagesError(
                     f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "
-                    "max_dead_images allows; mend the data set or raise the limit"
+                    f"max_dead_images allows ({self._reasons(sorted(dead))}); remove or replace these images, or raise "
+                    "the limit"
                 )
             yield batch
 

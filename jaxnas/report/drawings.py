@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from jaxnas.report.charts import color
-from jaxnas.report.layer_charts import short_name
-from jaxnas.report.markup import Node, add, element, number, svg, text, title
+from jaxnas.report.svg import Node, add, element, number, svg, text, title
+from jaxnas.report.wording import short_name
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace, searched_stages
 from jaxnas.spaces.mbconv import Layer, Operation
 from jaxnas.spaces.nasbench201 import EDGES

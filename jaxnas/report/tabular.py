@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxnas.metrics import REFERENCE_POINT, evaluations_to_reach
-from jaxnas.report.tables import Column, Table
+from jaxnas.results.tables import Column, Table
 from jaxnas.tasks.comparison import Reach, mean_curves
 from jaxnas.tasks.judge import Comparison, Result
 

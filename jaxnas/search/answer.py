@@ -16,11 +16,10 @@ from jaxnas.results.result import FoundArchitecture, SearchResult, versions
 if TYPE_CHECKING:  # training stands above reports
     from jaxnas.search.search import Search
     from jaxnas.search.steps import State
-    from jaxnas.search.streamed import StreamedSearch
 
 
 def summarise(
-    search: Search | StreamedSearch,
+    search: Search,
     state: State,
     *,
     method: str,
@@ -28,7 +27,7 @@ def summarise(
     seed: int,
     config: Mapping[str, Any],
     seconds: float,
-    dataset: str | None = None,
+    dataset: str,
 ) -> SearchResult:
     """What a search found: for each k the best candidate of all distributions on the whole validation split.
 
@@ -40,7 +39,7 @@ def summarise(
       seed: of the search.
       config: everything needed to repeat it, JSON-ready.
       seconds: how long it took.
-      dataset: name of the data; None for that of the search's own `dataset`.
+      dataset: name of the data.
 
     Returns:
       The result; its `write` makes `result.json`.
@@ -72,7 +71,7 @@ def summarise(
             macs=int(space.cost("macs").total(arch)),
             probability=float(np.prod(theta[k, np.arange(len(arch)), arch])),
             valid_loss=float(evaluation.loss[k]),
-            valid_accuracy=float(evaluation.accuracy[k]),
+            valid_accuracy=float(evaluation.metrics["accuracy"][k]) if "accuracy" in evaluation.metrics else None,
             budgets=budgets[k],
             latency=float(space.cost(latency.NAME).total(arch)) if with_latency else None,
         )
@@ -82,7 +81,7 @@ def summarise(
     return SearchResult(
         method=method,
         space=space.name,
-        dataset=search.dataset.name if dataset is None else dataset,
+        dataset=dataset,
         seed=seed,
         config=config,
         versions=versions(),

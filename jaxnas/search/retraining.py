@@ -7,7 +7,7 @@ programs continues as if nothing had happened.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import chex
@@ -20,8 +20,8 @@ import optax
 
 from jaxnas import data
 from jaxnas.data.randaugment import randaugment
-from jaxnas.search import settings
-from jaxnas.search.search import Examples, NonFiniteLossError
+from jaxnas.runtime import loop, programs
+from jaxnas.supernet.optimizers import sgd
 
 AUGMENTATIONS = ("standard", "cutout", "randaugment")
 
@@ -105,6 +105,11 @@ class Score:
     loss: jax.Array
     accuracy: jax.Array
 
+    @property
+    def finite(self) -> np.ndarray:
+        """Whether the loss is finite, bool []."""
+        return np.isfinite(self.loss)
+
 
 @dataclass(frozen=True, eq=False)
 class Retraining:
@@ -133,9 +138,9 @@ class Retraining:
         return self.settings.epochs * (len(self.dataset.train_labels) // self.settings.batch_size)
 
     @functools.cached_property
-    def train(self) -> Examples:
+    def train(self) -> data.Examples:
         """Training images, on the device for the whole training."""
-        return Examples(jnp.asarray(self.dataset.train_images), jnp.asarray(self.dataset.train_labels))
+        return data.Examples(jnp.asarray(self.dataset.train_images), jnp.asarray(self.dataset.train_labels))
 
     def init(self, seed: int, params: chex.ArrayTree | None = None) -> RetrainState:
         """The state before the first step.
@@ -166,7 +171,7 @@ class Retraining:
     @property
     def _optimizer(self) -> optax.GradientTransformation:
         given = self.settings
-        return settings.sgd(
+        return sgd(
             given.learning_rate,
             steps=self.total_steps,
             warmup=given.warmup,
@@ -175,40 +180,40 @@ class Retraining:
             clip_norm=given.clip_norm,
         )
 
-    def run(self, state: RetrainState) -> Iterator[tuple[RetrainState, Score]]:
+    def run(self, state: RetrainState, stop: Callable[[], bool] = loop.never) -> Iterator[tuple[RetrainState, Score]]:
         """Trains from `state` to the end.
 
         The arrays of a yielded state are donated to the next program: save or copy it before going on.
+
+        Args:
+          state: from `init`, an earlier run or a checkpoint.
+          stop: asked after each program whether to end the training there.
 
         Yields:
           After each program: the state, and the mean score of its training minibatches.
 
         Raises:
-          NonFiniteLossError: if a loss was no number; the state is lost.
+          NonFiniteLossError: naming the first step (from 1) with a loss that is not finite; the state is lost.
+          RunInterruptedError: after `stop` asked for it; the state yielded last holds all that was done.
         """
-        step = int(state.step)
-        while step < self.total_steps:
-            count = min(self.settings.steps_per_dispatch, self.total_steps - step)
-            state, score = self._run_steps(state, self.train, jnp.int32(count))
-            if not np.isfinite(score.loss):
-                raise NonFiniteLossError(
-                    f"loss is not finite between steps {step + 1} and {step + count}; lower the learning rate "
-                    f"({self.settings.learning_rate})"
-                )
-            step += count
-            yield state, jax.tree.map(float, score)
+        advice = f"of {self.total_steps}; lower the learning rate ({self.settings.learning_rate})"
+        steps = loop.run_programs(
+            state, int(state.step), self.total_steps, self._dispatch, advice=lambda _: advice, stop=stop
+        )
+        for state, score in steps:
+            yield state, Score(float(score.loss.mean()), float(score.accuracy.mean()))
+
+    def _dispatch(self, state: RetrainState, step: int) -> tuple[RetrainState, Score, bool]:
+        count = min(self.settings.steps_per_dispatch, self.total_steps - step)
+        state, score = self._run_steps(state, self.train, jnp.int32(count))
+        return state, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], score), False
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def _run_steps(self, state: RetrainState, train: Examples, count: jax.Array) -> tuple[RetrainState, Score]:
-        def step(_: int, carry: tuple[RetrainState, Score]) -> tuple[RetrainState, Score]:
-            state, total = carry
-            state, score = self._step(state, train)
-            return state, jax.tree.map(jnp.add, total, score)
+    def _run_steps(self, state: RetrainState, train: data.Examples, count: jax.Array) -> tuple[RetrainState, Score]:
+        step = functools.partial(self._step, train=train)
+        return programs.first_steps(step, state, count, self.settings.steps_per_dispatch)
 
-        state, total = jax.lax.fori_loop(0, count, step, (state, Score(jnp.float32(0), jnp.float32(0))))
-        return state, jax.tree.map(lambda value: value / count, total)
-
-    def _step(self, state: RetrainState, train: Examples) -> tuple[RetrainState, Score]:
+    def _step(self, state: RetrainState, train: data.Examples) -> tuple[RetrainState, Score]:
         given = self.settings
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         indices, cursor = data.next_indices(state.data_key, state.cursor, given.batch_size)

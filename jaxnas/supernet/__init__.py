@@ -1,11 +1,11 @@
-"""Weight-sharing supernets: `apply(params, images, arch) -> logits`, written for one architecture."""
+"""Weight-sharing supernets: `apply(params, inputs, arch) -> outputs`, written for one architecture."""
 
 import functools
 
 import flax.linen as nn
 
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
-from jaxnas.supernet.batching import BATCHINGS, evaluate, gradient, resolve_batching
+from jaxnas.supernet.batching import BATCHINGS, cross_entropy, evaluate, gradient, resolve_batching
 from jaxnas.supernet.cell import CellSupernet
 from jaxnas.supernet.mbconv import MBConvSupernet
 
@@ -50,6 +50,7 @@ __all__ = [
     "CellSupernet",
     "MBConvSupernet",
     "build",
+    "cross_entropy",
     "evaluate",
     "gradient",
     "resolve_batching",

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas import data
 from jaxnas.search.search import Search
-from jaxnas.search.steps import Examples
 from jaxnas.strategies.base import Strategy
 from jaxnas.tasks import introspectability
 
@@ -35,21 +35,19 @@ class FrozenSupernet:
     def losses(self, key: jax.Array, archs: jax.Array) -> jax.Array:
         """Losses of int32 [S, D] architectures on one random validation minibatch, float32 [S]."""
         size = self.search.settings.valid_batch_size
-        indices = jax.random.choice(key, len(self.search.valid.labels), (size,), replace=False)
-        return self.search.evaluate_on(self.params, indices, archs).loss
+        return self.search.evaluate_batch(self.params, self.search.valid.sample(key, size), archs).loss
 
     def losses_and_introspectability(self, key: jax.Array, archs: jax.Array) -> jax.Array:
         """As `losses`, with introspectability as a measured cost: float32 [S, 2], see `introspectability.evaluate`."""
         size = self.search.settings.valid_batch_size
-        indices = jax.random.choice(key, len(self.search.valid.labels), (size,), replace=False)
-        return self._introspect(self.params, self.search.minibatch(indices), archs)
+        return self._introspect(self.params, self.search.valid.sample(key, size), archs)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _introspect(self, params: chex.ArrayTree, minibatch: Examples, archs: jax.Array) -> jax.Array:
+    def _introspect(self, params: chex.ArrayTree, minibatch: data.Examples, archs: jax.Array) -> jax.Array:
         def apply(params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> tuple[jax.Array, Any]:
             return self.search.supernet.apply({"params": params}, images, arch, method="apply_with_features")
 
-        images = self.search.steps.prepare(minibatch, None)
+        images = self.search.prepare(minibatch, None)
         return introspectability.evaluate(apply, params, images, minibatch.labels, archs)
 
     def run(
