@@ -87,4 +87,5 @@ def summarise(
         evaluations=distribution_steps * strategy.samples * len(strategy.penalties),
         wall_seconds=seconds,
         architectures=found,
+        space_description=space.description,
     )
