@@ -9,7 +9,6 @@ from jaxnas import data
 from jaxnas.supernet import batching
 
 
-
 @dataclass(frozen=True)
 class PrepareImages:
     """Normalised images of a minibatch, mirrored where its `flips` say so, cropped and masked in training.
