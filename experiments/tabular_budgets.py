@@ -76,7 +76,7 @@ def main(config: Config) -> None:
             **{name: getattr(config, name) for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")},
             "table": str(config.table),
             "budgets": list(budgets),
-            "best_error": best,
+            "best_error": best.tolist(),
             "encodings": archs.tolist(),
             "error": table.error[rows].tolist(),
             "distance": distance.tolist(),

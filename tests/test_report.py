@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import jax.numpy as jnp
 import matplotlib.image
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from jaxnas import report, results
 from jaxnas.report import SearchDisplay
+from jaxnas.report.wording import quantity
 from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult
 from jaxnas.results.files import to_plain
 
@@ -222,3 +224,35 @@ def test_result_table():
     assert "52.00 M" in text
     assert "91.0%" in text
     assert "importance_sampling on nasbench_macro, digits, seed 3" in text
+
+
+@pytest.mark.parametrize(
+    "budgets", [{"macs": 3e7}, {"latency": 0.0041}, {"macs": 123e6, "params": 1.2e6, "latency": 4e-3}]
+)
+def test_result_table_holds_budgets_and_latency_in_80_columns(budgets):
+    console = Console(file=io.StringIO(), width=80)
+    found = [dataclasses.replace(each, budgets=budgets, latency=0.00397) for each in make_result().architectures]
+    console.print(report.result_table(make_result(architectures=found)))
+    lines = console.file.getvalue().splitlines()
+    rows = [line for line in lines if line.split() and line.split()[0] in ("0", "1", "2")]
+    assert [row.split()[0] for row in rows] == ["0", "1", "2"]
+    words = {"macs": "macs ≤ ", "params": "params ≤ ", "latency": "latency ≤ "}
+    for name, value in budgets.items():
+        assert sum(f"{words[name]}{quantity(name, value)}" in line for line in lines) == 3
+    assert all("3.97 ms" in row and "0.7000" in row and "0.500" in row for row in rows)
+    assert "52.00 M" in rows[1]
+    assert not any("…" in line or "penalty" in line for line in lines)
+
+
+def test_pareto_names_budgets_and_every_cost(tmp_path):
+    found = [
+        dataclasses.replace(each, budgets={"latency": 1e-3 * (each.k + 1)}, latency=9e-4 * (each.k + 1))
+        for each in make_result().architectures
+    ]
+    report.plot_pareto(make_result(architectures=found), tmp_path / "pareto.svg", cost="latency")
+    text = (tmp_path / "pareto.svg").read_text()
+    written = re.findall(r"<!-- (.*?) -->", text)  # what a text drawn as outlines is
+    assert "Latency of one image" in written
+    assert {"latency ≤ 1 ms", "latency ≤ 2 ms", "latency ≤ 3 ms"} <= set(written)
+    assert any("labels: budget" in line for line in written)
+    assert not any("penalty" in line for line in written)

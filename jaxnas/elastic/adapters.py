@@ -120,9 +120,7 @@ class LinenAdapter:
         return self.make(**values)
 
 
-def _with_averages(
-    call: Callable[..., Any], arguments: tuple[Any, ...], keywords: Any, context: Any, use: bool
-) -> Any:
+def _with_averages(call: Callable[..., Any], arguments: tuple[Any, ...], keywords: Any, context: Any, use: bool) -> Any:
     if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
         arguments, keywords = arguments[:1], {**keywords, "use_running_average": use}
         # The attribute and the argument exclude each other; the module is bound, so no one else's.

@@ -48,9 +48,7 @@ def _cause(comparison: Comparison, layout: Layout, arch: np.ndarray, changes: Ch
             "sigmoid units, or others that are not 0 at 0, which masked parameters do not switch off",
             "take units that are 0 at 0, such as relu, gelu, silu or tanh, or subtract their value at 0",
         )
-    large, small = (
-        list(programs.equations(_jaxpr(comparison, a))) for a in (comparison.models.choices.largest, arch)
-    )
+    large, small = (list(programs.equations(_jaxpr(comparison, a))) for a in (comparison.models.choices.largest, arch))
     if changes.present and not _same_primitives(large, small):
         norms = [sum(e.primitive.name == "rsqrt" for e in part) for part in (large, small)]
         if norms[0] > norms[1]:
@@ -101,7 +99,9 @@ def _sigmoid(comparison: Comparison, layout: Layout, arch: np.ndarray) -> bool:
     try:
         function = programs.exact_form(models.function(models.choices.largest), zero_units=True)
         variables = models.largest.tree(comparison.masked_leaves(layout, arch))
-        masked = comparison.numbers(programs.compile_fast(function, variables, comparison.inputs)(variables, comparison.inputs))
+        masked = comparison.numbers(
+            programs.compile_fast(function, variables, comparison.inputs)(variables, comparison.inputs)
+        )
         extracted = comparison.extracted(layout, arch, zero_units=True)
         return distance(masked, extracted, comparison.describe(arch)) <= TOLERANCE
     except ValueError:

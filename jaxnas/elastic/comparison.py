@@ -69,9 +69,7 @@ class Models:
         def abstract(arch: tuple[int, ...]) -> Abstract:
             values = self.choices.values(arch)
             try:
-                tree = jax.eval_shape(
-                    lambda key: self.adapter.init(values, key, self.inputs), jax.random.key(0)
-                )
+                tree = jax.eval_shape(lambda key: self.adapter.init(values, key, self.inputs), jax.random.key(0))
             except Exception as error:
                 error.add_note(f"while building make({', '.join(f'{k}={v!r}' for k, v in values.items())})")
                 raise

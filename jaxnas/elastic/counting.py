@@ -75,7 +75,9 @@ def _count_equation(equation: core.JaxprEqn) -> int:
             )
         return inner[0]
     if name == "pallas_call":
-        raise ValueError("macs cannot be counted: the model multiplies matrices in a Pallas kernel; use jax.numpy there")
+        raise ValueError(
+            "macs cannot be counted: the model multiplies matrices in a Pallas kernel; use jax.numpy there"
+        )
     if name == "shard_map":
         return math.prod(params["mesh"].shape.values()) * sum(inner)
     return sum(inner)
@@ -218,9 +220,7 @@ def fit(
     )
 
 
-def assemble(
-    name: str, unit: str, fixed: int, tables: Tables, num_choices: Sequence[int]
-) -> Cost:
+def assemble(name: str, unit: str, fixed: int, tables: Tables, num_choices: Sequence[int]) -> Cost:
     """The cost with these tables; additive if all of them are of one decision."""
     single = [np.zeros(n, np.int64) for n in num_choices]
     joint = {}

@@ -274,9 +274,7 @@ class Discovery:
             }
         return kept
 
-    def _live_positions(
-        self, decision: int, changes: Changes, kept: Kept, key: tuple[Path, int]
-    ) -> np.ndarray | None:
+    def _live_positions(self, decision: int, changes: Changes, kept: Kept, key: tuple[Path, int]) -> np.ndarray | None:
         """Bool [C_d, n], or None where gradients do not tell as many positions as there should be."""
         path, axis = key
         layout = Layout({p: leaf.shape for p, leaf in self._largest.items()})
@@ -313,7 +311,9 @@ class Discovery:
             if self._difference(layout, changed) > TOLERANCE:
                 arch = changed
         involved = np.flatnonzero(arch != largest)
-        names = " and ".join(f"{self._choices.axes[d].name}={self._choices.axes[d].values[arch[d]]!r}" for d in involved)
+        names = " and ".join(
+            f"{self._choices.axes[d].name}={self._choices.axes[d].values[arch[d]]!r}" for d in involved
+        )
         difference = self.comparison.difference(layout, arch)  # raises where shapes are the reason
         leaf = next((p for p in layout.shapes if len(set(layout.decisions_of(p)) & set(involved)) > 1), None)
         return (

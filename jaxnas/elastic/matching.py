@@ -56,9 +56,7 @@ def matches(large: Node, small: Node) -> Iterator[dict[Path, Path]]:
         options = [list(itertools.islice(matches(large[a], small[b]), MOST)) for a, b in pairs]
         for combination in itertools.product(*options):
             yield {
-                (b, *path): (a, *other)
-                for (a, b), match in zip(pairs, combination)
-                for path, other in match.items()
+                (b, *path): (a, *other) for (a, b), match in zip(pairs, combination) for path, other in match.items()
             }
 
 
@@ -116,7 +114,7 @@ def renamed(present: Sequence[Path], small: Sequence[Path]) -> dict[Path, Path] 
     >>> renamed([("Dense_0",), ("Dense_2",)], [("Dense_0",), ("Dense_1",)])
     {('Dense_0',): ('Dense_0',), ('Dense_1',): ('Dense_2',)}
     """
-    large, smaller = (nested({path: _Leaf for path in part}) for part in (present, small))
+    large, smaller = (nested(dict.fromkeys(part, _Leaf)) for part in (present, small))
     return _same(large, smaller)
 
 

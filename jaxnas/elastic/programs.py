@@ -108,7 +108,16 @@ def _equation(equation: core.JaxprEqn, values: list[Any], run: Callable[..., lis
     if name == "cond":
         branches = [lambda *operands, branch=branch: run(branch, operands) for branch in params["branches"]]
         return jax.lax.switch(values[0], branches, *values[1:])
-    if name in ("jit", "pjit", "remat2", "checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"):
+    if name in (
+        "jit",
+        "pjit",
+        "remat2",
+        "checkpoint",
+        "closed_call",
+        "core_call",
+        "custom_jvp_call",
+        "custom_vjp_call",
+    ):
         (called,) = (params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
         return run(called, values)
     return _bind(equation, values)

@@ -12,7 +12,7 @@ import pathlib
 from jaxnas.export import saved
 from jaxnas.export.card import model_card
 from jaxnas.export.classify import Prediction, classify
-from jaxnas.export.formats import FORMATS, Format, load_stablehlo
+from jaxnas.export.formats import FORMATS, Format, FormatUnavailableError, load_stablehlo
 from jaxnas.export.saved import Network, NetworkDescription
 
 
@@ -31,6 +31,7 @@ def load(path: str | os.PathLike[str]) -> Network:
 __all__ = [
     "FORMATS",
     "Format",
+    "FormatUnavailableError",
     "Network",
     "NetworkDescription",
     "Prediction",

@@ -159,7 +159,7 @@ def layer_costs(space: SearchSpace, archs: np.ndarray, index: int, costs: Sequen
         axes.set_ylim(len(names) - 0.5, -0.5)
         for at, value in enumerate(rows[index]):
             if value > 0:
-                bars = axes.barh(at, value, 0.72, color=canvas.color(tints[at]))
+                bars = axes.barh(at, value, 0.6, color=canvas.color(tints[at]), linewidth=2, joinstyle="round")
                 shown = f"{int(value):,} {cost.unit}" if cost.unit != "seconds" else quantity(name, value)
                 canvas.hint(bars.patches, f"{names[at]}, {chosen[at]}: {shown}")
             words, align = (quantity(name, value), -1 if place == 0 else 1)
@@ -168,7 +168,7 @@ def layer_costs(space: SearchSpace, archs: np.ndarray, index: int, costs: Sequen
             axes.annotate(words if value > 0 else "0", (value, at), (4 * align, 0), ha=side_of, color=soft, **text)
         total = f"{COSTS[name]} {quantity(name, float(cost.total(archs[index])))}"
         heading = {"ha": side_of, "color": canvas.color("var(--soft)"), "weight": "bold"}
-        axes.annotate(total, (0, -0.5), (0, 8), **text, **heading)
+        axes.annotate(total, (0, -0.5), (0, 11), **text, **heading)
     for at, name in enumerate(names):
         x, y = (room + side + middle / 2) / _WIDTH, 1 - (20 + row * (at + 0.5)) / canvas.height
         canvas.figure.text(x, y, name, ha="center", va="center", color=canvas.color("var(--ink)"), fontsize=_SIZE)

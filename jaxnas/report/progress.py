@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxnas import strategies
+from jaxnas.report.wording import quantity, within
+from jaxnas.results import tables
 from jaxnas.results.result import SearchResult
+from jaxnas.results.tables import Column
 from jaxnas.search.loop import Start
 
 _LIVE_SECONDS, _LINE_SECONDS = 0.1, 5.0
@@ -234,31 +237,27 @@ def announce(start: Start, console: Console) -> None:
 
 def result_table(result: SearchResult) -> Group:
     """The K networks of a search, a row each; what they are made of, too long for a column, below."""
-    table = Table(
-        title=f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}", title_justify="left"
-    )
-    for name in ("k", "penalty", "multiply-adds", "parameters", "loss", "accuracy", "probability"):
-        table.add_column(name, justify="right", no_wrap=True)
-    with_latency = any(found.latency is not None for found in result.architectures)
-    if with_latency:
-        table.add_column("latency", justify="right", no_wrap=True)
-    with_budgets = any(found.budgets for found in result.architectures)
-    if with_budgets:
-        table.add_column("budget", justify="right")
-    for found in result.architectures:
-        table.add_row(
-            str(found.k),
-            f"{found.penalty:.4g}",
-            _count(found.macs),
-            _count(found.params),
-            _optional(found.valid_loss, ".4f"),
-            _optional(found.valid_accuracy, ".1%"),
-            _optional(found.probability, ".3f"),
-            *([f"{1e3 * found.latency:.3g} ms"] if with_latency else []),
-            *([", ".join(f"{name} {value:.4g}" for name, value in found.budgets.items())] if with_budgets else []),
-        )
+    found = result.architectures
+    columns = {
+        "k": [str(each.k) for each in found],
+        "penalty": [f"{each.penalty:.4g}" for each in found],
+        "budget": [within(each).replace(", ", "\n") for each in found],
+        "multiply-\nadds": [_count(each.macs) for each in found],
+        "para-\nmeters": [_count(each.params) for each in found],
+        "latency": [_optional(each.latency, lambda value: quantity("latency", value)) for each in found],
+        "loss": [_optional(each.valid_loss, "{:.4f}".format) for each in found],
+        "accuracy": [_optional(each.valid_accuracy, "{:.1%}".format) for each in found],
+        "prob-\nability": [_optional(each.probability, "{:.3f}".format) for each in found],
+    }
+    # 80 columns hold what tells the networks apart, and no more: budgets take the place of penalties.
+    left_out = {"penalty" if any(each.budgets for each in found) else "budget"}
+    left_out |= set() if any(each.latency is not None for each in found) else {"latency"}
+    shown = {name: cells for name, cells in columns.items() if name not in left_out}
+    title = f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}"
+    heads = [Column(name, "name") if name == "budget" else name for name in shown]
+    table = tables.Table(title, heads, list(zip(*shown.values()))).rich(compact=True)
     # Text, since brackets in a description are no markup.
-    return Group(table, *(Text(f"k={found.k}: {found.description}") for found in result.architectures))
+    return Group(table, *(Text(f"k={each.k}: {each.description}") for each in found))
 
 
 def _columns(shown: _Snapshot) -> list[tuple[str, np.ndarray, int]]:
@@ -291,5 +290,5 @@ def _count(value: int) -> str:
     return str(value)
 
 
-def _optional(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _optional(value: float | None, show: Callable[[float], str]) -> str:
+    return "-" if value is None else show(value)
