@@ -194,18 +194,22 @@ class Stream:
         except BadImageError:
             return None
 
+    @property
+    def dead(self) -> frozenset[int]:
+        """Dead images met so far, but for those that an earlier start met."""
+        return frozenset(self._dead)
+
     def _report(self, numbers: Iterable[int]) -> None:
         """Warns of dead images that were not met before; DeadImagesError if they are too many."""
         dead = self._dead
-        for number in sorted(set(numbers) - dead):
+        for number in sorted(set(numbers) - dead - getattr(self.source, "known_bad_numbers", frozenset())):
             dead.add(number)
             reason = self._reason(number)
             _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(dead), reason)
         if len(dead) > self.max_dead:
             raise DeadImagesError(
                 f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "
-                f"max_dead_images allows ({self._reasons(sorted(dead))}); remove or replace these images, or raise "
-                "the limit"
+                f"max_dead_images allows ({self._reasons(sorted(dead))}); remove these images, or raise the limit"
             )
 
 
