@@ -10,8 +10,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import pytest
-import tyro
 
+from experiments import cli
 from jaxnas import data, networks, spaces
 from jaxnas.export import saved
 
@@ -41,7 +41,7 @@ def pages_with_python():
 @pytest.mark.parametrize(("name", "arguments"), list(commands()))
 def test_a_command_in_the_documentation_is_understood(name, arguments):
     module = importlib.import_module(f"experiments.{name}")
-    tyro.cli(module.Config, args=shlex.split(arguments))  # exits on an unknown option or a value of the wrong kind
+    cli.parse(module.Config, shlex.split(arguments))  # exits on an unknown option or a value of the wrong kind
 
 
 @pytest.mark.parametrize("page", list(pages_with_python()))
