@@ -8,7 +8,7 @@ Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experim
 trained so far. A second call resumes. The recipe for CIFAR-10, 200 epochs, wants an accelerator; on CPUs take a few.
 """
 
-import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,12 @@ from jaxnas.report import TrainingDisplay
 from jaxnas.report.training_curves import plot_training
 from jaxnas.results import FoundArchitecture, read_metrics, read_result, versions
 from jaxnas.runtime import compilation_cache
-from jaxnas.search.retraining import Retraining, RetrainSettings
+from jaxnas.search import recipes
+from jaxnas.search.retraining import AUGMENTATIONS, Retraining, RetrainSettings
 from jaxnas.tasks.finished_search import load_supernet, read_run
 
-RECIPES = {
-    "digits": RetrainSettings(epochs=60, batch_size=64, average=0.99, steps_per_dispatch=44),
-    "cifar10": RetrainSettings(augmentation="cutout"),
-}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Train the networks that a search found, and test them.
 
@@ -49,16 +45,8 @@ class Config:
       seed: of the first one.
       warm_start: also train from the supernet's weights, to compare; the width must be the supernet's.
       test_every: epochs between tests that are logged; 0 for one at the end alone. No decision is taken on them.
-      epochs: passes over the training images; this and what follows by default as the data set's recipe has it.
-      batch_size: images in a minibatch.
-      learning_rate: peak of the cosine schedule.
-      warmup: share of the steps in which the learning rate rises from 0.
-      weight_decay: of convolution and classifier kernels.
-      label_smoothing: in the training loss.
-      augmentation: standard (crop and flip), or cutout or randaugment on top of it.
-      drop_path: rate in the last layer.
-      average: share of itself that the moving average of the weights keeps in a step.
       checkpoint_seconds: seconds between checkpoints.
+      training: How each network is trained; by default as the data set's recipe has it.
     """
 
     result: Path
@@ -71,28 +59,24 @@ class Config:
     seed: int = 0
     warm_start: bool = False
     test_every: int = 0
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup: float | None = None
-    weight_decay: float | None = None
-    label_smoothing: float | None = None
-    augmentation: str | None = None
-    drop_path: float | None = None
-    average: float | None = None
     checkpoint_seconds: float = 20.0
+    training: RetrainSettings
 
+    @classmethod
+    def default(cls, given: Mapping[str, str]) -> "Config":
+        """The recipe of the result's data set; CIFAR-10's where there is no result to read yet."""
+        size = given.get("image_size", "")
+        try:
+            dataset = read_result(given.get("result", "")).dataset
+            training = recipes.choose(dataset, int(size) if size.isdecimal() else None)
+        except ValueError:  # `main` reads it again and raises
+            training = recipes.RECIPES["cifar10"]
+        return cls(result=cli.REQUIRED, training=training)
 
-def choose_settings(config: Config, dataset: str, image_size: int) -> RetrainSettings:
-    """The data set's recipe with the command line's values in place of its own, for images of the given size.
-
-    Raises:
-      ValueError: if a value is out of range.
-    """
-    names = [field.name for field in dataclasses.fields(RetrainSettings) if hasattr(config, field.name)]
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    # As large a part of the image as 4 and 16 are of CIFAR-10's 32 pixels.
-    return dataclasses.replace(RECIPES[dataset], crop_padding=image_size // 8, cutout=image_size // 2, **given)
+    @staticmethod
+    def choices() -> Mapping[str, Collection[str]]:
+        """The kinds of augmentation."""
+        return {"augmentation": AUGMENTATIONS}
 
 
 def choose_networks(config: Config, found: tuple[FoundArchitecture, ...]) -> list[FoundArchitecture]:
@@ -109,9 +93,7 @@ def main(config: Config) -> None:
     """Trains, tests and saves."""
     console = Console()
     result = read_result(config.result)
-    if result.dataset not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise ValueError(f"dataset {result.dataset!r} has no recipe here; networks for {known} can be retrained")
+    recipes.choose(result.dataset, None)  # raises if there is none
     chosen = choose_networks(config, result.architectures)
     for name, least in (("repeats", 1), ("test_every", 0), ("seed", 0)):
         if getattr(config, name) < least:
@@ -120,7 +102,7 @@ def main(config: Config) -> None:
     dataset = data.load(result.dataset, config.data_dir)
     if config.image_size is not None:
         dataset = data.resize_dataset(dataset, config.image_size)
-    settings = choose_settings(config, dataset.name, dataset.train_images.shape[1])
+    settings = config.training
     supernet_params = inherited_weights(config) if config.warm_start else None
     out = config.result.parent / "retrained" if config.out is None else config.out
     for found in chosen:
@@ -158,11 +140,10 @@ def inherited_weights(config: Config) -> chex.ArrayTree:
     Raises:
       ValueError: if its width is not the networks'.
     """
-    _, preset = read_run(config.result.parent)
-    if preset.width != config.width:
+    width = read_run(config.result.parent).space.width
+    if width != config.width:
         raise ValueError(
-            f"warm_start needs networks of the supernet's width {preset.width}, got {config.width}; "
-            f"give --width {preset.width}"
+            f"warm_start needs networks of the supernet's width {width}, got {config.width}; give --width {width}"
         )
     return load_supernet(config.result.parent, config.data_dir).params
 
