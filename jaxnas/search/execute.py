@@ -11,10 +11,9 @@ from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import Checkpoints
-from jaxnas.runtime.shared_checkpoints import SharedCheckpoints
 from jaxnas.search.answer import summarise
 from jaxnas.search.build import build, inputs
-from jaxnas.search.config import SearchConfig, StreamedConfig
+from jaxnas.search.config import SearchConfig
 from jaxnas.search.loop import Listener, run
 from jaxnas.search.search import Search
 
@@ -62,8 +61,7 @@ def execute(
     if is_writer and config.method.latency is not None:
         latency.read(config.method.latency).write(workdir / LATENCY_FILE)  # what later reads the folder finds it there
     listeners = listen(search, workdir)
-    kind = SharedCheckpoints if isinstance(config, StreamedConfig) else Checkpoints
-    with kind(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, seconds = run(
             search,
             search.init(config.run.seed),
