@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
 from experiments import cli
 from jaxnas import data, strategies, supernet
@@ -181,7 +180,7 @@ def describe_config(config: Any, preset: Preset) -> dict:
 
 def main(config: Config) -> None:
     """Runs or resumes the search and writes its results."""
-    console = Console()
+    console = cli.console()
     compilation_cache.enable()
     if config.tensorboard:
         tensorboard.check_installed()

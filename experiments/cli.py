@@ -5,9 +5,10 @@ import gc
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
+from rich.console import Console
 
 from jaxnas.data import DatasetNotFoundError
 from jaxnas.runtime import devices
@@ -58,6 +59,11 @@ def run(main: Callable[[Config], None], config_type: type[Config], arguments: Se
     except RunInterruptedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
+
+
+def console(**options: Any) -> Console:
+    """A console for a command: what it prints is text, since names of folders may hold brackets, which rich reads."""
+    return Console(markup=False, emoji=False, **options)
 
 
 def collect_rarely() -> None:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from experiments import cli
 from experiments.cifar_search import LATENCY_FILE, choose_strategy, describe_config, override, search_space
 from jaxnas import supernet
@@ -178,7 +176,7 @@ def main(config: Config) -> None:
     devices.start(config.coordinator, config.num_processes, config.process_id)
     compilation_cache.enable()
     report = devices.is_host_zero()
-    console = Console(quiet=not report)
+    console = cli.console(quiet=not report)
     if config.tensorboard:
         tensorboard.check_installed()
     preset = choose_preset(config)

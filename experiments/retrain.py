@@ -112,7 +112,7 @@ def choose_networks(config: Config, found: tuple[FoundArchitecture, ...]) -> lis
 
 def main(config: Config) -> None:
     """Trains, tests and saves."""
-    console = Console()
+    console = cli.console()
     result = read_result(config.result)
     if result.dataset not in RECIPES:
         known = ", ".join(RECIPES)
