@@ -1,6 +1,5 @@
 """Budgets: the most probable architecture within them against enumeration, and the search that steers towards them."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from experiments import cifar_search, cli, tabular_budgets
 from jaxnas import knapsack, strategies, tasks
 from jaxnas.cost import AdditiveCost, JointCost
-from jaxnas.results import read_result
+from jaxnas.results import read_result, settings_tree
 from jaxnas.search import budgets
 from jaxnas.spaces.base import Decision, SearchSpace
 from jaxnas.strategies import ImportanceSampling, SharedModel, within_budgets
@@ -241,6 +240,6 @@ def test_a_supernet_search_keeps_its_budgets(tmp_path):
     assert first.budgets == {"macs": totals[1], "params": 1e9}
     assert second.macs <= totals[3]
     with pytest.raises(ValueError, match="out of reach"):
-        cifar_search.main(dataclasses.replace(config, workdir=tmp_path / "other", budgets=("1",)))
+        cifar_search.main(settings_tree.replace(config, workdir=tmp_path / "other", budgets=("1",)))
     with pytest.raises(ValueError, match="not both"):
-        cifar_search.main(dataclasses.replace(config, workdir=tmp_path / "other", penalties=(0.1,)))
+        cifar_search.main(settings_tree.replace(config, workdir=tmp_path / "other", penalties=(0.1,)))

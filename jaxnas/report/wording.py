@@ -1,8 +1,8 @@
 """Costs, quantities and networks in words, the same in every report."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from jaxnas.results.result import FoundArchitecture
+from jaxnas.results.result import FoundArchitecture, SearchResult
 
 COSTS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 
@@ -10,6 +10,14 @@ COSTS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 def costs_of(architectures: Iterable[FoundArchitecture]) -> list[str]:
     """The costs that are known of all of some networks."""
     return [cost for cost in COSTS if all(getattr(found, cost) is not None for found in architectures)]
+
+
+def searched_cost(result: SearchResult) -> str:
+    """The cost that a search penalised or gave budgets of, if it is known of all networks; else multiply-adds."""
+    settings = result.config.get("method")
+    settings = settings if isinstance(settings, Mapping) else result.config  # earlier versions had no groups
+    cost = settings.get("cost")
+    return cost if cost in costs_of(result.architectures) else "macs"
 
 
 def label(found: FoundArchitecture) -> str:
