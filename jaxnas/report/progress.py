@@ -71,9 +71,10 @@ class SearchDisplay:
     @classmethod
     def of(cls, strategy: strategies.Strategy, total_steps: int, console: Console | None = None) -> "SearchDisplay":
         """A display that tells a strategy's networks apart by their penalties, or by the first of their budgets."""
-        if isinstance(strategy, strategies.WithinBudgets):
-            return cls([budget[0] for budget in strategy.budgets], total_steps, console, "budget")
-        return cls(strategy.penalties, total_steps, console)
+        budgets = strategy.budgets_by_name
+        if budgets is None:
+            return cls(strategy.penalties, total_steps, console)
+        return cls([next(iter(budget.values())) for budget in budgets], total_steps, console, "budget")
 
     def __enter__(self) -> "SearchDisplay":
         if self._live is not None:
