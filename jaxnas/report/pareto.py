@@ -53,7 +53,7 @@ def plot_pareto(result: SearchResult, path: str | os.PathLike, cost: str | None 
                 style = {"color": face, "edgecolor": _COLOR, "linewidth": 1.5, "s": 52, "zorder": 3}
                 axes.scatter(costs[mask], accuracies[mask], label=label, **style)
         axes.margins(x=0.12, y=0.16)
-        axes.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=_INK, handletextpad=0.2)
+        axes.legend(loc="best", frameon=False, fontsize=8, labelcolor=_INK, handletextpad=0.2)
         places = np.stack([costs, accuracies], axis=1)
         place_labels(axes, places, [point[2] for point in points], [line], fontsize=8.5, color=_INK, zorder=4)
     else:

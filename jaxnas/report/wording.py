@@ -1,5 +1,6 @@
 """Costs, quantities and networks in words, the same in every report."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 from jaxnas.results.result import FoundArchitecture, SearchResult
@@ -60,6 +61,21 @@ def count(value: float, digits: int = 3) -> str:
         if abs(value) >= 0.9995 * unit:
             return f"{value / unit:.{digits}g}{name}"
     return f"{value:.{digits}g}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(59.6), duration(75), duration(4000)
+    ('1 min 00 s', '1 min 15 s', '1 h 06 min')
+    """
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def short_name(choice: str) -> str:
