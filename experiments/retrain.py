@@ -91,7 +91,7 @@ def choose_networks(config: Config, found: tuple[FoundArchitecture, ...]) -> lis
 
 def main(config: Config) -> None:
     """Trains, tests and saves."""
-    console = Console()
+    console = cli.console()
     result = read_result(config.result)
     recipes.choose(result.dataset, None)  # raises if there is none
     chosen = choose_networks(config, result.architectures)

@@ -12,7 +12,6 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import rich.console
 
 from experiments import cli
 from jaxnas import tasks
@@ -89,7 +88,7 @@ def main(config: Config) -> None:
         first_seed=config.first_seed,
     )
     report.write(folder, content, report.curves(results))
-    console = rich.console.Console()
+    console = cli.console()
     if not console.is_terminal:
         console.width = 140  # in a log nothing needs to wrap
     shown = [report.result_table(results)]
