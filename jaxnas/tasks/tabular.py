@@ -83,11 +83,14 @@ class TabularTask:
         """The rows of architectures in `error` and `cost.scaled`, on the host: int [..., D] -> int [...]."""
         return np.asarray(archs) @ _strides(self.space.num_choices)
 
+    def index(self, archs: jax.Array) -> jax.Array:
+        """As `rows`, jit-compilable: int [S, D] -> int [S]."""
+        chex.assert_axis_dimension(archs, -1, len(self.space.decisions))
+        return (jnp.asarray(archs) * _strides(self.space.num_choices)).sum(-1)
+
     def lookup(self, archs: jax.Array) -> jax.Array:
         """True errors, jit-compilable: int [S, D] -> float32 [S]."""
-        chex.assert_axis_dimension(archs, -1, len(self.space.decisions))
-        rows = (jnp.asarray(archs) * _strides(self.space.num_choices)).sum(-1)
-        return jnp.asarray(self.error, jnp.float32)[rows]
+        return jnp.asarray(self.error, jnp.float32)[self.index(archs)]
 
     def evaluate(self, key: jax.Array, archs: jax.Array) -> jax.Array:
         """Errors as one minibatch would show them, with independent noise: int [S, D] -> float32 [S]."""
