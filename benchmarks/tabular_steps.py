@@ -36,7 +36,7 @@ class Config:
 
 def compiled_rate(config: Config, task: tasks.TabularTask, penalties: tuple[float, ...]) -> float:
     """(seed, step)s a second of the second call: the first one compiles."""
-    method = strategies.make("importance_plain", task.space, penalties, samples=config.samples, cost=task.cost)
+    method = strategies.make("importance_sampling", task.space, penalties, samples=config.samples, cost=task.cost)
     recorded = (config.steps * config.samples * config.distributions,)
     tasks.search_seeds(task, method, recorded, config.seeds)
     started = time.perf_counter()

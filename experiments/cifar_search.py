@@ -31,7 +31,7 @@ from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import Strategy
 
-METHODS = ("importance_plain", "importance")  # strategies that keep distributions and weigh samples for each of them
+METHODS = ("importance_sampling", "shared_model")  # those that keep distributions and weigh samples for each
 LATENCY_FILE = "latency.json"
 
 
@@ -47,7 +47,7 @@ class Config:
       preset: quickstart, cpu or full; by default quickstart for digits, otherwise full on an accelerator and cpu
         without one.
       space: search space; by default the preset's.
-      method: search strategy: importance_plain (the paper's form) or importance (one model of the loss for all
+      method: search strategy: importance_sampling (the paper's form) or shared_model (one model of the loss for all
         distributions: better on complete tables, not yet compared with the former on a supernet).
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
       budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
@@ -75,7 +75,7 @@ class Config:
     data_dir: Path | None = None
     preset: str | None = None
     space: str | None = None
-    method: str = "importance_plain"
+    method: str = "importance_sampling"
     penalties: tuple[float, ...] | None = None
     budgets: tuple[str, ...] | None = None
     cost: str = "macs"
@@ -151,8 +151,7 @@ def choose_strategy(config: Any, preset: Preset, space: SearchSpace) -> Strategy
     Raises:
       ValueError: on an unknown method or cost, if both are given, or a budget that no network of the space meets.
     """
-    if config.method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {config.method!r}")
+    strategies.check_name(config.method, METHODS)
     if preset.candidates < 0:  # said now and not after the search
         raise ValueError(f"candidates must be 0 (the modes alone) or more, got {preset.candidates}")
     cost = space.cost(config.cost)

@@ -49,7 +49,7 @@ class Config:
       images_per_class: search on so many images of each class, drawn at random.
       preset: smoke (20 steps, to try everything) or full.
       space: search space; by default the preset's.
-      method: search strategy, importance_plain or importance.
+      method: search strategy, importance_sampling or shared_model.
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost.
       budgets: instead of penalties, the largest cost of each network, such as 100e6 200e6 400e6.
       cost: what is penalised or has a budget: macs, params, or latency with a table of it.
@@ -86,7 +86,7 @@ class Config:
     images_per_class: int | None = None
     preset: str = "full"
     space: str | None = None
-    method: str = "importance_plain"
+    method: str = "importance_sampling"
     penalties: tuple[float, ...] | None = None
     budgets: tuple[str, ...] | None = None
     cost: str = "macs"

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import cifar_search, cli
-from jaxnas import data, tasks
+from jaxnas import data, strategies, tasks
 from jaxnas.leaderboard import on_supernets, on_tables, standings, supernet_problem
 from jaxnas.metrics import REFERENCE_POINT
 from jaxnas.report import leaderboard as report
@@ -75,8 +75,7 @@ def check(config: Config) -> None:
         raise ValueError("table names one file twice")
     known = {*on_tables.methods(), *on_supernets.methods()}
     for name in config.methods or ():
-        if name not in known:
-            raise ValueError(f"method {name!r} is not known; choose from {', '.join(sorted(known))}")
+        strategies.check_name(name, sorted(known))
 
 
 def command_of(config: Config) -> str:

@@ -60,7 +60,7 @@ class Config:
     weight_steps: int = 10_000
     architectures: int = 300
     images: int = 2500
-    methods: tuple[str, ...] = ("importance", "importance_plain", "independent", "random", "nsga2", "constrained")
+    methods: tuple[str, ...] = ("shared_model", "importance_sampling", "independent", "random", "nsga2", "constrained")
     evaluations: int = 1600
     search_seeds: int = 3
     samples: int = 4
@@ -72,8 +72,7 @@ def check(config: Config) -> None:
         if getattr(config, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
     for name in config.methods:
-        if name not in strategies.STRATEGIES:
-            raise ValueError(f"method {name!r} is not known; choose from {', '.join(strategies.STRATEGIES)}")
+        strategies.check_name(name)
 
 
 def check_table(task: TabularTask, path: Path, space_name: str) -> None:

@@ -38,8 +38,8 @@ class Config:
     """Name of the array of errors."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
-    method: str = "importance"
-    """The strategy that dual ascent steers: importance or importance_plain."""
+    method: str = "shared_model"
+    """The strategy that dual ascent steers: shared_model or importance_sampling."""
     samples: int = 4
     """Architectures drawn for each network in a step."""
     evaluations: int = 4000
@@ -52,8 +52,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Runs the searches."""
-    if config.method not in ("importance", "importance_plain"):
-        raise ValueError(f"method must be importance or importance_plain, got {config.method!r}")
+    strategies.check_name(config.method, ("shared_model", "importance_sampling"))
     table = tasks.read_table(config.table, config.cost, config.error)
     cost = tasks.additive_cost(table, config.cost)
     task = tasks.TabularTask.from_table(table, config.noise, name=config.table.stem)

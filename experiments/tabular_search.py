@@ -1,9 +1,9 @@
 """Search strategies on networks whose true errors are known.
 
     python -m experiments.tabular_search --table ../shared/tabular/nasbench_macro.npz --cost flops --noise 0.03 \
-        --methods importance independent random nsga2 --evaluations 4000 --seeds 32 --out runs/macro
+        --methods shared_model independent random nsga2 --evaluations 4000 --seeds 32 --out runs/macro
 
-About a minute on two CPU cores, most of it NSGA-II's; `importance` alone takes seconds. It prints the regret of every
+About a minute on two CPU cores, most of it NSGA-II's; `shared_model` alone takes seconds. It prints the regret of every
 method, paired tests, and the evaluations each needs for what independent searches reach; it writes result.json and
 curves.png.
 """
@@ -34,8 +34,8 @@ class Config:
     """Name of the array of errors."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
-    methods: tuple[str, ...] = ("importance", "independent", "random")
-    """Of importance, importance_plain, independent (with its best of 2, 4, 8 samples), random, evolution, nsga2,
+    methods: tuple[str, ...] = ("shared_model", "independent", "random")
+    """Of shared_model, importance_sampling, independent (with its best of 2, 4, 8 samples), random, evolution, nsga2,
     constrained, pnag, smem_nas, moarr."""
     penalties: tuple[float, ...] | None = None
     """Penalty coefficients, the loss worth paying for the whole span of the cost; one network is found for each."""
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
     folder = report.prepare(config.out)
 
     results = comparison.run_all(task, planned, recorded, config.seeds, config.first_seed)
-    comparisons = comparison.compare("importance", recorded, results) if "importance" in results else []
+    comparisons = comparison.compare("shared_model", recorded, results) if "shared_model" in results else []
     reaches = comparison.reaches(recorded, results)
 
     content = report.as_json(
@@ -95,7 +95,7 @@ def main(config: Config) -> None:
         console.width = 140  # in a log nothing needs to wrap
     console.print(report.result_table(recorded, results))
     if comparisons:
-        console.print(report.comparison_table("importance", comparisons))
+        console.print(report.comparison_table("shared_model", comparisons))
     if reaches:
         console.print(report.reach_table(reaches))
     console.print(report.level_table(recorded, results))

@@ -161,6 +161,7 @@ def test_the_command_returns_networks_within_their_budgets(tmp_path):
         (["--budgets", "20", "--percentiles", "10"], "give either"),
         (["--percentiles", "101"], "between 0 and 100"),
         (["--budgets", "20", "--method=random"], "method must be"),
+        (["--budgets", "20", "--method=importance"], "now called 'shared_model'"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, arguments, words):
@@ -173,7 +174,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, words):
 
 
 def test_registry_methods_that_take_budgets_keep_penalties_in_their_state():
-    for name in ("importance", "importance_plain"):
+    for name in ("shared_model", "importance_sampling"):
         state = strategies.make(name, SPACE, (0.1, 0.2), cost=MACS).init(jax.random.key(0))
         np.testing.assert_allclose(state.penalties, [[0.1], [0.2]])
 

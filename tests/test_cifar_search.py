@@ -106,7 +106,7 @@ def undisturbed(tmp_path_factory, cache):
 def test_writes_the_contract(undisturbed):
     result = json.loads((undisturbed / "result.json").read_text())
     assert (result["method"], result["space"], result["dataset"], result["seed"]) == (
-        "importance_plain",
+        "importance_sampling",
         "tiny",
         "digits",
         0,
@@ -204,6 +204,8 @@ def fails(capsys, *arguments):
         (["--dataset=digits", "--chunk-size=0"], ["chunk_size", "0"]),
         (["--dataset=digits", "--precision=half"], ["precision", "half", "bfloat16"]),
         (["--dataset=digits", "--batch-size=100000"], ["batch_size", "100000"]),
+        (["--dataset=digits", "--method=importance"], ["method", "now called 'shared_model'"]),
+        (["--dataset=digits", "--method=random"], ["method", "random", "importance_sampling"]),
         (["--dataset=digits", "--cost=joules"], ["joules", "macs"]),
     ],
 )

@@ -32,7 +32,7 @@ def search_result():
     found = tuple(
         FoundArchitecture(k, 0.1 * k, encoding, "", 1, 1, 1.0, 0.5, 0.5) for k, encoding in enumerate(((0, 0), (1, 0)))
     )
-    return SearchResult("importance", "tiny", "digits", 0, {}, {}, 1, 1.0, found).to_json()
+    return SearchResult("shared_model", "tiny", "digits", 0, {}, {}, 1, 1.0, found).to_json()
 
 
 def test_an_encoded_architecture(describe):

@@ -253,6 +253,7 @@ def fails(capsys, *arguments, code=2):
         (["--coordinator=host", "--num-processes=1", "--process-id=0"], ["host:port"]),
         (["--coordinator=host:80", "--num-processes=1", "--process-id=1"], ["process_id", "1 of 1"]),
         (["--method=luck"], ["method", "luck"]),
+        (["--method=importance_plain"], ["now called 'importance_sampling'"]),
     ],
 )
 def test_bad_input_is_one_line(capsys, images, tmp_path, arguments, words):

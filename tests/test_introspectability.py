@@ -13,7 +13,7 @@ from jaxnas.tasks import introspectability as module
 from tests import test_strategies as contract
 
 CLASSES = 4
-TAKE_MEASURED_COSTS = ("importance_plain", "independent", "random", "nsga2")
+TAKE_MEASURED_COSTS = ("importance_sampling", "independent", "random", "nsga2")
 
 
 def of(features, predicted):
@@ -134,7 +134,7 @@ def test_measured_costs_take_the_place_of_the_space_s(name):
         method.tell(state, archs, losses[:, None])
 
 
-@pytest.mark.parametrize("name", ["importance", "constrained", "evolution"])
+@pytest.mark.parametrize("name", ["shared_model", "constrained", "evolution"])
 def test_strategies_that_cannot_refuse_them(name):
     method, state, archs = contract.stepped(name)
     with pytest.raises(ValueError, match="measured costs cannot serve"):

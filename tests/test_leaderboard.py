@@ -77,12 +77,12 @@ def table_file(tmp_path):
 
 def test_tables_from_the_command_line(table_file, tmp_path, capsys):
     arguments = [f"--table={table_file}", "--evaluations=60", "--seeds=6", f"--out={tmp_path / 'out'}"]
-    cli.run(leaderboard.main, leaderboard.Config, [*arguments, "--methods", "random", "importance_plain"])
-    assert "importance_plain" in capsys.readouterr().out
+    cli.run(leaderboard.main, leaderboard.Config, [*arguments, "--methods", "random", "importance_sampling"])
+    assert "importance_sampling" in capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "result.json").read_text())
     part = content["problems"]["small"]
     assert (part["evaluations"], part["seeds"]) == (60, 6)
-    assert part["methods"].keys() == {"random", "importance_plain"}
+    assert part["methods"].keys() == {"random", "importance_sampling"}
     assert np.shape(part["methods"]["random"]["encodings"]) == (6, 5, 3)
     assert (tmp_path / "out" / "leaderboard.png").stat().st_size > 5000
     cli.run(
@@ -102,6 +102,7 @@ def test_tables_from_the_command_line(table_file, tmp_path, capsys):
         ([], "nothing to compare on"),
         (["--supernet=imagenet"], "supernet must be one of"),
         (["--supernet=digits", "--methods=magic"], "method 'magic' is not known"),
+        (["--supernet=digits", "--methods=introspectable_importance"], "'introspectable_importance_sampling'"),
         (["--supernet=digits", "--seeds=0"], "seeds must be at least 1"),
         (["--table=absent.npz"], "absent.npz"),
     ],

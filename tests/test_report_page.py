@@ -62,7 +62,7 @@ def write_run(folder, space_name=SPACE, archs=ARCHS, budgets=None, with_theta=Tr
         )
         for k, arch in enumerate(archs)
     ]
-    fields = {"method": "importance_plain", "space": space_name, "dataset": "digits", "seed": 0,
+    fields = {"method": "importance_sampling", "space": space_name, "dataset": "digits", "seed": 0,
               "config": description(penalties=(0.1, 0.2, 0.3)), "versions": {"python": "3.11.0", "jaxnas": HOSTILE},
               "evaluations": 480, "wall_seconds": 61.0, "architectures": found}  # fmt: skip
     SearchResult(**(fields | changes)).write(folder / "result.json")
@@ -307,7 +307,7 @@ def test_foreign_and_damaged_files_are_one_line(runs, tmp_path, capsys, case, wo
     "options",
     [
         {},
-        {"seed": 3, "method": "importance", "cost": "params", "penalties": (0.01, 0.5), "weight_steps": 6},
+        {"seed": 3, "method": "shared_model", "cost": "params", "penalties": (0.01, 0.5), "weight_steps": 6},
         {"budgets": ("macs=3e5,params=2e4", "macs=9e5,params=6e4")},
         {"preset": "cpu", "space": "nasbench201", "batch_size": 32, "precision": "bfloat16", "chunk_size": 2},
     ],

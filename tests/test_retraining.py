@@ -103,7 +103,7 @@ def test_settings_are_checked(changes, message):
 
 def write_result(folder, archs=((0, 0), (1, 1)), space="tiny", dataset="digits"):
     found = tuple(FoundArchitecture(k, 0.1 * (k + 1), arch, "", 1, 1, None, None, None) for k, arch in enumerate(archs))
-    SearchResult("importance", space, dataset, 0, {}, {}, 1, 1.0, found).write(folder / "result.json")
+    SearchResult("shared_model", space, dataset, 0, {}, {}, 1, 1.0, found).write(folder / "result.json")
     return folder / "result.json"
 
 

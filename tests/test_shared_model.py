@@ -364,7 +364,7 @@ def test_the_first_fit_waits_for_samples(samples, steps):
 
 
 def test_shapes():
-    method = make("importance", task().space, PENALTIES, cost=task().cost, samples=2)
+    method = make("shared_model", task().space, PENALTIES, cost=task().cost, samples=2)
     state = method.init(jax.random.key(0))
     archs, state = method.ask(jax.random.key(1), state)
     assert archs.shape == (6, 4)

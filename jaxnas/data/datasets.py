@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnas.data.split import stratified_partition
+from jaxnas.data.partition import stratified_partition
 
 # Examples decoded at a time: bounds the memory held besides the arrays, and is enough to amortise a read.
 READ_BLOCK = 1000

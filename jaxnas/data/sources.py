@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxnas.data.datasets import open_tfds
-from jaxnas.data.split import stratified_partition
+from jaxnas.data.partition import stratified_partition
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -33,7 +33,7 @@ def registered() -> dict[str, object]:
     return {
         **STRATEGIES,
         "introspectable_nsga2": introspectability.evaluate,
-        "introspectable_importance": introspectability.evaluate,
+        "introspectable_importance_sampling": introspectability.evaluate,
         **RELAXATIONS,
         **SELECTIONS,
     }

@@ -41,7 +41,7 @@ def methods() -> dict[str, Method]:
     return {
         **{name: functools.partial(_strategy, name) for name in strategies.STRATEGIES},
         "introspectable_nsga2": functools.partial(_introspectable, "nsga2"),
-        "introspectable_importance": functools.partial(_introspectable, "importance_plain"),
+        "introspectable_importance_sampling": functools.partial(_introspectable, "importance_sampling"),
         "darts": relaxed.darts,
         "rc_darts": relaxed.rc_darts,
         "eg_das": relaxed.eg_das,

@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxnas import distribution
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base, incumbents, variation
 
 ROUNDING = 1e-6  # R is float32: the dearest architecture must stay within a budget of 1
 
@@ -140,17 +140,15 @@ class ConstrainedEvolution:
 
     def _children(self, key: jax.Array, parents: jax.Array) -> jax.Array:
         """Draws of the children of each search: int32 [K, P, D] -> [K, lambda, tries, D]."""
-        counts = np.asarray(self.space.num_choices)
-        parent_key, kind_key, side_key, mutation_key, shift_key = jax.random.split(key, 5)
-        k, decisions = len(self.penalties), len(counts)
+        parent_key, kind_key, side_key, mutation_key, choice_key = jax.random.split(key, 5)
+        k, decisions = len(self.penalties), len(self.space.decisions)
         shape = (k, self.samples, self.tries)
         pairs = jax.random.randint(parent_key, (k, *shape[1:], 2), 0, self.parents)
         pairs = jax.vmap(lambda archs, index: archs[index])(parents, pairs)  # [K, lambda, tries, 2, D]
         first, second = pairs[..., 0, :], pairs[..., 1, :]
         crossed = jnp.where(jax.random.bernoulli(side_key, shape=(*shape, decisions)), first, second)
-        shift = jax.random.randint(shift_key, (*shape, decisions), 1, np.maximum(counts, 2))
         changes = jax.random.bernoulli(mutation_key, self.mutation, (*shape, decisions))
-        mutated = jnp.where(changes, (first + shift) % counts, first)
+        mutated = variation.change(choice_key, first, changes, self.space.num_choices)
         return jnp.where(jax.random.bernoulli(kind_key, self.crossover, (*shape, 1)), crossed, mutated)
 
     def _excess(self, archs: jax.Array) -> jax.Array:

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnas import distribution
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base, incumbents, variation
 
 POPULATION = 50
 
@@ -106,18 +105,8 @@ class RegularisedEvolution:
         fitness = incumbents.scalarised(state.losses, self.penalties, self.cost(state.archs))  # [K, P]
         fitness = jax.vmap(lambda row, index: row[index])(fitness, candidates)  # [K, lambda, tournament]
         winners = jnp.take_along_axis(candidates, fitness.argmin(-1)[..., None], axis=-1)
-        children = self._mutate(mutation_key, state.archs[winners.reshape(size)])
+        children = variation.mutate_one(mutation_key, state.archs[winners.reshape(size)], self.space.num_choices)
         return jnp.where(state.evaluated >= self.population, children, founders), state
-
-    def _mutate(self, key: jax.Array, archs: jax.Array) -> jax.Array:
-        """Changes one decision of each architecture to another of its choices: int32 [S, D] -> [S, D]."""
-        counts = np.asarray(self.space.num_choices)
-        decision_key, shift_key = jax.random.split(key)
-        can_change = jnp.where(counts > 1, 0.0, -jnp.inf) if counts.max() > 1 else jnp.zeros(len(counts))
-        decision = jax.random.categorical(decision_key, can_change, shape=(len(archs), 1))
-        shift = jax.random.randint(shift_key, archs.shape, 1, np.maximum(counts, 2))
-        changed = (archs + shift) % counts
-        return jnp.where(jnp.arange(len(counts)) == decision, changed, archs)
 
     @functools.partial(jax.jit, static_argnums=0)
     def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:

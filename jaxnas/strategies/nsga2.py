@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base, incumbents, variation
 
 POPULATION = 40  # NSGANetV2's (arXiv 2007.10396); 20 and 80 were no better at 1000 evaluations of NAS-Bench-Macro
 
@@ -143,8 +143,7 @@ def _pymoo(num_choices: tuple[int, ...], objectives: int):
         """Sets a decision in D to a uniform choice."""
 
         def _do(self, problem, X, *args, random_state=None, **kwargs):  # noqa: N803 (pymoo's name)
-            fresh = random_state.integers(problem.xu + 1, size=X.shape)
-            return np.where(random_state.random(X.shape) < 1 / X.shape[1], fresh, X)
+            return variation.reset(random_state, X, num_choices, 1 / len(num_choices))
 
     upper = np.asarray(num_choices) - 1
     return Problem(n_var=len(num_choices), n_obj=objectives, xl=np.zeros_like(upper), xu=upper, vtype=int), Reset()

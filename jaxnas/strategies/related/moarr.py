@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base, incumbents, variation
 from jaxnas.strategies.related import archive as archives
-from jaxnas.strategies.related import linear_ensemble, pareto, variation
+from jaxnas.strategies.related import linear_ensemble, pareto
 from jaxnas.strategies.shared_model import design as designs
 
 EXPLORATION = (0.1, 0.5)  # least and largest share, the latter to begin with

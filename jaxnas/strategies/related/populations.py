@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.strategies.related import pareto, variation
+from jaxnas.strategies import variation
+from jaxnas.strategies.related import pareto
 
 
 @flax.struct.dataclass

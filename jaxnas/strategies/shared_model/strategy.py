@@ -1,4 +1,4 @@
-"""K architectures of different complexity from one Bayesian model of the loss: the default method, "importance".
+"""K architectures of different complexity from one Bayesian model of the loss: the default method, "shared_model".
 
 As in `ImportanceSampling`, samples are drawn from a mixture of K distributions, and every sample serves every one. What
 changes is how the distributions learn. The natural gradient of a product of categoricals is a regression on the choices
@@ -21,7 +21,7 @@ posterior sampling", arXiv 1301.2609, for the update.
 Idea: One Bayesian model of the loss learns from every sample of all K distributions; theta_k is the probability that a
 choice belongs to the optimum for penalty k.
 
-Faithful: The mixture of K distributions that share every sample (`importance_plain` is the paper's own form).
+Faithful: The mixture of K distributions that share every sample (`importance_sampling` is the paper's own form).
 
 Deviations: The update is this library's: posterior sampling in a linear model on choices and pairs of choices replaces
 importance weights and the natural gradient, and samples are optima of its draws, changed a little.
