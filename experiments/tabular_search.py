@@ -18,6 +18,7 @@ from experiments import cli
 from jaxnas import tasks
 from jaxnas.report import tabular as report
 from jaxnas.tasks import comparison
+from jaxnas.tasks.recorded import RecordedTask, Recording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Config:
     """Folder for result.json and curves.png."""
     error: str = "error"
     """Name of the array of errors."""
+    losses: pathlib.Path | None = None
+    """Recorded supernet of this table's space (`experiments.record_supernet`): a step sees one of its minibatches, and
+    regret is that of its mean loss; the table's errors still judge hypervolume and distance."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
     methods: tuple[str, ...] = ("shared_model", "independent", "random")
@@ -66,22 +70,27 @@ def main(config: Config) -> None:
     penalties = penalties_of(config)
     if config.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {config.seeds}")
-    table = tasks.read_table(config.table, config.cost, config.error)
-    task = tasks.TabularTask.from_table(table, config.noise, name=config.table.stem)
+    benchmark = tasks.read_table(config.table, config.cost, config.error)
+    if config.losses is None:
+        task = tasks.TabularTask.from_table(benchmark, config.noise, name=config.table.stem)
+    elif config.noise:
+        raise ValueError(f"noise must be 0 with recorded losses, whose minibatches have their own, got {config.noise}")
+    else:
+        task = RecordedTask.of_recording(Recording.read(config.losses), benchmark, name=config.table.stem)
     planned = comparison.plan(config.methods, task, penalties, config.evaluations)
     recorded = comparison.recorded_counts(config.evaluations, planned)
     folder = report.prepare(config.out)
 
     results = comparison.run_all(task, planned, recorded, config.seeds, config.first_seed)
-    comparisons = comparison.compare("shared_model", recorded, results) if "shared_model" in results else []
-    reaches = comparison.reaches(recorded, results)
+    comparisons = comparison.compare("shared_model", results) if "shared_model" in results else []
+    reaches = comparison.reaches(results)
 
     content = report.as_json(
-        recorded,
         results,
         comparisons,
         reaches,
         table=str(config.table),
+        losses=None if config.losses is None else str(config.losses),
         cost=config.cost,
         error=config.error,
         noise=config.noise,
@@ -89,16 +98,15 @@ def main(config: Config) -> None:
         seeds=config.seeds,
         first_seed=config.first_seed,
     )
-    report.write(folder, content, report.curves(recorded, results))
+    report.write(folder, content, report.curves(results))
     console = rich.console.Console()
     if not console.is_terminal:
         console.width = 140  # in a log nothing needs to wrap
-    console.print(report.result_table(recorded, results))
-    if comparisons:
-        console.print(report.comparison_table("shared_model", comparisons))
-    if reaches:
-        console.print(report.reach_table(reaches))
-    console.print(report.level_table(recorded, results))
+    shown = [report.result_table(results)]
+    shown += [report.comparison_table("shared_model", comparisons)] if comparisons else []
+    shown += [report.reach_table(reaches)] if reaches else []
+    for table in [*shown, report.level_table(results)]:
+        console.print(table.rich())
     console.print(f"wrote {folder / 'result.json'} and {folder / 'curves.png'}")
 
 

@@ -1,13 +1,17 @@
 """Recorded supernets: all networks of a space at once, files, and searches on what was recorded."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import cli, tabular_search
 from jaxnas import strategies, supernet
 from jaxnas.supernet import enumeration
 from jaxnas.tasks import Table, tabular
+from jaxnas.tasks.judge import distance_to_front
 from jaxnas.tasks.recorded import RecordedTask, Recording
 from tests.tiny_search import tiny
 
@@ -80,3 +84,35 @@ def test_search_on_a_recording_finds_its_best_network(recording):
     method = strategies.make("importance_sampling", task.space, (0.0, 2.0), cost=task.cost)
     found = tabular.search(task, method, [400], jax.random.key(0))
     np.testing.assert_array_equal(found[-1], [[0, 0], [1, 1]])  # the least loss, and the cheapest
+
+
+def test_distance_is_to_the_least_true_error_that_costs_no_more(recording):
+    errors = np.array([0.3, 0.1, 0.2, 0.4])  # costs 4, 3, 2, 1
+    task = RecordedTask.of_recording(recording, Table.from_arrays(ARCHS, errors, TABLE.cost))
+    np.testing.assert_allclose(distance_to_front(task, np.array([[0, 1], [2, 3]])), [[0.2, 0.0], [0.0, 0.0]])
+
+
+def run(folder, recording, *arguments):
+    recording.write(folder / "recorded.npz")
+    np.savez(folder / "table.npz", choices=ARCHS, error=TABLE.error, flops=TABLE.cost)
+    options = [f"--table={folder / 'table.npz'}", f"--losses={folder / 'recorded.npz'}", "--cost=flops"]
+    options += ["--methods", "importance_sampling", "--penalties", "0", "2", "--evaluations=400", "--seeds=2"]
+    cli.run(tabular_search.main, tabular_search.Config, [*options, f"--out={folder / 'out'}", *arguments])
+
+
+def test_command_searches_on_recorded_losses(recording, tmp_path, capsys):
+    run(tmp_path, recording)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["losses"] == str(tmp_path / "recorded.npz")
+    method = result["methods"]["importance_sampling"]
+    assert method["encodings"] == [[[0, 0], [1, 1]]] * 2
+    assert np.array(method["relative_regret"])[..., -1].tolist() == [[0.0, 0.0]] * 2
+    assert method["distance"][0][-1] == 0.0
+    assert "distance, points" in capsys.readouterr().out
+
+
+def test_command_refuses_noise_on_recorded_losses(recording, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, recording, "--noise=0.1")
+    assert stopped.value.code == 2
+    assert "noise must be 0 with recorded losses" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from experiments import cli, tabular_search
 from jaxnas import metrics, strategies
 from jaxnas.report import tabular as report
 from jaxnas.tasks import TabularTask, comparison, read_table, synthetic_table
+from jaxnas.tasks.judge import Result
 from tests import oracles
 
 NUM_CHOICES = (3, 2, 4, 3)
@@ -128,10 +129,10 @@ def test_the_module_runs_as_a_program(path, tmp_path, monkeypatch, capsys):
         (["--cost", "latency"], "no array 'latency'; it has choices, error, flops, valid"),
         (["--error", "test"], "no array 'test'"),
         (["--methods", "shared_model", "anealing"], "'anealing' is not known; choose from shared_model"),
-        (["--methods", "importance"], "method 'importance' is now called 'shared_model'"),
-        (["--methods", "importance_plain"], "method 'importance_plain' is now called 'importance_sampling'"),
         (["--methods", "random", "random"], "twice"),
         (["--methods", "independent", "independent"], "twice"),
+        (["--methods", "importance"], "method 'importance' is now called 'shared_model'"),
+        (["--methods", "importance_plain"], "method 'importance_plain' is now called 'importance_sampling'"),
         (["--methods"], "at least one of shared_model"),
         (["--noise", "-0.1"], "noise"),
         (["--noise", "nan"], "noise"),
@@ -196,22 +197,23 @@ def test_independent_searches_get_only_the_lambdas_that_fit():
     assert strategies.STRATEGIES.keys() >= {"shared_model", "importance_sampling", "independent", "random", "nsga2"}
 
 
-def result(regret, volume=None, samples=4):
+def result(regret, recorded, samples=4):
     """A Result with mean regret [seeds, E] for its one penalty."""
     regret = np.asarray(regret, float)
-    volume = 1 - regret if volume is None else np.asarray(volume, float)
-    return comparison.Result(regret[:, None], volume, np.zeros((len(regret), 1, 2), int), samples, 1.0)
+    seeds = len(regret)
+    attainment, encodings = np.zeros((seeds, 4)), np.zeros((seeds, 1, 2), int)
+    return Result(recorded, regret[:, None], 1 - regret, attainment, encodings, recorded[-1], 1.0, samples)
 
 
 def test_reach_by_hand():
     recorded = (500, 1000, 2000, 4000)
     results = {
-        "independent@2": result([[0.9, 0.6, 0.4, 0.3]], samples=2),
-        "independent@8": result([[0.9, 0.7, 0.5, 0.2]], samples=8),
-        "shared_model": result([[0.45, 0.35, 0.25, 0.2]]),
-        "random": result([[0.9, 0.9, 0.9, 0.9]]),
+        "independent@2": result([[0.9, 0.6, 0.4, 0.3]], recorded, samples=2),
+        "independent@8": result([[0.9, 0.7, 0.5, 0.2]], recorded, samples=8),
+        "shared_model": result([[0.45, 0.35, 0.25, 0.2]], recorded),
+        "random": result([[0.9, 0.9, 0.9, 0.9]], recorded),
     }
-    rows = [(r.method, r.at, r.level, r.samples, r.evaluations, r.ratio) for r in comparison.reaches(recorded, results)]
+    rows = [(r.method, r.at, r.level, r.samples, r.evaluations, r.ratio) for r in comparison.reaches(results)]
     assert rows == [
         ("shared_model", 2000, 0.4, 2, 1000, 0.5),
         ("random", 2000, 0.4, 2, None, None),
@@ -221,26 +223,27 @@ def test_reach_by_hand():
 
 
 def test_levels_are_reached_at_the_first_count_and_independent_searches_by_any_lambda():
+    recorded = (100, 200, 300)
     results = {
-        "shared_model": result([[0.3, 0.24, 0.09]]),
-        "independent@2": result([[0.26, 0.26, 0.26]]),
-        "independent@4": result([[0.5, 0.2, 0.2]]),
+        "shared_model": result([[0.3, 0.24, 0.09]], recorded),
+        "independent@2": result([[0.26, 0.26, 0.26]], recorded),
+        "independent@4": result([[0.5, 0.2, 0.2]], recorded),
     }
-    table = report.level_table((100, 200, 300), results)
-    cells = [list(column.cells) for column in table.columns]
-    assert [cell[0] for cell in cells] == ["shared_model", "100", "200", "300", "300", "300"]
-    assert [cell[1] for cell in cells] == ["independent", "100", "200", "200", "never", "never"]
+    assert report.level_table(results).rows == [
+        ("shared_model", "100", "200", "300", "300", "300"),
+        ("independent", "100", "200", "200", "never", "never"),
+    ]
 
 
 def test_comparison_by_hand():
     steps = np.arange(1.0, 13) / 100
     results = {
-        "shared_model": result((0.1 + 0 * steps)[:, None]),
-        "random": result((0.1 + steps)[:, None]),
-        "independent@2": result((0.1 - steps)[:, None]),
-        "independent@4": result((0.1 - 2 * steps)[:, None]),
+        "shared_model": result((0.1 + 0 * steps)[:, None], (250,)),
+        "random": result((0.1 + steps)[:, None], (250,)),
+        "independent@2": result((0.1 - steps)[:, None], (250,)),
+        "independent@4": result((0.1 - 2 * steps)[:, None], (250,)),
     }
-    compared = comparison.compare("shared_model", (250,), results)
+    compared = comparison.compare("shared_model", results)
     assert [(each.baseline, each.better) for each in compared] == [("random", True), ("independent@4", False)] * 2
     # Twelve differences of one sign: p = 2 / 2^12, times four tests.
     np.testing.assert_allclose([each.p_holm for each in compared], 4 * 2 / 2**12)

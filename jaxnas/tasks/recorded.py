@@ -18,11 +18,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from jaxnas import data
 from jaxnas.results.files import replacing
 from jaxnas.supernet import enumeration
 from jaxnas.tasks.supernet import FrozenSupernet
@@ -94,25 +95,23 @@ def record(supernet: FrozenSupernet, minibatches: int, seed: int = 0) -> Recordi
       ValueError: if the split has too few images for M disjoint minibatches.
     """
     search = supernet.search
-    size, available = search.settings.valid_batch_size, len(search.valid.labels)
+    size, available = search.settings.valid_batch_size, len(search.valid)
     if minibatches < 2 or minibatches * size > available:
         raise ValueError(
             f"minibatches must be from 2 to {available // size} ({available} images, {size} in each), got {minibatches}"
         )
 
     @jax.jit
-    def measure(params, indices):
-        minibatch = search.minibatch(indices)
+    def measure(params: chex.ArrayTree, minibatch: data.Examples) -> tuple[jax.Array, jax.Array]:
+        def read(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+            loss, metrics = search.loss(logits, minibatch)
+            return loss, metrics["accuracy"]
 
-        def read(logits):
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, minibatch.labels)
-            return losses.mean(), (logits.argmax(-1) == minibatch.labels).mean()
-
-        images = search.steps.prepare(minibatch, None)
+        images = search.prepare(minibatch, None)
         return enumeration.map_networks(params, images, search.supernet.space, read)
 
     chosen = np.random.default_rng(seed).permutation(available)[: minibatches * size].reshape(minibatches, size)
-    measured = [jax.device_get(measure(supernet.params, jnp.asarray(indices))) for indices in chosen]
+    measured = [jax.device_get(measure(supernet.params, search.valid.take(jnp.asarray(indices)))) for indices in chosen]
     losses, accuracy = (np.stack(parts) for parts in zip(*measured))
     return Recording(losses, accuracy, size)
 
@@ -125,11 +124,16 @@ class RecordedTask(TabularTask):
 
     Attributes:
       minibatches: float32 [M / 2, N], losses on the minibatches that searches see.
-      true_error: float64 [N], the published error of each network trained alone.
+      published: float64 [N], the error of each network trained alone.
     """
 
     minibatches: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    true_error: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    published: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def true_error(self) -> np.ndarray:
+        """The published errors."""
+        return self.published
 
     @classmethod
     def of_recording(cls, recording: Recording, table: Table, name: str = "recorded") -> "RecordedTask":
@@ -150,7 +154,7 @@ class RecordedTask(TabularTask):
             recording.losses[half:].mean(0, dtype=np.float64),
             task.cost,
             minibatches=recording.losses[:half],
-            true_error=table.error,
+            published=table.error,
         )
 
     def evaluate(self, key: jax.Array, archs: jax.Array) -> jax.Array:
