@@ -198,15 +198,8 @@ def _network(
     keep: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Logits, and features if they are to be kept; choices are [D, ...], `apply_searched` is a layer's function."""
-    backend = jax.default_backend()
-    norm_act = functools.partial(_norm_act, axis_name=axis_name)
-    x = full_conv(images, params["stem"]["kernel"], space.stem_stride)
-    x = norm_act(params["stem"], x, relu6=True)
-    features = [x]
-    for index, layer in enumerate(space.fixed_layers):
-        apply = layer_function(layer, False, backend, axis_name)
-        x = apply(params[f"fixed_{index + 1}"], x, jnp.int32(0), layer)
-        features.append(x)
+    features = apply_fixed(params, images, space, axis_name)
+    x = features[-1]
     # Consecutive layers of one shape are one scan: the program holds a single copy of them, which compiles faster.
     for layer, group in itertools.groupby(enumerate(space.layers), key=lambda item: item[1]):
         indices = [index for index, _ in group]
@@ -219,9 +212,25 @@ def _network(
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
             x, outputs = jax.lax.scan(step, x, (stacked, choices[indices[0] : indices[-1] + 1]))
             features.extend(outputs if keep else [])
-    x = norm_act(params["head"], ops.pointwise_conv(x, params["head"]["kernel"]), relu6=True)
-    logits = x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    logits, x = apply_head(params, x, axis_name)
     return logits, (*features, x) if keep else ()
+
+
+def apply_fixed(params: Params, images: jax.Array, space: MBConvSpace, axis_name: str | None = None) -> list[jax.Array]:
+    """What all architectures have in common: outputs of the stem and of each fixed layer, float [B, H, W, channels]."""
+    x = full_conv(images, params["stem"]["kernel"], space.stem_stride)
+    outputs = [_norm_act(params["stem"], x, relu6=True, axis_name=axis_name)]
+    for index, layer in enumerate(space.fixed_layers):
+        apply = layer_function(layer, False, jax.default_backend(), axis_name)
+        outputs.append(apply(params[f"fixed_{index + 1}"], outputs[-1], jnp.int32(0), layer))
+    return outputs
+
+
+def apply_head(params: Params, x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+    """From the last layer's output: logits [B, classes], and the head's output in front of them."""
+    x = ops.pointwise_conv(x, params["head"]["kernel"])
+    x = _norm_act(params["head"], x, relu6=True, axis_name=axis_name)
+    return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"], x
 
 
 class MBConvSupernet(nn.Module):
