@@ -1,7 +1,7 @@
 """Complexity R(c) of architectures: exact totals in their units, and the scaled cost that a search penalises."""
 
-import math
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

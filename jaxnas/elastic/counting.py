@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend import core
-from jax.interpreters import partial_eval
 
 from jaxnas.cost import AdditiveCost, Cost, InteractionCost
 from jaxnas.elastic import programs
@@ -39,9 +38,7 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     Raises:
       ValueError: if it holds a product in a loop of unknown length, in branches of other cost, or in a custom kernel.
     """
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _count(jaxpr)
+    return _count(programs.trace(function, *arguments))
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
@@ -75,7 +72,9 @@ def _count_equation(equation: core.JaxprEqn) -> int:
             )
         return inner[0]
     if name == "pallas_call":
-        raise ValueError("macs cannot be counted: the model multiplies matrices in a Pallas kernel; use jax.numpy there")
+        raise ValueError(
+            "macs cannot be counted: the model multiplies matrices in a Pallas kernel; use jax.numpy there"
+        )
     if name == "shard_map":
         return math.prod(params["mesh"].shape.values()) * sum(inner)
     return sum(inner)
@@ -213,14 +212,12 @@ def fit(
         if proved():
             return value(largest), tables
     raise ValueError(
-        f"{name} are no sum of products of up to {MOST_TOGETHER} decisions: more of them change the sizes of one product; "
-        f"make one decision of some of them"
+        f"{name} are no sum of products of up to {MOST_TOGETHER} decisions: more of them change the sizes of one "
+        f"product; make one decision of some of them"
     )
 
 
-def assemble(
-    name: str, unit: str, fixed: int, tables: Tables, num_choices: Sequence[int]
-) -> Cost:
+def assemble(name: str, unit: str, fixed: int, tables: Tables, num_choices: Sequence[int]) -> Cost:
     """The cost with these tables; additive if all of them are of one decision."""
     single = [np.zeros(n, np.int64) for n in num_choices]
     joint = {}
