@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from experiments import cli
-from jaxnas.report.tables import Table as TextTable
 from jaxnas.results import SearchResult, read_result
+from jaxnas.results.tables import Table as TextTable
 from jaxnas.tasks import Table, TabularTask, read_table
 from jaxnas.tasks.judge import least_error_within
 

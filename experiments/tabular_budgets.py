@@ -8,7 +8,6 @@ how many exceed it (none ever should); it writes result.json.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -17,7 +16,8 @@ import rich.console
 from experiments import cli
 from jaxnas import strategies, tasks
 from jaxnas.report import tabular as report
-from jaxnas.report.tables import Table
+from jaxnas.results.files import write_json
+from jaxnas.results.tables import Table
 from jaxnas.tasks.judge import least_error_within
 
 
@@ -53,7 +53,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Runs the searches."""
-    strategies.check_name(config.method, ("shared_model", "importance_sampling"))
+    strategies.check_name(config.method, strategies.distribution_strategies())
     table = tasks.read_table(config.table, config.cost, config.error)
     cost = tasks.additive_cost(table, config.cost)
     task = tasks.TabularTask.from_table(table, config.noise, name=config.table.stem)
@@ -70,24 +70,18 @@ def main(config: Config) -> None:
     best = least_error_within(table, budgets)
     distance = table.error[rows] - best  # [seeds, K]
     over = table.cost[rows] > np.asarray(budgets)
-    (folder / "result.json").write_text(
-        json.dumps(
-            {
-                **{
-                    name: getattr(config, name)
-                    for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")
-                },
-                "table": str(config.table),
-                "budgets": list(budgets),
-                "best_error": best.tolist(),
-                "encodings": archs.tolist(),
-                "error": table.error[rows].tolist(),
-                "distance": distance.tolist(),
-                "over_budget": int(over.sum()),
-            },
-            indent=2,
-        )
-        + "\n"
+    write_json(
+        folder / "result.json",
+        {
+            **{name: getattr(config, name) for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")},
+            "table": str(config.table),
+            "budgets": list(budgets),
+            "best_error": best.tolist(),
+            "encodings": archs.tolist(),
+            "error": table.error[rows].tolist(),
+            "distance": distance.tolist(),
+            "over_budget": int(over.sum()),
+        },
     )
     shown = Table(
         f"{config.seeds} searches of {config.evaluations} evaluations, errors in %",

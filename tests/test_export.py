@@ -1,6 +1,7 @@
 """Saved networks and exports give the logits of the network; damaged and foreign files are one clear line."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from jaxnas.export import FORMATS, load_stablehlo, saved
 from jaxnas.search.retraining import RetrainSettings
 from tests.tiny_search import tiny
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs the extra 'export'")
+NAMES = [pytest.param(name, marks=[needs_onnx] if name == "onnx" else []) for name in FORMATS]
 IMAGES = data.load("digits").test_images[:100]
 
 
@@ -50,7 +52,7 @@ def exports(trained):
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_exports_give_the_networks_logits(trained, exports, name, batch):
     network = jaxnas.load(trained / "k0" / "seed0")
     path = exports / f"model{FORMATS[name].suffix}" if FORMATS[name].suffix else exports
@@ -60,6 +62,7 @@ def test_exports_give_the_networks_logits(trained, exports, name, batch):
     np.testing.assert_allclose(found, network(IMAGES), atol=1e-4)
 
 
+@needs_onnx
 def test_onnx_runs_in_a_process_that_knows_nothing_of_jax(exports, tmp_path):
     network = jaxnas.load(exports)
     np.save(tmp_path / "images.npy", network.preprocess(IMAGES))
@@ -77,6 +80,42 @@ def test_onnx_runs_in_a_process_that_knows_nothing_of_jax(exports, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), network(IMAGES), atol=1e-4)
 
 
+@needs_onnx
+def test_onnx_of_a_later_release_is_named_as_such(exports, tmp_path):
+    import onnx
+
+    model = onnx.load(exports / "model.onnx")
+    model.opset_import[0].version = 99
+    onnx.save(model, tmp_path / "opset.onnx")
+    model.opset_import[0].version, model.ir_version = 17, 99
+    onnx.save(model, tmp_path / "form.onnx")
+    for name in ("opset.onnx", "form.onnx"):
+        with pytest.raises(ValueError, match=r"is of a release of ONNX that onnxruntime \S+ does not read; upgrade it"):
+            FORMATS["onnx"].load(tmp_path / name)
+
+
+@pytest.mark.parametrize("missing", ["onnx", pytest.param("onnxruntime", marks=needs_onnx)])
+def test_without_onnx_the_other_forms_are_written(trained, tmp_path, monkeypatch, capsys, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "jaxnas.export.onnx_operations", raising=False)
+    monkeypatch.delattr(jaxnas.export, "onnx_operations", raising=False)
+    (tmp_path / "k0").mkdir()
+    (tmp_path / "k0" / "model.onnx").write_text("of an earlier export")
+    run("--run", trained.parent, "--index", "0", "--out", tmp_path)
+    assert {path.name for path in (tmp_path / "k0").iterdir()} == {
+        saved.DESCRIPTION, saved.WEIGHTS, "model.stablehlo", "model_card.md"
+    }  # fmt: skip
+    assert "model.onnx" not in (tmp_path / "k0" / "model_card.md").read_text()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert "pip install 'jaxnas[export]'" in line
+    with pytest.raises(SystemExit) as stopped:
+        run("--run", trained.parent, "--index", "0", "--format", "onnx", "--out", tmp_path)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "pip install 'jaxnas[export]'" in error
+    assert error.count("\n") == 1
+
+
 def test_the_card_tells_figures_and_use(exports):
     card = (exports / "model_card.md").read_text()
     space = jaxnas.spaces.SPACES["tiny"]()
@@ -84,7 +123,6 @@ def test_the_card_tells_figures_and_use(exports):
     for part in (
         "test accuracy",
         "layer 2: mbconv_k3_e2",
-        "model.onnx",
         "model.stablehlo",
         "experiments.retrain",
     ):
@@ -138,7 +176,7 @@ def test_damaged_networks_are_refused_in_one_line(exports, tmp_path, damage, mes
 @pytest.mark.parametrize(
     "content", [b"", b"\x80\x04K\x01.", b"{}", b"\0" * 1000], ids=("empty", "pickle", "json", "zeros")
 )
-@pytest.mark.parametrize("name", ["stablehlo", "onnx"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_foreign_files_are_refused_in_one_line(tmp_path, name, content):
     path = tmp_path / f"model{FORMATS[name].suffix}"
     path.write_bytes(content)

@@ -11,20 +11,23 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import cifar_search, cli, leaderboard, methods_page
+from experiments import cli, leaderboard, methods_page
 from jaxnas import metrics
-from jaxnas.data import Split, load
+from jaxnas.data import Examples, load
 from jaxnas.leaderboard import method_docs, on_supernets, standings, supernet_problem
 from jaxnas.leaderboard.standings import Standings
 from jaxnas.report import methods_page as page
 from jaxnas.report.leaderboard import standings_table
-from jaxnas.search.presets import PRESETS
+from jaxnas.results import settings_tree
+from jaxnas.search import presets
+from jaxnas.search.build import build
+from jaxnas.search.sources import InMemory
 from jaxnas.spaces.base import architectures
 from jaxnas.tasks import Table, TabularTask, judge, synthetic_table
 from jaxnas.tasks.supernet import FrozenSupernet
 from tests import tiny_search
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "methods.md"
 
 
 def by_hand():
@@ -158,7 +161,9 @@ def test_every_method_is_documented_and_the_page_says_the_same():
     for name, doc in docs.items():
         assert re.search(r"arXiv|IEEE|Biometrika", doc.paper), name
         for part in (f"`{name}`", doc.idea, doc.faithful, doc.deviations, doc.location, doc.limits):
-            assert part.replace("|", r"\|") in text, f"docs/methods.md is not up to date on {name}; make it again"
+            assert part.replace("|", r"\|") in text, (
+                f"docs/reference/methods.md is not up to date on {name}; make it again"
+            )
 
 
 def test_a_docstring_without_a_paragraph_is_named():
@@ -169,11 +174,14 @@ def test_a_docstring_without_a_paragraph_is_named():
 @pytest.fixture(scope="module")
 def tiny_problem():
     """An problem of seconds: a search space of four networks on digits."""
-    preset = dataclasses.replace(PRESETS["quickstart"], space=tiny_search.tiny().name, penalties=(0.0, 0.3), samples=2)
-    small = dataclasses.replace(preset.settings, weight_steps=4, batch_size=32, steps_per_dispatch=4)
-    search = cifar_search.build(cifar_search.Config(preset="quickstart"), dataclasses.replace(preset, settings=small))
+    preset = presets.MEMORY.configs["quickstart"]
+    small = {"weight_steps": 4, "batch_size": 32, "steps_per_dispatch": 4}
+    config = settings_tree.replace(preset, space=tiny_search.tiny().name, penalties=(0.0, 0.3), samples=2, **small)
+    search = build(config)
     untrained = FrozenSupernet(search, search.supernet.init_params(jax.random.key(0)))
-    return supernet_problem.SupernetProblem(untrained, 0, preset.penalties, search.strategy.cost, evaluations=400)
+    return supernet_problem.SupernetProblem(
+        untrained, 0, config.method.penalties, search.strategy.cost, evaluations=400
+    )
 
 
 def test_the_unit_of_cost_by_hand(tiny_problem):
@@ -186,10 +194,10 @@ def test_the_unit_of_cost_by_hand(tiny_problem):
 
 def test_the_judge_scores_all_networks_on_test_images(tiny_problem):
     images = load("digits")
-    part = Split(images.test_images[:120], images.test_labels[:120])
+    part = Examples(images.test_images[:120], images.test_labels[:120])
     judged = supernet_problem.score_all(tiny_problem.supernet, part, tiny_problem.cost, "tiny")
     archs = architectures((2, 2), np.arange(4))
-    search = dataclasses.replace(tiny_problem.search, valid=part)
+    search = dataclasses.replace(tiny_problem.search, valid=InMemory(part))
     losses = np.asarray(search.evaluate(tiny_problem.supernet.params, archs).loss)
     np.testing.assert_allclose(judged.error, 1 - np.exp(-losses), rtol=1e-5)
     np.testing.assert_allclose(judged.cost.scaled, tiny_problem.cost(archs), atol=1e-6)
@@ -206,7 +214,7 @@ def test_every_method_runs_on_a_supernet_within_the_common_cost(tiny_problem):
     told = []
     names = list(on_supernets.methods())
     images = load("digits")
-    part = Split(images.test_images[:120], images.test_labels[:120])
+    part = Examples(images.test_images[:120], images.test_labels[:120])
     truth = supernet_problem.score_all(tiny_problem.supernet, part, tiny_problem.cost, "tiny")
     results = on_supernets.run([tiny_problem], names, truth, told.append)
     assert told == names

@@ -1,34 +1,18 @@
 """Host-side preparation: the halves on which weights and distributions learn, and smaller images."""
 
 import dataclasses
-from dataclasses import dataclass
 
 import numpy as np
 
 from jaxnas.data.datasets import ImageDataset
+from jaxnas.data.examples import Examples
 from jaxnas.data.partition import stratified_partition
 
 # Images shrunk at a time, so that the wider sums stay in cache.
 RESIZE_BLOCK = 256
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A part of a data set.
-
-    Attributes:
-      images: uint8 [N, H, W, 3].
-      labels: int32 [N].
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def split(dataset: ImageDataset, valid_fraction: float, seed: int) -> tuple[Split, Split]:
+def split(dataset: ImageDataset, valid_fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Divides the training images in two, class by class: weights learn on one part, distributions on the other.
 
     The test images take no part. The same arguments always give the same parts.
@@ -46,8 +30,8 @@ def split(dataset: ImageDataset, valid_fraction: float, seed: int) -> tuple[Spli
     """
     train, valid = stratified_partition(dataset.train_labels, valid_fraction, seed)
     return (
-        Split(dataset.train_images[train], dataset.train_labels[train]),
-        Split(dataset.train_images[valid], dataset.train_labels[valid]),
+        Examples(dataset.train_images[train], dataset.train_labels[train]),
+        Examples(dataset.train_images[valid], dataset.train_labels[valid]),
     )
 
 

@@ -1,5 +1,6 @@
 """A model card: what a trained network is, how well it does, and how to use its files."""
 
+import re
 from collections.abc import Mapping
 
 from jaxnas.export.saved import NetworkDescription
@@ -24,6 +25,8 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
         ("input", f"float32 [batch, {size}, {size}, 3], normalised as below"),
         ("output", f"logits, float32 [batch, {description.num_classes}]"),
     ]
+    if description.class_names:
+        figures.append(("classes", ", ".join(map(_plain, description.class_names))))
     lines = [f"# {description.space}, {description.dataset}", ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures), ""]
     lines += ["## Architecture", ""]
@@ -33,7 +36,13 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
     lines += ["", f"Encoding in `{description.space}` at width {description.width:g}: `{list(arch)}`.", ""]
     mean, std = ([round(value, 6) for value in values] for values in (description.mean, description.std))
     lines += ["## Preprocessing", "", "```python", f"normalised = (images / 255 - {mean}) / {std}", "```", ""]
-    lines += ["Images are RGB, channels last; the division gives float32.", "", "## Use", ""]
+    lines += [
+        "Images are RGB, channels last; the division gives float32. Of an image of another size the central square "
+        f"with {description.crop:.3g} of its shorter side is resized to {size}x{size} first.",
+        "",
+        "## Use",
+        "",
+    ]
     for name, usage in usages.items():
         lines += [f"`{name}`:", "", "```python", usage, "```", ""]
     lines += ["## Training", "", f"`{command}`", ""]
@@ -41,6 +50,11 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
     lines += ["| | |", "|---|---|", *(f"| {name} | {_text(value)} |" for name, value in settings.items()), ""]
     lines += ["Software: " + ", ".join(f"{name} {version}" for name, version in description.versions.items()) + ".", ""]
     return "\n".join(lines)
+
+
+def _plain(name: str) -> str:
+    """A name without what Markdown reads as a mark or the end of a cell."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", name)
 
 
 def _text(value: object) -> str:

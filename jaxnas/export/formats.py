@@ -7,6 +7,7 @@ the library trains with on CPUs; the numbers agree to rounding.
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,13 @@ INPUT, OUTPUT = "images", "logits"
 # Logits [B, classes] of normalised float32 images [B, H, W, 3].
 Inference = Callable[[chex.Array], chex.Array]
 
+# What ONNX Runtime says of a model whose operator set, or whose format, came out after it.
+_TOO_NEW = re.compile(r"Opset \d+ is under development|Unsupported model IR version")
+
+
+class FormatUnavailableError(ValueError):
+    """A network cannot be written in a form, or its file not be read, for want of a package or of an operation."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -32,7 +40,7 @@ class Format:
 
     Attributes:
       suffix: of its file; None where it is `network.json` and `weights.safetensors`, which every export has.
-      write: (network, path of the file) -> None; ValueError in one line if what it needs is not installed.
+      write: (network, path of the file) -> None; FormatUnavailableError in one line if that is not possible here.
       load: path -> what computes logits.
       usage: lines of Python that use the file, called FILE in them.
     """
@@ -79,21 +87,20 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Inference:
 
 
 def write_onnx(network: Network, path: pathlib.Path) -> None:
-    """ONNX by jax2onnx, for any batch size, with the network's description as its metadata."""
+    """ONNX for any batch size, with the network's description as its metadata.
+
+    Raises:
+      FormatUnavailableError: if `onnx` is not installed, or the network has an operation that is not converted.
+    """
     try:
-        import jax2onnx
+        from jaxnas.export import onnx_operations
     except ImportError as error:
-        raise ValueError("format onnx needs a converter: pip install 'jaxnas[export]'") from error
+        raise FormatUnavailableError(f"format onnx needs a package: pip install 'jaxnas[export]' ({error})") from error
     size = network.description.image_size
-    model = jax2onnx.to_onnx(
-        _plain(network),
-        [("B", size, size, 3)],
-        model_name=f"{network.description.space}",
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-    )
-    # The converter notes shapes of inner values before it moves transpositions around; runtimes find the right ones.
-    del model.graph.value_info[:]
+    try:
+        model = onnx_operations.to_onnx(_plain(network), (size, size, 3), network.description.space, INPUT, OUTPUT)
+    except onnx_operations.UnsupportedOperationError as error:
+        raise FormatUnavailableError(f"format onnx cannot be written: {error}") from error
     for name, value in to_plain(network.description).items():
         model.metadata_props.add(key=name, value=json.dumps(value))
     with replacing(path) as temporary:
@@ -104,18 +111,24 @@ def load_onnx(path: str | os.PathLike[str]) -> Inference:
     """Reads an `.onnx` file into ONNX Runtime, on the CPU.
 
     Raises:
-      ValueError: in one line, if ONNX Runtime is not installed, or the file is missing or damaged.
+      FormatUnavailableError: if ONNX Runtime is not installed.
+      ValueError: in one line, if the file is missing, damaged, or newer than ONNX Runtime.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError("an onnx file needs a runtime: pip install 'jaxnas[export]'") from error
+        raise FormatUnavailableError("an onnx file needs a runtime: pip install 'jaxnas[export]'") from error
     try:
         session = onnxruntime.InferenceSession(pathlib.Path(path).read_bytes(), providers=["CPUExecutionProvider"])
         session.get_inputs()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error
     except Exception as error:  # ONNX Runtime's exceptions have no common class but this
+        if _TOO_NEW.search(str(error)):
+            raise ValueError(
+                f"{path} is of a release of ONNX that onnxruntime {onnxruntime.__version__} does not read; "
+                "upgrade it: pip install --upgrade onnxruntime"
+            ) from error
         raise ValueError(f"{path} is no ONNX model, or damaged") from error
     return lambda images: session.run([OUTPUT], {INPUT: np.asarray(images, np.float32)})[0]
 

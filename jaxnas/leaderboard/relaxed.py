@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import relaxation
+from jaxnas import data, relaxation
 from jaxnas.cost import JointCost
 from jaxnas.leaderboard.supernet_problem import Outcome, SupernetProblem
 from jaxnas.relaxation import Assembly, Settings, of_networks
 from jaxnas.relaxation.eg_das import STRENGTHS
-from jaxnas.search.steps import Examples
 from jaxnas.selection import perturbation
 from jaxnas.strategies.constrained import evenly_spaced_budgets
 
@@ -33,8 +32,8 @@ def _loss(supernet: nn.Module) -> relaxation.Loss:
     return relaxation.supernet_loss(supernet)
 
 
-def _images(problem: SupernetProblem, split: Examples) -> tuple[jax.Array, jax.Array]:
-    return problem.search.steps.prepare(split, None), split.labels
+def _images(problem: SupernetProblem, split: data.Examples) -> tuple[jax.Array, jax.Array]:
+    return problem.search.prepare(split, None), split.labels
 
 
 def _search(
@@ -55,8 +54,8 @@ def _search(
         method,
         _loss(search.supernet),
         params,
-        _images(problem, search.train),
-        _images(problem, search.valid),
+        _images(problem, search.train.examples),
+        _images(problem, search.valid.examples),
         targets,
         jax.random.key(problem.seed),
         batch_size=size,
@@ -103,10 +102,10 @@ def darts_pt(problem: SupernetProblem) -> Outcome:
     """
     search, space = problem.search, problem.search.strategy.space
     scores = len(problem.penalties) * sum(space.num_choices)
-    images = min(len(search.valid.labels), int(problem.evaluations / scores / problem.mixture(1)))
+    images = min(len(search.valid), int(problem.evaluations / scores / problem.mixture(1)))
     images = max(images, 2)  # batch norm needs more than one
-    picked = jax.random.permutation(jax.random.key(problem.seed), len(search.valid.labels))[:images]
-    part = _images(problem, search.minibatch(picked))
+    picked = jax.random.permutation(jax.random.key(problem.seed), len(search.valid))[:images]
+    part = _images(problem, search.valid.take(picked))
     loss = perturbation.split_score(_loss(search.supernet), part, images)
     expected = JointCost((problem.cost,)).expected
     archs = []

@@ -59,13 +59,13 @@ def dc_nas_on_supernet(problem: SupernetProblem) -> Outcome:
     def losses(some: np.ndarray, minibatches: int) -> np.ndarray:
         nonlocal spent
         spent += len(some) * minibatches
-        order = generator.permutation(len(search.valid.labels))
+        order = generator.permutation(len(search.valid))
         parts = [order[i * size : (i + 1) * size] for i in range(minibatches)]
         return np.mean([_losses(problem, some, jnp.asarray(part)) for part in parts], axis=0)
 
     def accurate(some: np.ndarray) -> np.ndarray:
         affordable = int(problem.evaluations - spent) // len(some)
-        return losses(some, max(1, min(affordable, len(search.valid.labels) // size)))
+        return losses(some, max(1, min(affordable, len(search.valid) // size)))
 
     costs = np.asarray(problem.cost(jnp.asarray(archs)))
     found = dc_nas.select(
@@ -84,8 +84,9 @@ def dc_nas_on_supernet(problem: SupernetProblem) -> Outcome:
 def _losses(problem: SupernetProblem, archs: np.ndarray, indices: jax.Array, at_once: int = 16) -> np.ndarray:
     """Losses on one minibatch, so many architectures in a program that there is one program."""
     padded = np.concatenate([archs, np.repeat(archs[:1], -len(archs) % at_once, axis=0)]).astype(np.int32)
+    minibatch = problem.search.valid.take(indices)
     parts = [
-        np.asarray(problem.search.evaluate_on(problem.supernet.params, indices, jnp.asarray(part)).loss)
+        np.asarray(problem.search.evaluate_batch(problem.supernet.params, minibatch, jnp.asarray(part)).loss)
         for part in padded.reshape(-1, at_once, archs.shape[1])
     ]
     return np.concatenate(parts)[: len(archs)]
@@ -96,9 +97,9 @@ def stage_wise_on_supernet(problem: SupernetProblem) -> Outcome:
     search = problem.search
     space, size = search.strategy.space, search.settings.valid_batch_size
     everywhere = min(len(layer.operations) - (SKIP in layer.operations) for layer in space.layers)
-    picked = jax.random.permutation(jax.random.key(problem.seed), len(search.valid.labels))[:size]
-    minibatch = search.minibatch(picked)
-    images = search.steps.prepare(minibatch, None)
+    picked = jax.random.permutation(jax.random.key(problem.seed), len(search.valid))[:size]
+    minibatch = search.valid.take(picked)
+    images = search.prepare(minibatch, None)
 
     @jax.jit
     def program(params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> Sequence[jax.Array]:
@@ -113,7 +114,7 @@ def stage_wise_on_supernet(problem: SupernetProblem) -> Outcome:
         archs.append(grown)
         networks += count
     archs = np.unique(np.concatenate(archs), axis=0)
-    minibatches = max(1, min(int(problem.evaluations - networks) // len(archs), len(search.valid.labels) // size))
+    minibatches = max(1, min(int(problem.evaluations - networks) // len(archs), len(search.valid) // size))
     losses = np.mean(
         [_losses(problem, archs, jnp.arange(i * size, (i + 1) * size)) for i in range(minibatches)], axis=0
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxnas import data
 from jaxnas.search.search import Search
+from jaxnas.search.sources import InMemory
 from jaxnas.strategies.base import Cost
 from jaxnas.tasks.supernet import FrozenSupernet
 from jaxnas.tasks.tables import Table
@@ -89,7 +90,7 @@ def train(search: Search, seed: int) -> FrozenSupernet:
     raise ValueError("search must have steps of the distributions after those of the weights, and has none")
 
 
-def score_all(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str) -> TabularTask:
+def score_all(supernet: FrozenSupernet, test: data.Examples, cost: Cost, name: str) -> TabularTask:
     """All networks of the space, scored on test images by a supernet.
 
     Args:
@@ -104,7 +105,7 @@ def score_all(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str)
     Raises:
       ValueError: if the space is too large to be enumerated.
     """
-    search = dataclasses.replace(supernet.search, valid=test)
+    search = dataclasses.replace(supernet.search, valid=InMemory(test))
     space = search.strategy.space
     archs = space.enumerate(JUDGED)
     losses = []

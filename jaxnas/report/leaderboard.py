@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jaxnas.leaderboard.standings import FLOOR, SIGNIFICANT, Standings
 from jaxnas.metrics import REFERENCE_POINT
-from jaxnas.report.tables import Column, Table
+from jaxnas.results.tables import Column, Table
 from jaxnas.tasks.judge import MEASURES
 
 

@@ -1,4 +1,4 @@
-"""docs/methods.md: every method in words, from its docstring, and in figures, from a leaderboard."""
+"""docs/reference/methods.md: every method in words, from its docstring, and in figures, from a leaderboard."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from jaxnas.leaderboard.method_docs import MethodDoc
 from jaxnas.leaderboard.standings import FLOOR, Standings
 from jaxnas.relaxation import RELAXATIONS
 from jaxnas.report.leaderboard import standings_table
-from jaxnas.report.tables import Column, Table, escape
+from jaxnas.results.tables import Column, Table, escape
 from jaxnas.selection import SELECTIONS
 from jaxnas.strategies import STRATEGIES
 from jaxnas.tasks import introspectability

@@ -1,13 +1,12 @@
-"""Weight-sharing supernets: `apply(params, images, arch) -> logits`, written for one architecture."""
+"""Weight-sharing supernets: `apply(params, inputs, arch) -> outputs`, written for one architecture."""
 
 import functools
 
 import flax.linen as nn
 
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
-from jaxnas.supernet.batching import BATCHINGS, evaluate, gradient, resolve_batching
+from jaxnas.supernet.batching import BATCHINGS, cross_entropy, evaluate, gradient, resolve_batching
 from jaxnas.supernet.cell import CellSupernet
-from jaxnas.supernet.features import stage_ends
 from jaxnas.supernet.mbconv import MBConvSupernet
 
 
@@ -51,8 +50,8 @@ __all__ = [
     "CellSupernet",
     "MBConvSupernet",
     "build",
+    "cross_entropy",
     "evaluate",
     "gradient",
     "resolve_batching",
-    "stage_ends",
 ]

@@ -1,13 +1,11 @@
 """Tables of evaluated architectures: read from npz files, and checked before anything is computed from them.
 
-A table is complete: it holds every architecture of its space once. Files come from strangers, so that nothing in them
-is ever unpickled, and whatever is wrong is said in one sentence.
+A table is complete: it holds every architecture of its space once. A file may come from anyone: nothing in it is
+unpickled, and errors are one sentence.
 """
 
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from jaxnas.cost import AdditiveCost
 from jaxnas.spaces.base import Decision, architectures
+from jaxnas.tasks.npz import read_arrays
 
 ADDITIVE_TOLERANCE = 1e-9  # of the span of the cost
 
@@ -80,7 +79,7 @@ def additive_cost(table: Table, name: str) -> AdditiveCost:
     """The cost of a table as a sum over decisions.
 
     Raises:
-      ValueError: if it is none, naming an architecture that tells.
+      ValueError: if it is none, naming an architecture whose cost is no sum.
     """
     num_choices = table.num_choices
     cost = table.cost.reshape(num_choices)
@@ -110,46 +109,13 @@ def read_table(path: str | os.PathLike, cost: str, error: str = "error") -> Tabl
 
     Raises:
       OSError: if the file cannot be opened.
-      ValueError: if it is no npz file, lacks an array, or the table is not complete and sound.
+      ValueError: if it is no npz file, lacks an array, has one that is too large, or is not complete and sound.
     """
+    arrays = read_arrays(path, sorted({"choices", error, cost}), optional=["choice_names"])
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with loaded as archive:
-            arrays = {name: _member(archive, name, path) for name in sorted({"choices", error, cost})}
-            names = _member(archive, "choice_names", path) if "choice_names" in archive.files else None
-    except _MissingArray:
-        raise
-    except (
-        ValueError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-    ) as fault:
-        reason = "pickled objects are not read" if "pickle" in str(fault).lower() else str(fault) or "it ends early"
-        raise ValueError(f"{path} is not a readable npz file of plain arrays: {reason}") from fault
-    try:
-        return Table.from_arrays(arrays["choices"], arrays[error], arrays[cost], names)
+        return Table.from_arrays(arrays["choices"], arrays[error], arrays[cost], arrays.get("choice_names"))
     except ValueError as fault:
         raise ValueError(f"{path}: {fault}") from fault
-
-
-# What numpy and zipfile raise on damaged or foreign files, depending on where the damage is.
-_UNREADABLE = (ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-
-
-class _MissingArray(ValueError):
-    """The file is sound but has no array of this name."""
-
-
-def _member(archive: np.lib.npyio.NpzFile, name: str, path: str | os.PathLike) -> np.ndarray:
-    if name not in archive.files:
-        raise _MissingArray(f"{path} has no array {name!r}; it has {', '.join(sorted(archive.files)) or 'none'}")
-    return archive[name]
 
 
 def _checked_choices(choices: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""Tables of text: one set of rows, printed on a terminal by rich or written as Markdown."""
+"""Tables of text: one set of rows, printed on a terminal by rich or written as Markdown; everything is escaped."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import rich.box
 import rich.table
 from rich.text import Text
 
@@ -40,9 +41,12 @@ class Table:
     def _columns(self) -> list[Column]:
         return [Column(column) if isinstance(column, str) else column for column in self.columns]
 
-    def rich(self) -> rich.table.Table:
-        """For `rich.console.Console.print`."""
+    def rich(self, compact: bool = False) -> rich.table.Table:
+        """For `rich.console.Console.print`; a compact one has no lines between its columns."""
         table = rich.table.Table(title=Text(self.title, style="table.title"))
+        if compact:
+            table.box, table.title_justify = rich.box.SIMPLE_HEAD, "left"
+            table.pad_edge, table.collapse_padding = False, True
         for column in self._columns():
             justify = "right" if column.kind == "number" else "left"
             table.add_column(Text(column.name), justify=justify, no_wrap=column.kind == "name")
