@@ -128,12 +128,15 @@ class TfdsSplits:
         )
 
 
+Splits = FolderSplits | TfdsSplits
+
+
 def open_splits(
     name: str,
     data_dir: str | os.PathLike[str] | None,
     valid_folder: str | os.PathLike[str] | None = None,
     known_bad: Mapping[str, Iterable[tuple[str, int]]] | None = None,
-) -> FolderSplits | TfdsSplits:
+) -> Splits:
     """The parts of a data set.
 
     Args:
@@ -176,13 +179,16 @@ class Subset:
     class_names: tuple[str, ...]
 
 
+Part = tuple[ImageSource, Subset]  # what a stream reads
+
+
 def search_parts(
-    splits: FolderSplits | TfdsSplits,
+    splits: Splits,
     valid_fraction: float,
     seed: int,
     classes: int | None = None,
     per_class: int | None = None,
-) -> tuple[tuple[ImageSource, Subset], tuple[ImageSource, Subset]]:
+) -> tuple[Part, Part]:
     """What weights and distributions learn on: the splits `train` and `valid`, or parts of `train`.
 
     Args:
@@ -250,7 +256,7 @@ def halves(
     return tuple(Subset(kept.indices[part], kept.label_map, kept.class_names) for part in parts)
 
 
-def class_counts(*parts: tuple[ImageSource, Subset]) -> dict[str, int] | None:
+def class_counts(*parts: Part) -> dict[str, int] | None:
     """Images of each class in all parts together; None for TFDS, where every record would have to be read."""
     if not all(isinstance(source, FolderSource) for source, _ in parts):
         return None
