@@ -7,7 +7,8 @@
 
 A second call with the same folder resumes, on any number of devices that divides the minibatch. SIGTERM and SIGINT end
 the run after the step, with a checkpoint and exit code 75. See `jaxnas/search/presets.py` for what the presets cost and
-do, `jaxnas/search/config.py` for the settings, and docs/imagenet.md for clusters.
+do, `jaxnas/search/config.py` for the settings, and docs/how-to/imagenet.md for
+clusters.
 """
 
 from rich.console import Console

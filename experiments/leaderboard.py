@@ -5,7 +5,7 @@
 
 On a table every method that learns from losses alone searches with the same evaluations and noise. On a supernet all
 methods run, and its training counts (jaxnas/leaderboard/on_supernets.py says how). It prints a table for each problem
-and writes result.json and leaderboard.png; `python -m experiments.methods_page` makes docs/methods.md of it.
+and writes result.json and leaderboard.png; `python -m experiments.methods_page` makes docs/reference/methods.md of it.
 """
 
 import dataclasses

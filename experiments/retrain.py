@@ -8,9 +8,6 @@ Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experim
 trained so far. A second call resumes. The recipe for CIFAR-10, 200 epochs, wants an accelerator; on CPUs take a few.
 """
 
-import dataclasses
-import json
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +15,18 @@ from typing import Any
 
 import chex
 import numpy as np
-import rich.progress
 import rich.table
 from rich.console import Console
 
 from experiments import cli
 from jaxnas import data, networks
-from jaxnas.export import saved
+from jaxnas.export import saved, training
+from jaxnas.report import TrainingDisplay
 from jaxnas.report.training_curves import plot_training
-from jaxnas.results import FoundArchitecture, MetricsLog, read_metrics, read_result, versions
-from jaxnas.results.files import replacing, to_plain
-from jaxnas.results.workdir import open_workdir
+from jaxnas.results import FoundArchitecture, read_metrics, read_result, versions
 from jaxnas.runtime import compilation_cache
-from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import recipes
-from jaxnas.search.retraining import AUGMENTATIONS, Retraining, RetrainSettings, RetrainState
+from jaxnas.search.retraining import AUGMENTATIONS, Retraining, RetrainSettings
 from jaxnas.tasks.finished_search import load_supernet, read_run
 
 
@@ -125,16 +119,12 @@ def main(config: Config) -> None:
         )
         space = description.build_space()
         network = networks.build(space, found.encoding, drop_path=settings.drop_path)
-        retraining = Retraining(network, dataset, settings)
+        retraining = Retraining(network, dataset, settings, config.test_every)
+        inherited = None if supernet_params is None else networks.inherit(space, found.encoding, supernet_params)
         for seed in range(config.seed, config.seed + config.repeats):
-            train(retraining, description, out / f"k{found.k}" / f"seed{seed}", seed, None, config, console)
-            if supernet_params is not None:
-                params = networks.inherit(space, found.encoding, supernet_params)
-                train(retraining, description, out / f"k{found.k}" / f"warm{seed}", seed, params, config, console)
-    summary = summarise(out)
-    console.print(summary_table(summary))
-    with replacing(out / "retrained.json") as temporary:
-        temporary.write_text(json.dumps(to_plain(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            for start, params in (("seed", None), *([("warm", inherited)] if config.warm_start else [])):
+                train(retraining, description, out / f"k{found.k}" / f"{start}{seed}", seed, params, config, console)
+    console.print(summary_table(training.write_summary(out)))
     logs = {
         "/".join(path.parts[-3:-1]): read_metrics(path)
         for path in sorted(out.glob("k*/*/metrics.jsonl"))
@@ -167,97 +157,18 @@ def train(
     config: Config,
     console: Console,
 ) -> None:
-    """Trains one network to its end, from its newest checkpoint; what is done already stays as it is."""
-    settings = {"seed": seed, "warm_start": params is not None, **dataclasses.asdict(retraining.settings)}
-    wanted = {"space": description.space, "encoding": list(description.encoding), "width": description.width}
-    open_workdir(folder, "retrain", {**wanted, "image_size": description.image_size, **settings})
-    if (folder / saved.DESCRIPTION).exists():
+    """Trains one network, unless it is trained already, and shows how well it does."""
+    display = TrainingDisplay("/".join(folder.parts[-2:]), console)
+    trained = training.train(
+        *(retraining, description, folder, seed, params),
+        checkpoint_seconds=config.checkpoint_seconds,
+        listeners=[display],
+    )
+    if trained is None:
         console.print(f"{folder} is trained already", soft_wrap=True)
         return
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        state, seconds = run(retraining, folder, checkpoints, retraining.init(seed, params), config, console)
-    score = retraining.test(state.average)
-    trained_with = {**settings, "wall_seconds": seconds, "test_loss": score.loss}
-    saved.save(
-        folder,
-        dataclasses.replace(description, test_accuracy=score.accuracy, trained_with=trained_with),
-        state.average,
-    )
-    console.print(f"{folder}: test accuracy {100 * score.accuracy:.2f} % after {seconds:.0f} s", soft_wrap=True)
-
-
-def run(
-    retraining: Retraining,
-    folder: Path,
-    checkpoints: Checkpoints,
-    state: RetrainState,
-    config: Config,
-    console: Console,
-) -> tuple[RetrainState, float]:
-    """The state after the last step, and the seconds that the training took in all."""
-    restored, before = checkpoints.restore_newest(state), 0.0
-    if restored is not None:
-        state = restored.state
-    step, total = int(state.step), retraining.total_steps
-    epoch_steps = total // retraining.settings.epochs
-    with MetricsLog(folder / "metrics.jsonl") as log, _progress(console) as progress:
-        log.truncate_after(step)
-        if step:
-            before = max((record["wall_seconds"] for record in read_metrics(log.path)), default=0.0)
-        task = progress.add_task("/".join(folder.parts[-2:]), total=total, completed=step)
-        started = kept = time.monotonic()
-        tested = step // epoch_steps
-        for next_state, score in retraining.run(state):
-            state, step = next_state, int(next_state.step)
-            epoch = step / epoch_steps
-            record = {
-                "step": step,
-                "epoch": round(epoch, 3),
-                "train_loss": score.loss,
-                "train_accuracy": score.accuracy,
-            }
-            if config.test_every and int(epoch) // config.test_every > tested // config.test_every:
-                tested = int(epoch)
-                test = retraining.test(state.average)
-                record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
-            log.append({**record, "wall_seconds": round(before + time.monotonic() - started, 3)})
-            progress.update(task, completed=step)
-            if time.monotonic() - kept >= config.checkpoint_seconds or step == total:
-                checkpoints.save(step, state)
-                kept = time.monotonic()
-    return state, before + time.monotonic() - started
-
-
-def _progress(console: Console) -> rich.progress.Progress:
-    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-    return rich.progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def summarise(out: Path) -> list[dict[str, Any]]:
-    """What was trained in a folder, a record for each network: test accuracies over seeds, from scratch and warm."""
-    summary = []
-    for folder in sorted(out.glob("k*"), key=lambda path: (len(path.name), path.name)):
-        starts = {}
-        for start, prefix in (("scratch", "seed"), ("warm_start", "warm")):
-            paths = sorted(path.parent for path in folder.glob(f"{prefix}*/{saved.DESCRIPTION}"))
-            starts[start] = [saved.read_description(path) for path in paths]
-        trained = [*starts["scratch"], *starts["warm_start"]]
-        if trained:
-            space = trained[0].build_space()
-            summary.append(
-                {
-                    "k": int(folder.name[1:]),
-                    "encoding": trained[0].encoding,
-                    "description": space.describe(trained[0].encoding),
-                    **{name: int(space.cost(name).total(trained[0].encoding)) for name in ("params", "macs")},
-                    **{
-                        f"test_accuracy_{start}": [network.test_accuracy for network in runs]
-                        for start, runs in starts.items()
-                        if runs
-                    },
-                }
-            )
-    return summary
+    accuracy, seconds = 100 * trained.test_accuracy, trained.trained_with["wall_seconds"]
+    console.print(f"{folder}: test accuracy {accuracy:.2f} % after {seconds:.0f} s", soft_wrap=True)
 
 
 def summary_table(summary: list[dict[str, Any]]) -> rich.table.Table:

@@ -8,7 +8,7 @@ from experiments import cli, describe_architecture
 from jaxnas import spaces
 from jaxnas.results import FoundArchitecture, SearchResult
 from jaxnas.results.files import to_plain
-from tests import tiny_search  # noqa: F401 (registers the space)
+from tests import tiny_search
 
 MACRO = spaces.nasbench_macro()
 ARCH = [0, 1, 2, 1, 0, 0, 2, 1]
@@ -33,7 +33,8 @@ def search_result():
     found = tuple(
         FoundArchitecture(k, 0.1 * k, encoding, "", 1, 1, 1.0, 0.5, 0.5) for k, encoding in enumerate(((0, 0), (1, 0)))
     )
-    return to_plain(SearchResult("shared_model", "tiny", "digits", 0, {}, {}, 1, 1.0, found))
+    result = SearchResult("shared_model", "tiny", "digits", 0, {}, {}, 1, 1.0, found, tiny_search.tiny().description)
+    return to_plain(result)
 
 
 def test_an_encoded_architecture(describe):

@@ -81,8 +81,8 @@ def repository_pages():
 @pytest.mark.parametrize(
     ("source", "text", "expected"),
     [
-        ("README.md", "[what](docs/ablation.md#here)", "[what](ablation.md#here)"),
-        ("README.md", "![front](docs/pareto.png)", "![front](pareto.png)"),
+        ("README.md", "[what](docs/explanation/ablation.md#here)", "[what](explanation/ablation.md#here)"),
+        ("README.md", "![front](docs/images/pareto.png)", "![front](images/pareto.png)"),
         ("README.md", "[so](CONTRIBUTING.md)", "[so](contributing.md)"),
         ("benchmarks/README.md", "[up](../README.md)", "[up](index.md)"),
         ("README.md", "[asng](jaxnas/asng.py)", "[asng](api/jaxnas.md#jaxnas.asng)"),
@@ -93,7 +93,7 @@ def repository_pages():
             "[`nsga2.py`](api/strategies.md#jaxnas.strategies.nsga2)",
         ),
         ("README.md", "[no page](Makefile), [elsewhere](https://arxiv.org)", "no page, [elsewhere](https://arxiv.org)"),
-        ("README.md", "    [code](docs/method.md)", "    [code](docs/method.md)"),
+        ("README.md", "    [code](docs/explanation/method.md)", "    [code](docs/explanation/method.md)"),
     ],
 )
 def test_links_of_repository_files_lead_to_pages(repository_pages, source, text, expected):

@@ -42,6 +42,14 @@ def test_additive_latencies_are_found_exactly(exact_clock):
     assert table.cost.total([[1] * 8]) == pytest.approx(0.025)
 
 
+def test_networks_of_equal_latency_are_tied_whatever_the_order_of_their_sums():
+    measured = np.array([0.015, 0.3, 0.6, 0.7])
+    predicted = np.array([0.015, 0.1 + 0.2, 0.3 + 0.1 + 0.2, 0.7])
+    tied = latency.compare(np.append(predicted, 0.3), np.append(measured, 0.1 + 0.2))
+    assert tied["spearman"] == pytest.approx(1, abs=1e-12)
+    assert tied["largest_absolute_error"] == pytest.approx(0, abs=1e-12)
+
+
 def test_cells_are_timed_by_edge_and_stage():
     space = spaces.nasbench201(cells=2)
     timed = latency.operations(space)

@@ -27,7 +27,7 @@ from jaxnas.tasks import Table, TabularTask, judge, synthetic_table
 from jaxnas.tasks.supernet import FrozenSupernet
 from tests import tiny_search
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "methods.md"
 
 
 def by_hand():
@@ -161,7 +161,9 @@ def test_every_method_is_documented_and_the_page_says_the_same():
     for name, doc in docs.items():
         assert re.search(r"arXiv|IEEE|Biometrika", doc.paper), name
         for part in (f"`{name}`", doc.idea, doc.faithful, doc.deviations, doc.location, doc.limits):
-            assert part.replace("|", r"\|") in text, f"docs/methods.md is not up to date on {name}; make it again"
+            assert part.replace("|", r"\|") in text, (
+                f"docs/reference/methods.md is not up to date on {name}; make it again"
+            )
 
 
 def test_a_docstring_without_a_paragraph_is_named():

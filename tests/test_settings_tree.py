@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cifar_search, cli, imagenet_search
+from experiments import cifar_search, cli, imagenet_search, retrain
 from jaxnas.results import settings_tree
 from jaxnas.results.workdir import open_workdir
-from jaxnas.search import presets
+from jaxnas.search import presets, recipes
 from jaxnas.search.config import METHODS, PAPER_METHOD, SearchConfig, StreamedConfig
 from tests import tiny_search  # noqa: F401 (registers a space)
 
@@ -290,3 +290,53 @@ def test_names_are_unique():
 def test_an_unknown_setting_is_named():
     with pytest.raises(ValueError, match="no setting called temperature; choose from preset"):
         presets.MEMORY(preset="cpu", temperature=3)
+
+
+RESULT = {
+    "method": PAPER_METHOD, "space": "mbconv_digits", "dataset": "digits", "seed": 0, "config": {}, "versions": {},
+    "evaluations": 1, "wall_seconds": 1.0, "architectures": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def result(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(RESULT))
+    return f"--result={path}"
+
+
+def test_retraining_starts_from_the_recipe_of_the_data_set(result):
+    assert cli.parse(retrain.Config, [result]).training == recipes.RECIPES["digits"]
+    changed = cli.parse(retrain.Config, [result, "--epochs=3", "--momentum=0.5", "--seed=2"])
+    assert changed.training == dataclasses.replace(recipes.RECIPES["digits"], epochs=3, momentum=0.5)
+    assert (changed.seed, changed.index) == (2, "all")
+
+
+def test_cropping_in_retraining_follows_the_image_size_unless_it_is_given(result):
+    training = cli.parse(retrain.Config, [result, "--image-size=16"]).training
+    assert (training.crop_padding, training.cutout) == (2, 8)
+    training = cli.parse(retrain.Config, [result, "--image-size=16", "--crop-padding=3"]).training
+    assert (training.crop_padding, training.cutout) == (3, 8)
+
+
+def test_every_setting_of_retraining_is_an_option(result, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        cli.parse(retrain.Config, [result, "--help"])
+    shown = capsys.readouterr().out
+    for name in settings_tree.settings(retrain.Config):
+        assert f"--{name.replace('_', '-')} " in shown or f"--{name.replace('_', '-')}," in shown
+    assert "--augmentation {standard,cutout,randaugment}" in shown
+    assert re.search(r"--epochs INT .*\(default: 60\)", shown)
+
+
+def test_a_result_without_a_recipe_or_that_is_none(tmp_path, capsys):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**RESULT, "dataset": "flowers"}))
+    for argument, said in ((path, "dataset 'flowers' has no recipe"), (tmp_path / "absent.json", "no search result")):
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(retrain.main, retrain.Config, [f"--result={argument}"])
+        assert stopped.value.code == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert said in message

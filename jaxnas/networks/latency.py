@@ -42,6 +42,7 @@ FORMAT = "jaxnas latency 1"
 NAME = "latency"
 CALIBRATION = 10  # networks that give the constant
 _LEAST_SECONDS = 0.003  # of one timing: as many calls as it takes
+_PICOSECONDS = 12  # decimals of a second; no clock tells less apart
 
 Shape = tuple[int, int, int]
 
@@ -57,6 +58,7 @@ class LatencyTable:
       fixed: seconds of the parts that no decision changes.
       table: D rows, row d with the seconds of its C_d choices.
       image_size: height and width of the images; None where unknown.
+      space_description: what the space was built from, see `SearchSpace.description`; None where unknown.
       check: how predictions compare with measured whole networks; empty where they were not.
       versions: of the software.
     """
@@ -67,6 +69,7 @@ class LatencyTable:
     fixed: float
     table: tuple[tuple[float, ...], ...]
     image_size: int | None = None
+    space_description: Mapping[str, Any] | None = None
     check: Mapping[str, float] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -76,7 +79,7 @@ class LatencyTable:
         return AdditiveCost(NAME, "seconds", self.fixed, self.table)
 
     def added_to(self, space: SearchSpace) -> SearchSpace:
-        """The space with latency among its costs; ValueError if the table is of another space."""
+        """The space with latency among its costs; ValueError if the table is not of this space at this size."""
         choices = tuple(len(row) for row in self.table)
         if self.space != space.name or choices != space.num_choices:
             raise ValueError(
@@ -84,17 +87,32 @@ class LatencyTable:
                 f"{space.name!r} with choices {space.num_choices}; measure it: "
                 f"python -m experiments.measure_latency --space {space.name}"
             )
+        if self.space_description is not None and space.description is not None:
+            if self.space_description != space.description:
+                raise ValueError(
+                    f"the latency table is of {_in_words(self.space_description)}, the search is on "
+                    f"{_in_words(space.description)}; measure that one with python -m experiments.measure_latency"
+                )
+        elif self.image_size is not None and self.image_size != getattr(space, "image_size", self.image_size):
+            raise ValueError(
+                f"the latency table is of images of size {self.image_size}, the search is on {space.name!r} with "
+                f"image_size {space.image_size}; measure that one with python -m experiments.measure_latency"
+            )
         return dataclasses.replace(space, costs=(*space.costs, self.cost))
 
     @property
     def digest(self) -> str:
         """Tells tables apart: the first digits of the SHA-256 of what costs are made from."""
-        numbers = json.dumps([self.space, self.fixed, self.table])
+        numbers = json.dumps([self.space_description or self.space, self.fixed, self.table])
         return hashlib.sha256(numbers.encode()).hexdigest()[:16]
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, whole or not at all."""
         write_json(path, {"format": FORMAT, **to_plain(self)}, indent=1)
+
+
+def _in_words(description: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in description.items())
 
 
 def read(path: str | os.PathLike[str]) -> LatencyTable:
@@ -115,6 +133,8 @@ def read(path: str | os.PathLike[str]) -> LatencyTable:
         seconds = [table.fixed, *(seconds for row in table.table for seconds in row)]
         if not all(np.isfinite(value) and value >= 0 for value in seconds) or not all(table.table):
             raise ValueError("fixed and table must hold seconds, 0 or more")
+        if not isinstance(table.space_description, Mapping | None):
+            raise ValueError(f"space_description must be an object, is {table.space_description!r:.60}")
     except OSError as error:
         raise ValueError(f"latency table {path} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -214,6 +234,7 @@ def measure(
         fixed=fixed,
         table=table,
         image_size=space.image_size,
+        space_description=space.description,
         check=compare((operations_only + fixed)[CALIBRATION:], measured[CALIBRATION:]),
         versions={"python": platform.python_version(), "jax": jax.__version__},
     )
@@ -234,9 +255,11 @@ def device_name() -> str:
 def compare(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     """How predicted seconds [N] compare with measured ones: rank correlation and relative errors."""
     errors = np.abs(predicted / measured - 1)
+    # Networks of equal operations take the same time, whatever rounding makes of sums in another order.
+    ranked = (np.round(seconds, _PICOSECONDS) for seconds in (predicted, measured))
     return {
         "networks": len(measured),
-        "spearman": float(scipy.stats.spearmanr(predicted, measured).statistic),
+        "spearman": float(scipy.stats.spearmanr(*ranked).statistic),
         "median_absolute_error": float(np.median(errors)),
         "largest_absolute_error": float(errors.max()),
         "fastest_seconds": float(measured.min()),

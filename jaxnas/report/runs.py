@@ -12,8 +12,8 @@ from jaxnas import tasks
 from jaxnas.networks import latency
 from jaxnas.results.history import History, read_history
 from jaxnas.results.metrics_log import read_metrics
-from jaxnas.results.result import FoundArchitecture, SearchResult, read_result
-from jaxnas.spaces import SPACES, SearchSpace
+from jaxnas.results.result import FoundArchitecture, SearchResult, read_result, space_of
+from jaxnas.spaces import SearchSpace
 
 EXPORT_SUFFIXES = (".stablehlo", ".onnx", ".safetensors")
 MODEL_CARD = "model_card.md"
@@ -28,7 +28,7 @@ class Run:
       name: of its folder.
       folder: that it wrote into.
       result: what it found.
-      space: its search space, with measured latency if the folder has it; None where this version does not know it.
+      space: its search space, see `space_of`, with measured latency if the folder has it; None where it is not known.
       history: its curves; None without a metrics.jsonl.
       exports: exported files of each network by k, only those that exist.
       tested: by k, test accuracies in [0, 1] of the network trained from scratch, one for each seed.
@@ -129,19 +129,17 @@ def read_truth(path: str | os.PathLike) -> Truth:
 
 def _read_run(folder: pathlib.Path) -> Run:
     result = read_result(folder / "result.json")
-    space = SPACES[result.space]() if result.space in SPACES else None
-    if space is not None and (folder / LATENCY_FILE).exists():
-        space = latency.read(folder / LATENCY_FILE).added_to(space)
     if not result.architectures:
         raise ValueError(f"{folder / 'result.json'} holds no architectures")
+    try:
+        space = space_of(result)
+        if space is not None and (folder / LATENCY_FILE).exists():
+            space = latency.read(folder / LATENCY_FILE).added_to(space)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'result.json'}: {error}") from error
     for found in result.architectures:
         if not all(type(value) in (int, float) for value in (found.budgets or {}).values()):
             raise ValueError(f"{folder / 'result.json'}: budgets must be numbers, got {dict(found.budgets)!r:.60}")
-        if space is not None:
-            try:
-                space.validate(found.encoding)
-            except ValueError as error:
-                raise ValueError(f"{folder / 'result.json'}: {error}") from error
     history = None
     log = folder / "metrics.jsonl"
     if log.exists():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxnas.results.files import write_json
+from jaxnas.spaces import SPACES, SearchSpace, from_description
 from jaxnas.version import __version__
 
 
@@ -63,6 +64,8 @@ class SearchResult:
       architectures: [K], one for each distribution, ordered by penalty; with budgets in the order these were given.
       classes: names of the classes, in the order of the labels; None where a search does not know them.
       images: number of images of each class that the search learnt on; None where it does not know them.
+      space_description: what the space of the costs is built from, see `jaxnas.spaces.from_description`; None where it
+        is not known, as of a space of one's own, and in results of earlier versions.
     """
 
     method: str
@@ -76,6 +79,7 @@ class SearchResult:
     architectures: tuple[FoundArchitecture, ...]
     classes: tuple[str, ...] | None = None
     images: Mapping[str, int] | None = None
+    space_description: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "architectures", tuple(self.architectures))
@@ -118,6 +122,35 @@ def read_result(path: str | os.PathLike) -> SearchResult:
         raise ValueError(f"{path} is not a search result: {error}") from error
 
 
+def space_of(result: SearchResult) -> SearchSpace | None:
+    """The space whose costs a result tells, built from its description.
+
+    A result without one, of an earlier version, is taken to be of the space of that name with default arguments if the
+    costs of all its networks are those of that space.
+
+    Returns:
+      The space; None where it is not known.
+
+    Raises:
+      ValueError: if the description is damaged or of another space, or an encoding does not belong to the space.
+    """
+    if result.space_description is not None:
+        space = from_description(result.space_description)
+        if space.name != result.space:
+            raise ValueError(f"space_description is of space {space.name!r}, the result of {result.space!r}")
+        for found in result.architectures:
+            space.validate(found.encoding)
+        return space
+    if result.space not in SPACES:
+        return None
+    space = SPACES[result.space]()
+    for found in result.architectures:
+        arch = space.validate(found.encoding)
+        if (space.cost("params").total(arch), space.cost("macs").total(arch)) != (found.params, found.macs):
+            return None
+    return space
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, this library and what it computes with."""
     others = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
@@ -137,6 +170,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "architectures": (list,),
     "classes": (list, type(None)),
     "images": (dict, type(None)),
+    "space_description": (dict, type(None)),
     "k": _INTEGER,
     "penalty": _NUMBER,
     "encoding": (list,),

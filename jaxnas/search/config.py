@@ -16,11 +16,7 @@ from jaxnas.search import budgets as budget_texts
 from jaxnas.search.settings import SearchSettings
 
 # Strategies for supernets: they keep distributions, and weigh the samples of all for each.
-METHODS = tuple(
-    name
-    for name, strategy in strategies.STRATEGIES.items()
-    if strategy in (strategies.ImportanceSampling, strategies.SharedModel)
-)
+METHODS = strategies.distribution_strategies()
 # The paper's form.
 PAPER_METHOD = next(name for name in METHODS if strategies.STRATEGIES[name] is strategies.ImportanceSampling)
 COSTS = ("macs", "params", latency_tables.NAME)

@@ -210,11 +210,13 @@ class Retraining:
       network: module with `__call__(images, train) -> logits`, see `networks.build`.
       dataset: its images at the network's resolution.
       settings: the rest.
+      test_every: epochs between tests that are recorded; 0 for none. No decision is taken on them.
     """
 
     network: nn.Module
     dataset: data.ImageDataset
     settings: RetrainSettings
+    test_every: int = 0
 
     def __post_init__(self):
         examples = len(self.dataset.train_labels)
@@ -274,6 +276,21 @@ class Retraining:
         )
         for state, score in steps:
             yield state, Score(float(score.loss.mean()), float(score.accuracy.mean()))
+
+    def records(self, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
+        """A record for metrics.jsonl of what `run` yielded; `step` steps were done before."""
+        done = int(state.step)
+        before, after = (number * self.settings.epochs / self.total_steps for number in (step, done))
+        record = {
+            "step": done,
+            "epoch": round(after, 3),
+            "train_loss": score.loss,
+            "train_accuracy": score.accuracy,
+        }
+        if self.test_every and int(after) // self.test_every > int(before) // self.test_every:
+            test = self.test(state.average)
+            record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+        return [record]
 
     def _dispatch(self, state: RetrainState, step: int) -> tuple[RetrainState, Score, bool]:
         count = min(self.settings.steps_per_dispatch, self.total_steps - step)

@@ -1,5 +1,6 @@
 """Search spaces as data: decisions, their choices, costs, and encodings that are checked when they are read."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class SearchSpace:
       name: name of the space, part of every encoding.
       decisions: the D decisions.
       costs: additive costs, the first being the default of searches.
+      arguments: names and values that the space was built with, see `spaces.described`; empty where unknown.
 
     Lists are taken for tuples.
 
@@ -60,6 +62,7 @@ class SearchSpace:
     name: str
     decisions: tuple[Decision, ...]
     costs: tuple[costs_lib.AdditiveCost, ...] = ()
+    arguments: tuple[tuple[str, float], ...] = dataclasses.field(default=(), kw_only=True)
 
     def __post_init__(self):
         object.__setattr__(self, "decisions", tuple(self.decisions))
@@ -114,6 +117,11 @@ class SearchSpace:
                 "sample from it, or take a smaller space"
             )
         return architectures(self.num_choices, np.arange(self.size))
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """What `spaces.from_description` builds the space from again, JSON-ready; None where unknown."""
+        return {"name": self.name, **dict(self.arguments)} if self.arguments else None
 
     def cost(self, name: str) -> costs_lib.AdditiveCost:
         """The cost called `name`; ValueError if the space has none of this name."""
