@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxnas import data, strategies, supernet
-from jaxnas.data import preprocessing, sources
+from jaxnas.data import parts, preprocessing, sources
 from jaxnas.data.streams import Stream
 from jaxnas.networks import latency
 from jaxnas.runtime import devices
@@ -70,15 +70,15 @@ def _in_memory(config: SearchConfig) -> Search:
     return image_search(strategy, network, dataset, train, valid, config.training)
 
 
-def search_parts(config: StreamedConfig, splits: sources.Splits) -> tuple[sources.Part, sources.Part]:
+def search_parts(config: StreamedConfig, splits: sources.Splits) -> tuple[parts.Part, parts.Part]:
     """The images that weights and distributions learn on."""
     streams = config.streams
-    return sources.search_parts(
+    return parts.search_parts(
         splits, config.data.valid_fraction, config.run.seed, streams.classes, streams.images_per_class
     )
 
 
-def make_stream(config: StreamedConfig, part: sources.Part, batch_size: int, augment: bool, **changes: Any) -> Stream:
+def make_stream(config: StreamedConfig, part: parts.Part, batch_size: int, augment: bool, **changes: Any) -> Stream:
     """A stream of images as a configuration wants it; `changes` are fields of `Stream`."""
     streams = config.streams
     return Stream(
@@ -99,7 +99,7 @@ def make_stream(config: StreamedConfig, part: sources.Part, batch_size: int, aug
     )
 
 
-def normalization(config: StreamedConfig, part: sources.Part) -> data.Normalization:
+def normalization(config: StreamedConfig, part: parts.Part) -> data.Normalization:
     """As given, or of the training images."""
     streams, size, seed = config.streams, config.data.image_size, config.run.seed
     if streams.mean and streams.std:
@@ -110,16 +110,16 @@ def normalization(config: StreamedConfig, part: sources.Part) -> data.Normalizat
 
 def _streamed(config: StreamedConfig, splits: sources.Splits) -> Search:
     settings, streams = config.training, config.streams
-    parts = search_parts(config, splits)
+    learnt = search_parts(config, splits)
     sizes = settings.batch_size, settings.valid_batch_size
     train, valid = (
         make_stream(config, part, size // settings.accumulate, augment)
-        for part, size, augment in zip(parts, sizes, (True, False))
+        for part, size, augment in zip(learnt, sizes, (True, False))
     )
     space = _proxy(config, len(train.subset.class_names))
     network = supernet.build(space, _gather(config), devices.AXIS if streams.sync_batch_norm else None)
     strategy = choose_strategy(config, search_space(config, space))
-    measured = normalization(config, parts[0])
+    measured = normalization(config, learnt[0])
     return streamed_image_search(strategy, network, train, valid, settings, measured, streams.evaluation_batches)
 
 
@@ -174,7 +174,7 @@ def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]
         streams = search.train.stream, search.valid.stream
         found["data"] = _fingerprint([stream.source for stream in streams])
         found["classes"] = list(streams[0].subset.class_names)
-        counts = sources.class_counts(*((stream.source, stream.subset) for stream in streams))
+        counts = parts.class_counts(*((stream.source, stream.subset) for stream in streams))
         if counts is not None:
             found["images"] = counts
         found["normalization"] = {name: list(getattr(search.prepare, name)) for name in ("mean", "std")}

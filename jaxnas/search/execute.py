@@ -62,7 +62,7 @@ def execute(
     is_writer, streamed = devices.is_host_zero(), isinstance(config, StreamedConfig)
     splits = None
     if streamed:
-        known_bad = json.loads(devices.from_first(lambda: json.dumps(_read_known_bad(config.run.workdir))))
+        known_bad = json.loads(devices.from_first(lambda: json.dumps(read_known_bad(config.run.workdir))))
         splits = devices.together(lambda: open_images(config, known_bad))
         announce(splits.summary())
         count = sum(map(len, known_bad.values()))
@@ -134,8 +134,12 @@ def _distribution_steps(config: SearchConfig) -> int | None:
         return None
 
 
-def _read_known_bad(workdir: Path | None) -> dict[str, list[tuple[str, int]]]:
-    """By split; empty where nothing was written."""
+def read_known_bad(workdir: Path | None) -> dict[str, list[tuple[str, int]]]:
+    """What the search in a folder could not read, by split; empty where nothing was written.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
     if workdir is None or not (workdir / BAD_IMAGES_FILE).exists():
         return {}
     try:

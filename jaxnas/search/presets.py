@@ -15,6 +15,10 @@ smoke   python -m experiments.make_images --out data --classes 20 --images 2000
         has 8 layers and a small learning rate so that rounding, which fresh networks of many batch norms amplify, does
         not grow from step to step: runs on different numbers of devices can be compared.
 
+small   python -m experiments.imagenet_search --preset small --folder DIR --workdir runs/own
+        A folder with some hundred images of one's own, at 32x32, on `mbconv_digits`: two or three minutes on two CPU
+        cores. See docs/tutorials/own_data.md.
+
 full    python -m experiments.imagenet_search --preset full --data-dir DIR --precision bfloat16 --workdir runs/full
         Half of ImageNet's training images for the weights, one uniformly drawn network a step, 120 passes; then the
         distributions with frozen weights, 4 networks at once. `python -m benchmarks.scaling` counts its work and says
@@ -221,6 +225,23 @@ STREAMED = Presets(
                 crop_padding=0,
                 steps_per_dispatch=5,
                 batching="vmap",  # compiles in half the time, which is most of it
+            ),
+        ),
+        "small": StreamedConfig(
+            run=RunSettings(),
+            data=DataSettings(dataset="imagenet2012", image_size=32, valid_fraction=0.5),
+            space=SpaceSettings("mbconv_digits"),
+            method=MethodSettings(penalties=(0.02, 0.1, 0.4), samples=4, candidates=16),
+            training=SearchSettings(
+                weight_steps=300,
+                distribution_steps=60,
+                batch_size=32,
+                valid_batch_size=32,
+                weight_samples=1,
+                learning_rate=0.05,
+                warmup=0.1,
+                crop_padding=0,
+                steps_per_dispatch=20,
             ),
         ),
         "full": StreamedConfig(
