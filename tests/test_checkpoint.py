@@ -335,7 +335,7 @@ POINTS = {
     "digests:seal:before": 2,
     "digests:seal:half": 2,
     "digests:seal:after": 2,
-    "digests:flush_names:before": None,
+    "digests:flush_folder:before": None,
     "shutil:rmtree:half": 3,
     **{f"time{seconds}": None for seconds in (0.3, 0.43, 0.56, 0.69, 0.81, 0.93)},
 }

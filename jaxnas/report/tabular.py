@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxnas.metrics import REFERENCE_POINT, evaluations_to_reach
+from jaxnas.results.files import replacing
 from jaxnas.results.tables import Column, Table
 from jaxnas.tasks.comparison import Reach, mean_curves
 from jaxnas.tasks.judge import Comparison, Result
@@ -169,12 +170,6 @@ def prepare(out: str | os.PathLike) -> pathlib.Path:
 
 def write(folder: pathlib.Path, content: Mapping[str, Any], figure: Figure) -> None:
     """Writes result.json and curves.png; files of an earlier run are replaced only once both are complete."""
-    partial = {name: folder / f".{name}.partial" for name in ("result.json", "curves.png")}
-    try:
-        partial["result.json"].write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        figure.savefig(partial["curves.png"], format="png", dpi=150)
-        for name, path in partial.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+    with replacing(folder / "result.json") as result, replacing(folder / "curves.png") as curves:
+        result.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        figure.savefig(curves, dpi=150)

@@ -208,7 +208,7 @@ class Checkpoints:
             if final.exists():  # A folder cannot be replaced by a rename; a kill in between falls back on the older.
                 self._delete(final)
             os.rename(building, final)
-            digests.flush_names(self.directory)
+            digests.flush_folder(self.directory)
         except Exception as error:  # Whatever Orbax, the file system or the disk came up with.
             shutil.rmtree(building, ignore_errors=True)
             self._error = CheckpointError(

@@ -3,12 +3,13 @@
 FOLDER/digest.json   {"body": {..., "files": {name: sha256}}, "sha256": of the body}
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 from typing import Any
+
+from jaxnas.results.files import flush_folder
 
 SEAL = "digest.json"
 
@@ -29,7 +30,7 @@ def seal(folder: pathlib.Path, body: dict[str, Any]) -> None:
     text = json.dumps({"body": sealed, "sha256": _body_digest(sealed)}, indent=1)
     (folder / SEAL).write_text(text, encoding="utf-8")
     _file_digest(folder / SEAL, flush=True)
-    flush_names(folder)
+    flush_folder(folder)
 
 
 def verify(folder: pathlib.Path) -> dict[str, Any]:
@@ -57,16 +58,6 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BrokenSealError(f"{SEAL} is not what was written ({type(error).__name__}: {error})") from error
     return body
-
-
-def flush_names(folder: pathlib.Path) -> None:
-    """Forces the names in a folder to the disk, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _file_digest(path: pathlib.Path, flush: bool = False) -> str:
