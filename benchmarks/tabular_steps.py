@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from experiments import cli
-from jaxnas import strategies, tasks
+from jaxnas import cost, strategies, tasks
 from tests import oracles
 
 
@@ -58,7 +58,7 @@ def oracle_rate(config: Config, task: tasks.TabularTask, penalties: tuple[float,
         archs = np.asarray(drawn).reshape(-1, len(task.space.decisions))
         rows = task.rows(archs)
         losses = task.error[rows] + task.noise * rng.normal(size=len(rows))
-        objective = losses + np.asarray(penalties)[:, None] * task.cost.scaled[rows]
+        objective = cost.objective(losses, penalties, task.cost.scaled[rows])
         if shared:
             oracles.importance_sampling_step(states, archs, objective)
         else:

@@ -5,7 +5,7 @@
 
 On a table every method that learns from losses alone searches with the same evaluations and noise. On a supernet all
 methods run, and its training counts (jaxnas/leaderboard/on_supernets.py says how). It prints a table for each problem
-and writes result.json and leaderboard.png; `python -m experiments.methods_page` makes docs/methods.md of it.
+and writes result.json and leaderboard.png; `python -m experiments.methods_page` makes docs/reference/methods.md of it.
 """
 
 import dataclasses
@@ -16,15 +16,17 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import cifar_search, cli
+from experiments import cli
 from jaxnas import data, strategies, tasks
 from jaxnas.leaderboard import on_supernets, on_tables, standings, supernet_problem
 from jaxnas.metrics import REFERENCE_POINT
 from jaxnas.report import leaderboard as report
 from jaxnas.report import tabular
+from jaxnas.results import settings_tree
 from jaxnas.results.files import replacing, to_plain
 from jaxnas.runtime import compilation_cache
-from jaxnas.search.presets import PRESETS
+from jaxnas.search import presets
+from jaxnas.search.build import build as build_search
 from jaxnas.search.search import Search
 from jaxnas.tasks.judge import BUDGETS
 
@@ -105,19 +107,18 @@ def on_table(config: Config, table: tasks.Table, name: str) -> standings.Standin
 
 def on_supernet(config: Config, console: Console) -> standings.Standings:
     """Trains the judge and the supernets, searches with every method, and judges."""
-    preset = PRESETS[PRESET_OF[config.supernet]]
+    preset = presets.MEMORY(preset=PRESET_OF[config.supernet], data_dir=config.data_dir)
 
     def build(seed: int) -> Search:
-        run = cifar_search.Config(preset=PRESET_OF[config.supernet], data_dir=config.data_dir, seed=seed)
-        return cifar_search.build(run, preset)
+        return build_search(settings_tree.replace(preset, seed=seed))
 
     searches = [build(seed) for seed in range(config.supernet_seeds)]
     strategy = searches[0].strategy
     console.print(f"{config.supernet}: training {config.supernet_seeds} supernets and the judge")
-    dataset = data.load(preset.dataset, config.data_dir)
+    dataset = data.load(preset.data.dataset, config.data_dir)
     images = dataset.test_images
-    if preset.image_size != images.shape[1]:
-        images = data.resize(images, preset.image_size)
+    if preset.data.image_size != images.shape[1]:
+        images = data.resize(images, preset.data.image_size)
     truth = supernet_problem.score_all(
         supernet_problem.train(build(JUDGE_SEED), JUDGE_SEED),
         data.Examples(images, dataset.test_labels),
@@ -126,7 +127,7 @@ def on_supernet(config: Config, console: Console) -> standings.Standings:
     )
     problems = [
         supernet_problem.SupernetProblem(
-            supernet_problem.train(search, seed), seed, preset.penalties, strategy.cost, config.evaluations
+            supernet_problem.train(search, seed), seed, preset.method.penalties, strategy.cost, config.evaluations
         )
         for seed, search in enumerate(searches)
     ]
@@ -163,7 +164,8 @@ def main(config: Config) -> None:
             }
         else:
             problems[name] = on_supernet(config, console)
-            settings = {"penalties": PRESETS[PRESET_OF[name]].penalties, "seeds": config.supernet_seeds}
+            preset = presets.MEMORY.configs[PRESET_OF[name]]
+            settings = {"penalties": preset.method.penalties, "seeds": config.supernet_seeds}
         console.print(report.standings_table(name, problems[name]).rich())
         content["problems"][name] = standings.as_json(problems[name], **settings)
         with replacing(folder / "result.json") as temporary:

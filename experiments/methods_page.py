@@ -1,4 +1,4 @@
-"""Makes docs/methods.md of the methods' docstrings and of a leaderboard's result.json.
+"""Makes docs/reference/methods.md of the methods' docstrings and of a leaderboard's result.json.
 
 python -m experiments.methods_page --result runs/leaderboard/result.json
 """
@@ -20,7 +20,7 @@ class Config:
 
     result: tuple[pathlib.Path, ...] = ()
     """result.json of leaderboards; a problem in several is taken from the last."""
-    out: pathlib.Path = pathlib.Path("docs/methods.md")
+    out: pathlib.Path = pathlib.Path("docs/reference/methods.md")
     """The page; the first leaderboard's figure goes beside it."""
 
 

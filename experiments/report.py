@@ -13,9 +13,10 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from experiments import cli, repeat
+from experiments import cli
 from jaxnas.report.page import write_report
 from jaxnas.report.runs import read_folders, read_truth
+from jaxnas.search import repeat
 
 
 @dataclass(frozen=True)

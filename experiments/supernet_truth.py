@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments import cifar_search, cli
+from experiments import cli
 from jaxnas import metrics, strategies
+from jaxnas.report.shown_search import run_and_show
 from jaxnas.results.files import replacing, to_plain
 from jaxnas.results.tables import Column
 from jaxnas.results.tables import Table as TextTable
 from jaxnas.runtime import compilation_cache
-from jaxnas.search.presets import PRESETS
+from jaxnas.search import presets
 from jaxnas.spaces import SPACES
 from jaxnas.tasks import Table, TabularTask, read_table
 from jaxnas.tasks.finished_search import load_supernet, read_run
@@ -104,15 +105,14 @@ def main(config: Config) -> None:
     compilation_cache.enable()
     table = read_table(config.table, config.cost)
     task = TabularTask.from_table(table)
-    preset = PRESETS["cpu"] if config.run is None else read_run(config.run)[1]
-    check_table(task, config.table, preset.space)
+    space = (presets.MEMORY.configs["cpu"] if config.run is None else read_run(config.run)).space.space
+    check_table(task, config.table, space)
     config.out.mkdir(parents=True, exist_ok=True)
     run = config.run
     if run is None:
         run = config.out / "search"
-        cifar_search.main(
-            cifar_search.Config(workdir=run, preset="cpu", data_dir=config.data_dir, weight_steps=config.weight_steps)
-        )
+        given = {"workdir": run, "data_dir": config.data_dir, "weight_steps": config.weight_steps}
+        run_and_show(presets.MEMORY(preset="cpu", **given), console)
     supernet = load_supernet(run, config.data_dir)
 
     archs = task.space.sample_uniform(np.random.default_rng(0), config.architectures)
@@ -125,7 +125,7 @@ def main(config: Config) -> None:
     result = {
         "table": config.table,
         "cost": config.cost,
-        "space": preset.space,
+        "space": space,
         "penalties": supernet.search.strategy.penalties,
         "networks": len(rows),
         "kendall_tau": tau,

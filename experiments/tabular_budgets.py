@@ -53,7 +53,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Runs the searches."""
-    strategies.check_name(config.method, ("shared_model", "importance_sampling"))
+    strategies.check_name(config.method, strategies.distribution_strategies())
     table = tasks.read_table(config.table, config.cost, config.error)
     cost = tasks.additive_cost(table, config.cost)
     task = tasks.TabularTask.from_table(table, config.noise, name=config.table.stem)

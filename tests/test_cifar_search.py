@@ -16,6 +16,8 @@ import pytest
 
 from experiments import cifar_search, cli
 from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.search import presets
+from jaxnas.search.build import build
 from tests import tiny_search  # noqa: F401 (registers the space)
 from tests.test_tensorboard import read_events
 
@@ -60,8 +62,7 @@ def outcome(workdir):
 
 def final_state(workdir, seed=0):
     config = tyro_config(workdir, seed)
-    _, preset = cifar_search.choose_preset(config)
-    like = cifar_search.build(config, preset).init(seed)
+    like = build(config).init(seed)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return checkpoints.restore_newest(like)
 
@@ -239,6 +240,6 @@ def test_unwritable_workdir(capsys, tmp_path):
 
 
 def test_presets_are_complete():
-    for preset in cifar_search.PRESETS.values():
-        assert len(preset.penalties) == 4
-        assert preset.settings == dataclasses.replace(preset.settings)
+    for preset in presets.MEMORY.configs.values():
+        assert len(preset.method.penalties) == 4
+        assert preset.training == dataclasses.replace(preset.training)

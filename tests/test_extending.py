@@ -1,4 +1,4 @@
-"""docs/extending.md: its strategy is one file and one line, and then it is a method like the others."""
+"""docs/how-to/add_a_strategy.md: its strategy is one file and one line, and then it is a method like the others."""
 
 import importlib.util
 import re
@@ -11,7 +11,7 @@ from jaxnas import strategies
 from jaxnas.leaderboard import method_docs, on_tables
 from tests import test_strategies as contract
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "add_a_strategy.md"
 NAME = "local_search"
 
 

@@ -351,3 +351,30 @@ def test_made_folders(made_cases, case, images, words):
 def test_made_folder_with_an_empty_class(made_cases):
     with pytest.raises(ValueError, match="class 'owl' .* has no images"):
         data.open_folder(made_cases / "folders" / "empty")
+
+
+def test_images_that_were_bad_keep_their_numbers_when_they_are_removed(tmp_path, caplog):
+    fill(tmp_path, ("cat", "dog"), count=8)
+    for name in ("cat/3.png", "dog/0.png"):
+        (tmp_path / name).write_text("no image")
+    before = data.FolderSource(tmp_path)
+    fingerprint = before.fingerprint()
+    whole = sources.Subset(np.arange(16), np.arange(2, dtype=np.int32), before.class_names)
+    stream = Stream(before, whole, 16, 16, 0, True)
+    first = [next(batches) for batches in [stream.batches(0)] for _ in range(3)]
+    bad = tuple(before.size(number) for number in sorted(stream.dead))
+    assert bad == (("cat/3.png", 8), ("dog/0.png", 8))
+
+    (tmp_path / "cat" / "3.png").unlink()
+    assert data.FolderSource(tmp_path).fingerprint() != fingerprint
+    splits = sources.open_splits("folder", tmp_path, known_bad={"train": [list(item) for item in bad]})
+    assert splits.train.fingerprint() == fingerprint
+    np.testing.assert_array_equal(splits.train.labels(), before.labels())
+    caplog.clear()
+    again = Stream(splits.train, whole, 16, 16, 0, True, max_dead=0)  # known ones are not counted
+    for batch, other in zip(first, again.batches(0)):
+        np.testing.assert_array_equal(batch["image"], other["image"])
+    assert not caplog.text
+
+    (tmp_path / "dog" / "1.png").unlink()  # a good one: another data set
+    assert data.FolderSource(tmp_path, bad).fingerprint() != fingerprint

@@ -11,21 +11,23 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import cifar_search, cli, leaderboard, methods_page
+from experiments import cli, leaderboard, methods_page
 from jaxnas import metrics
 from jaxnas.data import Examples, load
 from jaxnas.leaderboard import method_docs, on_supernets, standings, supernet_problem
 from jaxnas.leaderboard.standings import Standings
 from jaxnas.report import methods_page as page
 from jaxnas.report.leaderboard import standings_table
-from jaxnas.search.presets import PRESETS
+from jaxnas.results import settings_tree
+from jaxnas.search import presets
+from jaxnas.search.build import build
 from jaxnas.search.sources import InMemory
 from jaxnas.spaces.base import architectures
 from jaxnas.tasks import Table, TabularTask, judge, synthetic_table
 from jaxnas.tasks.supernet import FrozenSupernet
 from tests import tiny_search
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "methods.md"
 
 
 def by_hand():
@@ -159,7 +161,9 @@ def test_every_method_is_documented_and_the_page_says_the_same():
     for name, doc in docs.items():
         assert re.search(r"arXiv|IEEE|Biometrika", doc.paper), name
         for part in (f"`{name}`", doc.idea, doc.faithful, doc.deviations, doc.location, doc.limits):
-            assert part.replace("|", r"\|") in text, f"docs/methods.md is not up to date on {name}; make it again"
+            assert part.replace("|", r"\|") in text, (
+                f"docs/reference/methods.md is not up to date on {name}; make it again"
+            )
 
 
 def test_a_docstring_without_a_paragraph_is_named():
@@ -170,11 +174,14 @@ def test_a_docstring_without_a_paragraph_is_named():
 @pytest.fixture(scope="module")
 def tiny_problem():
     """An problem of seconds: a search space of four networks on digits."""
-    preset = dataclasses.replace(PRESETS["quickstart"], space=tiny_search.tiny().name, penalties=(0.0, 0.3), samples=2)
-    small = dataclasses.replace(preset.settings, weight_steps=4, batch_size=32, steps_per_dispatch=4)
-    search = cifar_search.build(cifar_search.Config(preset="quickstart"), dataclasses.replace(preset, settings=small))
+    preset = presets.MEMORY.configs["quickstart"]
+    small = {"weight_steps": 4, "batch_size": 32, "steps_per_dispatch": 4}
+    config = settings_tree.replace(preset, space=tiny_search.tiny().name, penalties=(0.0, 0.3), samples=2, **small)
+    search = build(config)
     untrained = FrozenSupernet(search, search.supernet.init_params(jax.random.key(0)))
-    return supernet_problem.SupernetProblem(untrained, 0, preset.penalties, search.strategy.cost, evaluations=400)
+    return supernet_problem.SupernetProblem(
+        untrained, 0, config.method.penalties, search.strategy.cost, evaluations=400
+    )
 
 
 def test_the_unit_of_cost_by_hand(tiny_problem):

@@ -1,6 +1,5 @@
 """The HTML report: what it shows, that it is whole, and that a browser needs nothing else for it."""
 
-import dataclasses
 import html.parser
 import json
 import re
@@ -11,21 +10,28 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from experiments import cifar_search, cli, repeat
+from experiments import cifar_search, cli
 from experiments import report as report_command
 from jaxnas.networks import latency
 from jaxnas.report import charts
 from jaxnas.report.charts import ranks
 from jaxnas.report.labels import place_labels
 from jaxnas.report.runs import read_folders
-from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult, history, read_history, theta_field
-from jaxnas.search.presets import PRESETS
+from jaxnas.results import (
+    FoundArchitecture,
+    MetricsLog,
+    SearchResult,
+    history,
+    read_history,
+    settings_tree,
+    theta_field,
+)
+from jaxnas.search import presets, repeat
 from jaxnas.spaces import SPACES
 from tests import browser
 
@@ -36,8 +42,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 def description(preset="quickstart", **options):
-    config = dataclasses.replace(cifar_search.Config(), preset=preset, **options)
-    return cifar_search.describe_config(config, cifar_search.choose_preset(config)[1])
+    return settings_tree.to_json(presets.MEMORY(preset=preset, **options), decisive=True)
 
 
 def theta_at(step, space):
@@ -324,16 +329,17 @@ def test_command_repeats_the_search(options):
     line = repeat.command(wanted)
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "experiments.cifar_search"]
-    config = tyro.cli(cifar_search.Config, args=words[3:])
-    made = cifar_search.describe_config(config, cifar_search.choose_preset(config)[1])
+    made = settings_tree.to_json(cli.parse(cifar_search.Config, words[3:]), decisive=True)
     assert json.loads(json.dumps(made)) == wanted
 
 
-def test_no_command_for_settings_without_an_option():
-    assert repeat.command({**description(), "momentum": 0.5}) is None
+def test_no_command_for_what_is_no_configuration():
+    wanted = description()
+    assert repeat.command({**wanted, "method": {**wanted["method"], "temperature": 0.5}}) is None
     assert repeat.command({}) is None
-    assert repeat.command({**description(), "penalties": "many", "seed": [1]}) is None
-    assert set(PRESETS) == {"quickstart", "cpu", "full"}
+    assert repeat.command({**wanted, "method": {**wanted["method"], "penalties": "many"}}) is None
+    assert repeat.command({**wanted, "run": {"seed": [1]}}) is None
+    assert set(presets.MEMORY.configs) == {"quickstart", "cpu", "full"}
 
 
 def test_history_sorts_records_into_curves():

@@ -193,7 +193,7 @@ def test_independent_searches_are_k_plain_asng_searches():
         state, info = method.tell(state, archs, task().lookup(archs))
         for k in range(K):
             own = slice(k * samples, (k + 1) * samples)
-            oracles.asng_step(states[k], np.asarray(archs[own]), np.asarray(info.objective[k]))
+            oracles.asng_step(states[k], np.asarray(archs[own]), np.asarray(info.objective[k, own]))
             for d, row in enumerate(states[k].theta):
                 np.testing.assert_allclose(state.theta[k, d, : len(row)], row, atol=1e-4)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,6 @@ import pytest
 
 from jaxnas import data, spaces, supernet
 from jaxnas.runtime.loop import NonFiniteLossError
-from jaxnas.search import presets
 from jaxnas.search.image_search import image_search
 from jaxnas.search.settings import SearchSettings, make_optimizer
 from jaxnas.spaces.mbconv import SKIP, Operation
@@ -200,26 +198,3 @@ def test_a_frozen_supernet_is_a_task(search):
     found = task.run(search.strategy, evaluations=8, seed=0)
     assert found.shape == (2, 2)
     np.testing.assert_array_equal(found, task.run(search.strategy, evaluations=8, seed=0))
-
-
-@pytest.mark.parametrize("name", presets.PRESETS)
-def test_presets_survive_their_description(name):
-    preset = presets.PRESETS[name]
-    assert presets.Preset.from_description(json.loads(json.dumps(preset.describe()))) == preset
-
-
-def test_a_description_that_lacks_a_value():
-    description = presets.PRESETS["cpu"].describe()
-    del description["penalties"], description["batch_size"]
-    with pytest.raises(ValueError, match="penalties, batch_size"):
-        presets.Preset.from_description(description)
-
-
-def test_descriptions_from_before_a_setting():
-    preset = presets.PRESETS["cpu"]
-    assert not presets.LATER.keys() & preset.describe().keys()
-    changed = dataclasses.replace(
-        preset, settings=dataclasses.replace(preset.settings, chunk_size=2, precision="bfloat16", accumulate=2)
-    )
-    assert presets.LATER.keys() <= changed.describe().keys()
-    assert presets.Preset.from_description(changed.describe()) == changed

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and why the others are not.
+"""Which files of a folder are images, why the others are not, and which of its folders are splits.
 
 Hidden names and the helper files of systems are no images and no classes. Symbolic links are followed; one that leads
 back to a folder above it, or to one that was read already, ends there.
@@ -11,6 +11,13 @@ from pathlib import Path
 
 from jaxnas.data.decoding import is_image, printable, suffixes
 
+# Names of the splits above the classes, in lower case.
+SPLITS = {
+    "train": ("train", "training"),
+    "valid": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+LISTED = 12  # names in a message
 # Files and folders, in lower case, that systems and programs put beside images; those whose names begin with a full
 # stop (.DS_Store, ._image.jpg, .ipynb_checkpoints) are hidden anyway.
 _HELPERS = frozenset(
@@ -95,6 +102,50 @@ def holds_images(folder: Path, directly: bool = False) -> bool:
             elif _problem(entry) is None:
                 return True
     return False
+
+
+def find_splits(root: Path) -> dict[str, str]:
+    """The folders of the splits, by part (train, valid, test); empty where the folders are classes.
+
+    Raises:
+      ValueError: if splits stand beside other folders with images, there are two folders for one part, or none for
+        training.
+    """
+    names = class_folders(root)
+    if not any(name.lower() in words for name in names for words in SPLITS.values()):
+        return {}  # without a look into folders, which may be thousands
+    names = [name for name in names if holds_images(root / name)]
+    part_of = {name: part for name in names for part, words in SPLITS.items() if name.lower() in words}
+    others = [name for name in names if name not in part_of]
+    splits = {name: part for name, part in part_of.items() if not holds_images(root / name, directly=True)}
+    if not part_of or (others and not splits):  # classes; one of them may be called train
+        return {}
+    if others:
+        raise ValueError(
+            f"data_dir {shown(root)} has the splits {listed(splits)} and beside them images in {listed(others)}; "
+            "move these into the splits, or rename the folders"
+        )
+    if "train" not in splits.values():
+        raise ValueError(
+            f"data_dir {shown(root)} has {listed(names)} but no train with class folders in it; add it, or name "
+            "classes otherwise"
+        )
+    for part in SPLITS:
+        several = [name for name, its in splits.items() if its == part]
+        if len(several) > 1:
+            raise ValueError(f"data_dir {shown(root)} has {listed(several)} for one split; keep one of them")
+    return {part: name for name, part in splits.items()}
+
+
+def shown(path: Path) -> str:
+    """A path for messages."""
+    return printable(str(path))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for messages, the first few."""
+    names = [printable(name) for name in sorted(names)]
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
 
 
 def _walk(root: Path, folder: str, files: list[str], seen: set[tuple[int, int]], found: Scan) -> bool:

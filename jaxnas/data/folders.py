@@ -10,23 +10,17 @@ import functools
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from jaxnas.data import folder_scan
-from jaxnas.data.decoding import printable, read_file
+from jaxnas.data.decoding import BadImageError, printable, read_file
+from jaxnas.data.folder_scan import LISTED, listed, shown
 
-# Names of the splits above the classes, in lower case.
-SPLITS = {
-    "train": ("train", "training"),
-    "valid": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 _EXAMPLES = 3  # names for each reason in a summary
-_LISTED = 12  # classes in a summary
 
 
 @dataclass(frozen=True)
@@ -46,12 +40,12 @@ class FolderReport:
     def summary(self) -> str:
         """A few lines: classes, images of each, what is left out and why."""
         listed = [f"{name} {count:,}" for name, count in self.images.items()]
-        if len(listed) > _LISTED:
+        if len(listed) > LISTED:
             fewest, most = min(self.images.values()), max(self.images.values())
-            rest = f"and {len(listed) - _LISTED:,} more classes, of {fewest:,} to {most:,} images"
-            listed = [*listed[:_LISTED], rest]
+            rest = f"and {len(listed) - LISTED:,} more classes, of {fewest:,} to {most:,} images"
+            listed = [*listed[:LISTED], rest]
         total = sum(self.images.values())
-        lines = [f"{_shown(self.root)}: {total:,} images of {len(self.images):,} classes ({', '.join(listed)})"]
+        lines = [f"{shown(self.root)}: {total:,} images of {len(self.images):,} classes ({', '.join(listed)})"]
         return "\n".join(lines + [f"  left out: {reason}" for reason in reasons(self.left_out)])
 
 
@@ -74,6 +68,9 @@ class FolderSource:
 
     Attributes:
       root: the folder.
+      known_bad: files, relative to the root, that an earlier start could not read, with their sizes then. They keep
+        their numbers, whether they were removed or not, and are not read: so a search goes on with the same order of
+        images after bad ones were removed.
 
     Raises:
       ValueError: if there is no such folder, it holds splits and not classes, a class has no image, or two folders have
@@ -81,19 +78,20 @@ class FolderSource:
     """
 
     root: Path
+    known_bad: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "root", _folder(self.root))
-        splits = find_splits(self.root)
+        splits = folder_scan.find_splits(self.root)
         if splits:
             raise ValueError(
-                f"data_dir {_shown(self.root)} holds the splits {_listed(splits.values())}, not classes; give one of "
+                f"data_dir {shown(self.root)} holds the splits {listed(splits.values())}, not classes; give one of "
                 "them, or open all with jaxnas.data.open_folder"
             )
         left_out, images = self._scan.left_out, self._scan.images
         if not images:
             raise ValueError(
-                f"data_dir {_shown(self.root)} has no images: it must hold one subfolder of images for each class"
+                f"data_dir {shown(self.root)} has no images: it must hold one subfolder of images for each class"
                 + "".join(f"; left out {reason}" for reason in reasons(left_out))
             )
         for folder, files in images.items():
@@ -104,13 +102,13 @@ class FolderSource:
                 }
                 found = "".join(f", left out {reason}" for reason in reasons({k: v for k, v in inside.items() if v}))
                 raise ValueError(
-                    f"class {class_name(folder)!r} of data_dir {_shown(self.root)} has no images{found}; "
+                    f"class {class_name(folder)!r} of data_dir {shown(self.root)} has no images{found}; "
                     "add or convert images, or remove the folder"
                 )
         names = [class_name(folder) for folder in images]
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
-            raise ValueError(f"data_dir {_shown(self.root)} has two folders of one name, {_listed(twice)}; rename one")
+            raise ValueError(f"data_dir {shown(self.root)} has two folders of one name, {listed(twice)}; rename one")
 
     @property
     def name(self) -> str:
@@ -123,7 +121,13 @@ class FolderSource:
 
     @functools.cached_property
     def _classes(self) -> tuple[tuple[str, list[str]], ...]:
-        return tuple(sorted((class_name(folder), files) for folder, files in self._scan.images.items()))
+        bad = [name for name, _ in self.known_bad]
+        return tuple(
+            sorted(
+                (class_name(folder), sorted({*files, *(name for name in bad if name.split("/")[0] == folder)}))
+                for folder, files in self._scan.images.items()
+            )
+        )
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -144,6 +148,20 @@ class FolderSource:
         left_out = {reason: tuple(sorted(names)) for reason, names in self._scan.left_out.items()}
         return FolderReport(self.root, {name: len(files) for name, files in self._classes}, left_out)
 
+    @functools.cached_property
+    def known_bad_numbers(self) -> frozenset[int]:
+        """Which images an earlier start could not read."""
+        bad = {name for name, _ in self.known_bad}
+        return frozenset(number for number, file in enumerate(self._files) if file in bad)
+
+    def size(self, index: int) -> tuple[str, int]:
+        """A file and its size in bytes, -1 where it cannot be told: an item of `known_bad`."""
+        file = self._files[index]
+        try:
+            return file, (self.root / file).stat().st_size
+        except OSError:  # a bad image, which reading reports
+            return file, -1
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -158,6 +176,8 @@ class FolderSource:
           BadImageError: if the file is gone or cannot be read.
         """
         file = self._files[index]
+        if index in self.known_bad_numbers:
+            raise BadImageError("could not be read at an earlier start", file)
         return read_file(self.root / file, name=file), int(self._labels[index])
 
     def labels(self) -> np.ndarray:
@@ -166,12 +186,9 @@ class FolderSource:
 
     def fingerprint(self) -> str:
         """Names and sizes of all files."""
-        digest = hashlib.sha256()
-        for file in self._files:
-            try:
-                size = (self.root / file).stat().st_size
-            except OSError:  # a bad image, which reading reports
-                size = -1
+        digest, known = hashlib.sha256(), dict(self.known_bad)
+        for number, file in enumerate(self._files):
+            size = known[file] if file in known else self.size(number)[1]
             digest.update(os.fsencode(f"{file} {size}\n"))
         return digest.hexdigest()
 
@@ -206,7 +223,11 @@ class FolderSplits:
         ]
 
 
-def open_folder(root: str | os.PathLike[str], valid_folder: str | os.PathLike[str] | None = None) -> FolderSplits:
+def open_folder(
+    root: str | os.PathLike[str],
+    valid_folder: str | os.PathLike[str] | None = None,
+    known_bad: Mapping[str, Iterable[tuple[str, int]]] | None = None,
+) -> FolderSplits:
     """Opens a folder of class subfolders, or of splits above them.
 
     `train` (or `training`), `val` (`valid`, `validation`) and `test` (`testing`), in any case of letters, are splits
@@ -216,66 +237,36 @@ def open_folder(root: str | os.PathLike[str], valid_folder: str | os.PathLike[st
     Args:
       root: the folder.
       valid_folder: a folder with the same class subfolders, in place of `val`.
+      known_bad: of each split, `train`, `valid` or `test`, what `FolderSource.known_bad` holds.
 
     Raises:
       ValueError: as `FolderSource`, and if splits stand beside classes, the classes of the splits differ, there is only
         one class, or `valid_folder` is given and `root` has a `val` of its own.
     """
     root = _folder(root)
-    splits = find_splits(root)
+    splits = folder_scan.find_splits(root)
     if valid_folder is not None and "valid" in splits:
-        raise ValueError(f"valid_folder is given, but data_dir {_shown(root)} has {splits['valid']} in it; use one")
-    parts = {part: FolderSource(root / name) for part, name in splits.items()} or {"train": FolderSource(root)}
+        raise ValueError(f"valid_folder is given, but data_dir {shown(root)} has {splits['valid']} in it; use one")
+    roots = {part: root / name for part, name in splits.items()} or {"train": root}
     if valid_folder is not None:
-        parts["valid"] = FolderSource(Path(valid_folder))
+        roots["valid"] = Path(valid_folder)
+    bad = {part: tuple((name, size) for name, size in files) for part, files in (known_bad or {}).items()}
+    parts = {part: FolderSource(path, bad.get(part, ())) for part, path in roots.items()}
     train = parts["train"]
     if len(train.class_names) < 2:
         (name,) = train.class_names
         inside = folder_scan.class_folders(train.root / folder_scan.class_folders(train.root)[0])
-        hint = f"; if {_listed(inside)} in it are the classes, give that folder" if inside else ""
-        raise ValueError(f"data_dir {_shown(train.root)} has one class, {name!r}; at least two are needed{hint}")
+        hint = f"; if {listed(inside)} in it are the classes, give that folder" if inside else ""
+        raise ValueError(f"data_dir {shown(train.root)} has one class, {name!r}; at least two are needed{hint}")
     for part in parts.values():
         missing = sorted(set(train.class_names) - set(part.class_names))
         added = sorted(set(part.class_names) - set(train.class_names))
         if missing or added:
-            problems = [f"lacks {_listed(missing)}"] * bool(missing) + [f"has {_listed(added)} besides"] * bool(added)
+            problems = [f"lacks {listed(missing)}"] * bool(missing) + [f"has {listed(added)} besides"] * bool(added)
             raise ValueError(
-                f"{_shown(part.root)} must have the classes of {_shown(train.root)}, but {' and '.join(problems)}"
+                f"{shown(part.root)} must have the classes of {shown(train.root)}, but {' and '.join(problems)}"
             )
     return FolderSplits(**parts, left_out=folder_scan.beside(root, splits.values()).left_out if splits else {})
-
-
-def find_splits(root: Path) -> dict[str, str]:
-    """The folders of the splits, by part (train, valid, test); empty where the folders are classes.
-
-    Raises:
-      ValueError: if splits stand beside other folders with images, there are two folders for one part, or none for
-        training.
-    """
-    names = folder_scan.class_folders(root)
-    if not any(name.lower() in words for name in names for words in SPLITS.values()):
-        return {}  # without a look into folders, which may be thousands
-    names = [name for name in names if folder_scan.holds_images(root / name)]
-    part_of = {name: part for name in names for part, words in SPLITS.items() if name.lower() in words}
-    others = [name for name in names if name not in part_of]
-    splits = {name: part for name, part in part_of.items() if not folder_scan.holds_images(root / name, directly=True)}
-    if not part_of or (others and not splits):  # classes; one of them may be called train
-        return {}
-    if others:
-        raise ValueError(
-            f"data_dir {_shown(root)} has the splits {_listed(splits)} and beside them images in {_listed(others)}; "
-            "move these into the splits, or rename the folders"
-        )
-    if "train" not in splits.values():
-        raise ValueError(
-            f"data_dir {_shown(root)} has {_listed(names)} but no train with class folders in it; add it, or name "
-            "classes otherwise"
-        )
-    for part in SPLITS:
-        several = [name for name, its in splits.items() if its == part]
-        if len(several) > 1:
-            raise ValueError(f"data_dir {_shown(root)} has {_listed(several)} for one split; keep one of them")
-    return {part: name for name, part in splits.items()}
 
 
 def class_name(folder: str) -> str:
@@ -286,14 +277,5 @@ def class_name(folder: str) -> str:
 def _folder(root: str | os.PathLike[str]) -> Path:
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
-        raise ValueError(f"data_dir {_shown(root)} is no folder; it must hold one subfolder of images for each class")
+        raise ValueError(f"data_dir {shown(root)} is no folder; it must hold one subfolder of images for each class")
     return root
-
-
-def _shown(path: Path) -> str:
-    return printable(str(path))
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = [printable(name) for name in sorted(names)]
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")

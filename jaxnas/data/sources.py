@@ -7,6 +7,7 @@ than memory can be shuffled globally.
 import functools
 import hashlib
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,7 +129,10 @@ class TfdsSplits:
 
 
 def open_splits(
-    name: str, data_dir: str | os.PathLike[str] | None, valid_folder: str | os.PathLike[str] | None = None
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    valid_folder: str | os.PathLike[str] | None = None,
+    known_bad: Mapping[str, Iterable[tuple[str, int]]] | None = None,
 ) -> FolderSplits | TfdsSplits:
     """The parts of a data set.
 
@@ -136,6 +140,7 @@ def open_splits(
       name: `folder`, or any TFDS data set by its name.
       data_dir: the folder, see `open_folder`; or that of the prepared TFDS data sets, None for TFDS's own default.
       valid_folder: with `folder`, another one whose images are for the distributions.
+      known_bad: with `folder`, files that an earlier start could not read, see `open_folder`.
 
     Raises:
       DatasetNotFoundError: if TFDS's files are absent or cannot be read.
@@ -144,7 +149,7 @@ def open_splits(
     if name == "folder":
         if data_dir is None:
             raise ValueError("data_dir must name the folder of class subfolders with --dataset folder")
-        return open_folder(data_dir, valid_folder)
+        return open_folder(data_dir, valid_folder, known_bad)
     if valid_folder is not None:
         raise ValueError(f"valid_folder needs a folder of images; dataset {name} has splits of its own")
     data_dir = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()

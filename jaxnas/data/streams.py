@@ -5,9 +5,10 @@ workers: host p of P takes rows p B/P to (p + 1) B/P. A search that saves t cont
 seen, on any other number of devices.
 """
 
+import concurrent.futures
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -152,20 +153,64 @@ class Stream:
         else:
             options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * rows)
             iterable = examples.to_iter_dataset(options).batch(rows)
-        dead = self._dead
         for batch in iterable:
-            met = set(batch.pop("dead").ravel().tolist()) - {-1} - dead
-            for number in sorted(met):
-                dead.add(number)
-                reason = self._reason(number)
-                _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(dead), reason)
-            if len(dead) > self.max_dead:
-                raise DeadImagesError(
-                    f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "
-                    f"max_dead_images allows ({self._reasons(sorted(dead))}); remove or replace these images, or raise "
-                    "the limit"
-                )
+            self._report(set(batch.pop("dead").ravel().tolist()) - {-1})
             yield batch
+
+    def once(self) -> Iterator[dict[str, np.ndarray]]:
+        """Every image of the subset once, in its order, as minibatches of this host; all hosts yield equally many.
+
+        Yields:
+          image uint8 [B/P, size, size, 3], label int32 [B/P], weight float32 [B/P], 0 where the minibatch is filled up
+          or an image is dead.
+
+        Raises:
+          DeadImagesError: if more than `max_dead` distinct images are dead.
+        """
+        rows = self.batch_size // self.host[1]
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as threads:
+            for first in range(0, len(self.subset.indices), self.batch_size):
+                begin = first + self.host[0] * rows
+                numbers = self.subset.indices[begin : begin + rows].tolist()
+                read = list(threads.map(self._try_to_read, numbers))
+                self._report([number for number, one in zip(numbers, read) if one is None])
+                batch = {
+                    "image": np.zeros((rows, self.size, self.size, 3), np.uint8),
+                    "label": np.zeros(rows, np.int32),
+                    "weight": np.zeros(rows, np.float32),
+                }
+                for row, one in enumerate(read):
+                    if one is not None:
+                        image, label = one
+                        batch["image"][row] = image
+                        batch["label"][row] = self.subset.label_map[label]
+                        batch["weight"][row] = 1
+                yield batch
+
+    def _try_to_read(self, number: int) -> tuple[np.ndarray, int] | None:
+        """The central crop of an image, and its label; None if it is dead."""
+        try:
+            return self._read(number, None)
+        except BadImageError:
+            return None
+
+    @property
+    def dead(self) -> frozenset[int]:
+        """Dead images met so far, but for those that an earlier start met."""
+        return frozenset(self._dead)
+
+    def _report(self, numbers: Iterable[int]) -> None:
+        """Warns of dead images that were not met before; DeadImagesError if they are too many."""
+        dead = self._dead
+        for number in sorted(set(numbers) - dead - getattr(self.source, "known_bad_numbers", frozenset())):
+            dead.add(number)
+            reason = self._reason(number)
+            _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(dead), reason)
+        if len(dead) > self.max_dead:
+            raise DeadImagesError(
+                f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "
+                f"max_dead_images allows ({self._reasons(sorted(dead))}); remove these images, or raise the limit"
+            )
 
 
 @dataclass(frozen=True)

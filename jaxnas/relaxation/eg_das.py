@@ -147,10 +147,12 @@ class Assembly:
         genomes, inner = self._inner.ask(key, state.inner)
         return self.library.decode(genomes), AssemblyState(inner, genomes)
 
-    def tell(self, state: AssemblyState, archs: jax.Array, losses: jax.Array) -> tuple[AssemblyState, jax.Array]:
-        """Takes the losses of what was asked about last; the diagnostics are the objectives, float32 [K, S]."""
+    def tell(
+        self, state: AssemblyState, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[AssemblyState, strategies.Info]:
+        """Takes the losses of what was asked about last, float [S]."""
         chex.assert_shape(archs, (len(state.genomes), len(self.space.decisions)))
-        inner, info = self._inner.tell(state.inner, state.genomes, losses)
+        inner, info = self._inner.tell(state.inner, state.genomes, losses, costs)
         return state.replace(inner=inner), info
 
     def modes(self, state: AssemblyState) -> jax.Array:

@@ -76,29 +76,30 @@ def cost_error(
     """
     canvas = Canvas(410, 300)
     axes = _axes(canvas, COSTS[cost], error_name, lambda value, _: quantity(cost, value, 6))
-    places = np.concatenate([each.places for each in series])
-    axes.set_xlim(spread(np.append(places[:, 0], [budget for budget, _ in budgets]), 0.1))
-    axes.set_ylim(spread(places[:, 1], 0.16))
-    fronts = []
-    if cloud is not None:
-        fronts.append(_cloud(canvas, axes, cloud[0], 100 * cloud[1]))
+    axes.margins(0.1, 0.16)
+    fronts, panel = [], canvas.color("var(--panel)")
     for budget, tint in budgets:
         line = axes.axvline(budget, color=canvas.color(tint), linewidth=1.5, linestyle=(0, (2, 2)))
         canvas.hint(line, f"budget {quantity(cost, budget)}")
     for each in series:
         if each.line:
-            front = np.unique(each.places[pareto_front(each.costs, each.errors)], axis=0)
-            axes.plot(*front.T, color=canvas.color("var(--faint)"), linewidth=1.6, linestyle=each.line)
-            fronts.append(front)
+            fronts.append(np.unique(each.places[pareto_front(each.costs, each.errors)], axis=0))
+            axes.plot(*fronts[-1].T, color=canvas.color("var(--faint)"), linewidth=1.6, linestyle=each.line)
     for each in series:
         for index, place in enumerate(each.places):
             # Networks that agree lie on one place: the first is drawn larger, and shows around the others.
             later = int((each.places[index + 1 :] == place).all(1).sum())
-            size = 8 if each.hollow else 11 + 6 * later
-            tint, panel = canvas.color(each.colors[index]), canvas.color("var(--panel)")
-            style = {"color": panel, "markeredgecolor": tint} if each.hollow else {"color": tint}
-            style = {"markeredgecolor": panel, "markeredgewidth": 1.5, "markersize": size, **style}
-            canvas.hint(axes.plot(*place, each.marker, **style), each.details[index])
+            tint = canvas.color(each.colors[index])
+            size = (11 + 6 * later) * (1.0 if each.marker == "o" else 0.9)  # shapes with corners look larger
+            style = {"color": tint, "markeredgecolor": panel, "markeredgewidth": 1.5, "markersize": size}
+            if each.hollow:
+                style |= {"color": panel, "markeredgecolor": tint, "markersize": 8}
+            canvas.hint(axes.plot(*place, each.marker, zorder=3, **style), each.details[index])
+    axes.autoscale_view()
+    axes.autoscale(False)  # what follows is drawn within these limits
+    if cloud is not None:
+        fronts.append(_cloud(canvas, axes, cloud[0], 100 * cloud[1]))
+    places = np.concatenate([each.places for each in series])
     names = [name for each in series for name in each.labels]
     place_labels(axes, places, names, fronts, color=canvas.color("var(--ink)"), fontsize=_SIZE)
     return canvas.to_html(f"{error_name} against {COSTS[cost]}")
@@ -120,13 +121,13 @@ def curves(
     canvas = Canvas(360, 220)
     axes = _axes(canvas, "step", name, lambda value, _: count(value, 6))
     steps, values = binned(steps, values)
-    axes.set_xlim(steps[0] if len(steps) > 1 else steps[0] - 1, steps[-1])
-    axes.set_ylim(spread(values, 0.06, zero))
+    axes.margins(0, 0.06)
     for k, curve in enumerate(values.T):
         tint = canvas.color(colors[k])
         drawn = axes.plot(steps, curve, color=tint, linewidth=2, solid_capstyle="round")
         drawn += axes.plot(steps[-1], curve[-1], "o", color=tint, markersize=5, markeredgewidth=0)
         canvas.hint(drawn, labels[k])
+    axes.set_ylim(bottom=0 if zero else None)
     return canvas.to_html(f"{name} over steps")
 
 
@@ -143,35 +144,29 @@ def layer_costs(space: SearchSpace, archs: np.ndarray, index: int, costs: Sequen
     """
     names = [decision.name for decision in space.decisions] + ["stem, head"]
     chosen = [decision.choices[choice] for decision, choice in zip(space.decisions, archs[index])] + ["always there"]
-    row, middle, room = 17.0, 74.0, 42.0
+    middle, room, height = 74.0, 42.0, 17.0 * len(names)
     side = (_WIDTH - middle) / len(costs) - room
-    canvas = Canvas(_WIDTH, 22 + row * len(names))
-    tints = [color(index)] * len(space.decisions) + ["var(--faint)"]
-    text = {"textcoords": "offset points", "va": "center", "fontsize": _SIZE}
+    canvas = Canvas(_WIDTH, 22 + height)
+    tints = [canvas.color(color(index))] * len(space.decisions) + [canvas.color("var(--faint)")]
+    style = {"color": canvas.color("var(--soft)"), "fontsize": _SIZE}
     for place, name in enumerate(costs):
         cost = space.cost(name)
         rows = np.array([[*(row[c] for row, c in zip(cost.table, arch)), cost.fixed] for arch in archs], float)
-        left = room if place == 0 else room + side + middle + (place - 1) * (side + room)
-        axes = canvas.axes(left, 20, side, row * len(names))
-        axes.set_axis_off()
-        ends = (0, rows.max() or 1.0)
-        axes.set_xlim(ends[::-1] if place == 0 else ends)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        for at, value in enumerate(rows[index]):
-            if value > 0:
-                bars = axes.barh(at, value, 0.6, color=canvas.color(tints[at]), linewidth=2, joinstyle="round")
-                shown = f"{int(value):,} {cost.unit}" if cost.unit != "seconds" else quantity(name, value)
-                canvas.hint(bars.patches, f"{names[at]}, {chosen[at]}: {shown}")
-            words, align = (quantity(name, value), -1 if place == 0 else 1)
-            side_of = {-1: "right", 1: "left"}[align]
-            soft = canvas.color("var(--soft)")
-            axes.annotate(words if value > 0 else "0", (value, at), (4 * align, 0), ha=side_of, color=soft, **text)
+        most = rows.max() or 1.0
+        axes = canvas.axes(room + place * (side + room) + (middle - room if place else 0), 20, side, height)
+        axes.set(xlim=(0, most) if place else (most, 0), ylim=(len(names) - 0.5, -0.5), xticks=(), yticks=())
+        values = rows[index]
+        edges = {"edgecolor": tints, "linewidth": 2 * (values > 0), "joinstyle": "round"}  # rounds the corners
+        bars = axes.barh(range(len(names)), values, 0.6, color=tints, **edges)
+        axes.bar_label(bars, [quantity(name, value) if value else "0" for value in values], padding=4, **style)
         total = f"{COSTS[name]} {quantity(name, float(cost.total(archs[index])))}"
-        heading = {"ha": side_of, "color": canvas.color("var(--soft)"), "weight": "bold"}
-        axes.annotate(total, (0, -0.5), (0, 11), **text, **heading)
-    for at, name in enumerate(names):
-        x, y = (room + side + middle / 2) / _WIDTH, 1 - (20 + row * (at + 0.5)) / canvas.height
-        canvas.figure.text(x, y, name, ha="center", va="center", color=canvas.color("var(--ink)"), fontsize=_SIZE)
+        axes.set_title(total, loc="right" if place == 0 else "left", pad=7, weight="bold", **style)
+        if place == 1:
+            axes.set_yticks(range(len(names)), names, ha="center", va="center", color=canvas.color("var(--ink)"))
+            axes.tick_params(axis="y", pad=middle / 2)
+        for bar, value, decision, choice in zip(bars, values, names, chosen):
+            exact = quantity(name, value) if cost.unit == "seconds" else f"{int(value):,} {cost.unit}"
+            canvas.hint(bar, f"{decision}, {choice}: {exact}")
     return canvas.to_html(f"costs by layer of network {index}")
 
 
@@ -235,16 +230,6 @@ def binned(steps: np.ndarray, values: np.ndarray, bins: int = BINS) -> tuple[np.
     return np.array([steps[part[-1]] for part in parts]), np.array([values[part].mean(0) for part in parts])
 
 
-def spread(values: np.ndarray, margin: float, zero: bool = False) -> tuple[float, float]:
-    """Bounds of an axis for values: a margin on both sides, from 0 on if asked; never empty."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    if zero:
-        low = min(low, 0.0)
-    room = (high - low) * margin or max(abs(high) * 0.1, 1e-3)
-    return (low if zero and low == 0 else low - room), high + room
-
-
 def key(marker: str, line: str | None, name: str, hollow: bool = False) -> Markup:
     """The mark of a series in a legend."""
     canvas = Canvas(34, 14)
@@ -254,8 +239,8 @@ def key(marker: str, line: str | None, name: str, hollow: bool = False) -> Marku
     if line:
         axes.plot([1, 33], [7, 7], color=canvas.color("var(--faint)"), linewidth=1.6, linestyle=line)
     fill = canvas.color("var(--panel)" if hollow else "var(--soft)")
-    axes.plot(17, 7, marker, color=fill, markeredgecolor=canvas.color("var(--soft)"), markersize=9)
-    return canvas.to_html(f"mark of {name}")
+    axes.plot(17, 7, marker, color=fill, markeredgecolor=canvas.color("var(--soft)"), markersize=7.5)
+    return canvas.to_html(f"mark of {name}", class_="key")
 
 
 def _axes(canvas: Canvas, x_name: str, y_name: str, show: Callable[[float, int], str]) -> Axes:

@@ -1,4 +1,4 @@
-"""docs/methods.md: every method in words, from its docstring, and in figures, from a leaderboard."""
+"""docs/reference/methods.md: every method in words, from its docstring, and in figures, from a leaderboard."""
 
 from collections.abc import Mapping
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from rich import progress
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -70,9 +71,10 @@ class SearchDisplay:
     @classmethod
     def of(cls, strategy: strategies.Strategy, total_steps: int, console: Console | None = None) -> "SearchDisplay":
         """A display that tells a strategy's networks apart by their penalties, or by the first of their budgets."""
-        if isinstance(strategy, strategies.WithinBudgets):
-            return cls([budget[0] for budget in strategy.budgets], total_steps, console, "budget")
-        return cls(strategy.penalties, total_steps, console)
+        budgets = strategy.budgets_by_name
+        if budgets is None:
+            return cls(strategy.penalties, total_steps, console)
+        return cls([next(iter(budget.values())) for budget in budgets], total_steps, console, "budget")
 
     def __enter__(self) -> "SearchDisplay":
         if self._live is not None:
@@ -216,7 +218,7 @@ class TrainingDisplay:
         """Says where the training goes on, and shows the bar."""
         announce(start, self._bar.console)
         self._bar.start()
-        self._task = self._bar.add_task(self._name, total=start.total, completed=start.step)
+        self._task = self._bar.add_task(escape(self._name), total=start.total, completed=start.step)
 
     def on_steps(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Moves the bar."""
@@ -230,7 +232,8 @@ class TrainingDisplay:
 def announce(start: Start, console: Console) -> None:
     """Says which checkpoints are damaged, and after which step a run goes on."""
     for skipped in start.skipped:
-        console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {start.step}: {skipped.path}")
+        words = f"checkpoint of step {skipped.step} is damaged, going back to step {start.step}: {skipped.path}"
+        console.print(words, markup=False)
     if start.step:
         console.print(f"resuming after step {start.step} of {start.total}")
 

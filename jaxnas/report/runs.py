@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -50,7 +50,8 @@ class Run:
     @property
     def cost(self) -> str:
         """What the search penalised or gave budgets of, where the choices' costs are known."""
-        cost = self.result.config.get("cost")
+        settings = self.result.config.get("method")
+        cost = settings.get("cost") if isinstance(settings, Mapping) else self.result.config.get("cost")
         return cost if isinstance(cost, str) and self.knows(cost) else "macs"
 
     def knows(self, cost: str) -> bool:

@@ -118,7 +118,7 @@ class Canvas:
         axes.tick_params(length=0, labelsize=11, labelcolor=self.color("var(--soft)"))
         return axes
 
-    def to_html(self, label: str) -> Markup:
+    def to_html(self, label: str, class_: str = "chart") -> Markup:
         """The drawing for a page; `label` is what screen readers say."""
         written = io.StringIO()
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxnas", "path.simplify": False}):
@@ -126,7 +126,7 @@ class Canvas:
         root = ElementTree.fromstring(written.getvalue())
         self._css = {color: css for css, color in self._colors.items()}
         self._shapes = {node.get("id"): node for node in root.iter(f"{_SVG}path") if node.get("id")}
-        return to_html(svg(self.width, self.height, label, *self._plain(root)))
+        return to_html(svg(self.width, self.height, label, *self._plain(root), class_=class_))
 
     def _plain(self, parent: Node) -> list[Node]:
         """What an element of matplotlib's holds, without names, clipping and groups that mean nothing here."""

@@ -170,6 +170,6 @@ def prepare(out: str | os.PathLike) -> pathlib.Path:
 
 def write(folder: pathlib.Path, content: Mapping[str, Any], figure: Figure) -> None:
     """Writes result.json and curves.png; files of an earlier run are replaced only once both are complete."""
-    with replacing(folder / "result.json") as result, replacing(folder / "curves.png") as curves:
+    with replacing(folder / "result.json") as result, replacing(folder / "curves.png") as picture:
         result.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-        figure.savefig(curves, dpi=150)
+        figure.savefig(picture, dpi=150)

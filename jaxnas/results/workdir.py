@@ -3,17 +3,27 @@
 import json
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxnas.results.files import write_json
 
-def open_workdir(path: Path | None, name: str, config: dict[str, Any]) -> Path:
+
+def open_workdir(
+    path: Path | None,
+    name: str,
+    config: Mapping[str, Any],
+    comparable: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> Path:
     """Makes or reopens the folder of a run.
 
     Args:
       path: the folder; None for a fresh one under runs/.
       name: what to call a fresh one.
       config: JSON-ready description of the run, kept in `config.json`.
+      comparable: what must be equal in two descriptions of the same run, by name; raises ValueError on a description of
+        something else. By default all that stands in it.
 
     Returns:
       The folder.
@@ -31,16 +41,14 @@ def open_workdir(path: Path | None, name: str, config: dict[str, Any]) -> Path:
     config_path = path / "config.json"
     config = json.loads(json.dumps(config))
     if config_path.exists():
-        _check_same(config_path, config)
+        _check_same(config_path, config, comparable)
     elif (path / "checkpoints").exists() or (path / "result.json").exists():
         raise ValueError(f"workdir {path} holds results without a config.json; choose another folder")
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(f"workdir {path} cannot be written; choose another folder")
     if not config_path.exists():
-        temporary = path / "config.json.tmp"
         try:
-            temporary.write_text(json.dumps(config, indent=2) + "\n")
-            temporary.replace(config_path)
+            write_json(config_path, config)
         except OSError as error:
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
     return path
@@ -55,13 +63,20 @@ def _fresh(name: str) -> Path:
     return path
 
 
-def _check_same(config_path: Path, config: dict[str, Any]) -> None:
+def _check_same(
+    config_path: Path, config: dict[str, Any], comparable: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> None:
     try:
-        existing = json.loads(config_path.read_text())
+        existing = json.loads(config_path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{config_path} cannot be read; choose another folder") from error
     if not isinstance(existing, dict):
         raise ValueError(f"{config_path} is no configuration of a search; choose another folder")
+    try:
+        existing = comparable(existing)
+    except ValueError as error:
+        raise ValueError(f"{config_path} cannot be compared: {error}; choose another folder") from error
+    config = comparable(config)
     keys = sorted(existing.keys() | config.keys())
     different = [
         f"{key} ({existing.get(key)!r} there, {config.get(key)!r} now)"

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import distribution, knapsack, selection, strategies
+from jaxnas import selection
 from jaxnas.networks import latency
 from jaxnas.results.result import FoundArchitecture, SearchResult, versions
 
@@ -52,12 +51,12 @@ def summarise(
     key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
     theta = np.asarray(state.strategy.theta)
     archs = selection.candidates(key, state.strategy.theta, candidates)
-    penalties = strategy.penalties
-    if isinstance(strategy, strategies.WithinBudgets):
+    if strategy.budgets_by_name is not None:  # the modes may exceed budgets
         archs = np.unique(np.concatenate([strategy.modes(state.strategy), archs]), axis=0)
-        penalties = np.asarray(state.strategy.inner.penalties)[:, 0].tolist()
+    penalties = strategy.penalties_in_use(state.strategy)
     minibatches = jax.tree.map(np.asarray, search.evaluate_minibatches(state.params, archs))
-    chosen, budgets = _choose(strategy, theta, archs, minibatches.loss)
+    chosen = strategy.select(state.strategy, archs, minibatches.loss)
+    budgets = strategy.budgets_by_name or [None] * len(penalties)
     evaluation = jax.tree.map(lambda leaf: leaf.mean(0), minibatches)
     archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
     with_latency = any(cost.name == latency.NAME for cost in space.costs)
@@ -90,16 +89,3 @@ def summarise(
         architectures=found,
         space_description=space.description,
     )
-
-
-def _choose(
-    strategy: strategies.Strategy, theta: np.ndarray, archs: np.ndarray, losses: np.ndarray
-) -> tuple[np.ndarray, list[dict[str, float] | None]]:
-    """Which candidate is the answer for each k, int [K], and the budgets that it had to keep."""
-    if not isinstance(strategy, strategies.WithinBudgets):
-        chosen = selection.least_objective(losses.mean(0), strategy.cost(archs), strategy.penalties)
-        return chosen, [None] * len(chosen)
-    costs = strategy.cost.costs
-    log_probs = np.asarray(distribution.log_prob(jnp.asarray(theta), jnp.asarray(archs)))
-    chosen = knapsack.likely_within(losses, log_probs, archs, costs, strategy.budgets)
-    return chosen, [dict(zip((cost.name for cost in costs), budget)) for budget in strategy.budgets]

@@ -9,6 +9,7 @@ programs continues as if nothing had happened.
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import chex
 import flax.linen as nn
@@ -22,6 +23,8 @@ from jaxnas import data
 from jaxnas.data.randaugment import randaugment
 from jaxnas.runtime import loop, programs
 from jaxnas.supernet.optimizers import sgd
+
+Tree = TypeVar("Tree")
 
 AUGMENTATIONS = ("standard", "cutout", "randaugment")
 
@@ -85,7 +88,8 @@ class RetrainState:
       variables: "params" and "batch_stats" of the network.
       average: their exponential moving average.
       optimizer: state of the optax chain.
-      data_key: random key, constant, of the order of the images.
+      data_key: random key, constant, of the order of the images; None, as is the cursor, where they are streamed, and
+        their position follows from `step`.
       cursor: position in the training images.
     """
 
@@ -94,8 +98,8 @@ class RetrainState:
     variables: chex.ArrayTree
     average: chex.ArrayTree
     optimizer: optax.OptState
-    data_key: jax.Array
-    cursor: data.Cursor
+    data_key: jax.Array | None = None
+    cursor: data.Cursor | None = None
 
 
 @flax.struct.dataclass
@@ -111,6 +115,93 @@ class Score:
         return np.isfinite(self.loss)
 
 
+def first_state(
+    network: nn.Module,
+    settings: RetrainSettings,
+    total_steps: int,
+    image_size: int,
+    keys: tuple[jax.Array, jax.Array],
+    **fields: Any,
+) -> RetrainState:
+    """The state before the first step.
+
+    Args:
+      network: what is trained.
+      settings: how.
+      total_steps: of the whole training.
+      image_size: height and width of images.
+      keys: random keys of the steps and of the first weights.
+      **fields: others of the state; `params` in place of random weights.
+    """
+    step_key, params_key = keys
+    variables = _init_variables(network, image_size, params_key)
+    params = fields.pop("params", None)
+    if params is not None:
+        chex.assert_trees_all_equal_shapes(params, variables["params"])
+        variables = {**variables, "params": jax.tree.map(jnp.asarray, params)}
+    return RetrainState(
+        step=jnp.int32(0),
+        key=step_key,
+        variables=variables,
+        average=jax.tree.map(jnp.copy, variables),
+        optimizer=make_optimizer(settings, total_steps).init(variables["params"]),
+        **fields,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_variables(network: nn.Module, image_size: int, key: jax.Array) -> chex.ArrayTree:
+    return dict(network.init(key, jnp.zeros((1, image_size, image_size, 3))))
+
+
+def make_optimizer(settings: RetrainSettings, total_steps: int) -> optax.GradientTransformation:
+    """The optax chain of a training."""
+    return sgd(
+        settings.learning_rate,
+        steps=total_steps,
+        warmup=settings.warmup,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def descend(
+    network: nn.Module,
+    settings: RetrainSettings,
+    total_steps: int,
+    state: RetrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    dropout_key: jax.Array,
+    average: Callable[[Tree], Tree] = lambda tree: tree,
+) -> tuple[RetrainState, Score]:
+    """One step on augmented images [B, H, W, 3]; `average` is the mean over devices, each with its own images."""
+
+    def loss(params: chex.ArrayTree) -> tuple[jax.Array, tuple[jax.Array, chex.ArrayTree]]:
+        variables = {**state.variables, "params": params}
+        rngs = {"dropout": dropout_key}
+        logits, updates = network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), settings.label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updates)
+
+    (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables["params"])
+    score = Score(value, (logits.argmax(-1) == labels).mean())
+    gradient, updates, score = average((gradient, updates, score))
+    optimizer = make_optimizer(settings, total_steps)
+    change, optimizer = optimizer.update(gradient, state.optimizer, state.variables["params"])
+    variables = {"params": optax.apply_updates(state.variables["params"], change), **updates}
+    # Early averages would hold on to the first weights; the share grows to its final value (as TensorFlow's do).
+    kept = jnp.minimum(settings.average, (1 + state.step) / (10 + state.step))
+    state = state.replace(
+        step=state.step + 1,
+        variables=variables,
+        average=optax.incremental_update(variables, state.average, 1 - kept),
+        optimizer=optimizer,
+    )
+    return state, score
+
+
 @dataclass(frozen=True, eq=False)
 class Retraining:
     """A network and the data to train and test it on.
@@ -119,11 +210,13 @@ class Retraining:
       network: module with `__call__(images, train) -> logits`, see `networks.build`.
       dataset: its images at the network's resolution.
       settings: the rest.
+      test_every: epochs between tests that are recorded; 0 for none. No decision is taken on them.
     """
 
     network: nn.Module
     dataset: data.ImageDataset
     settings: RetrainSettings
+    test_every: int = 0
 
     def __post_init__(self):
         examples = len(self.dataset.train_labels)
@@ -150,34 +243,15 @@ class Retraining:
           params: first weights, such as `networks.inherit` gives them; None for random ones.
         """
         key, params_key, data_key = jax.random.split(jax.random.key(seed), 3)
-        variables = self._init_variables(params_key)
-        if params is not None:
-            chex.assert_trees_all_equal_shapes(params, variables["params"])
-            variables = {**variables, "params": jax.tree.map(jnp.asarray, params)}
-        return RetrainState(
-            step=jnp.int32(0),
-            key=key,
-            variables=variables,
-            average=jax.tree.map(jnp.copy, variables),
-            optimizer=self._optimizer.init(variables["params"]),
+        return first_state(
+            self.network,
+            self.settings,
+            self.total_steps,
+            self.dataset.train_images.shape[1],
+            (key, params_key),
+            params=params,
             data_key=data_key,
             cursor=data.start(data_key, len(self.dataset.train_labels)),
-        )
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def _init_variables(self, key: jax.Array) -> chex.ArrayTree:
-        return dict(self.network.init(key, jnp.zeros((1, *self.dataset.train_images.shape[1:]))))
-
-    @property
-    def _optimizer(self) -> optax.GradientTransformation:
-        given = self.settings
-        return sgd(
-            given.learning_rate,
-            steps=self.total_steps,
-            warmup=given.warmup,
-            momentum=given.momentum,
-            weight_decay=given.weight_decay,
-            clip_norm=given.clip_norm,
         )
 
     def run(self, state: RetrainState, stop: Callable[[], bool] = loop.never) -> Iterator[tuple[RetrainState, Score]]:
@@ -203,6 +277,21 @@ class Retraining:
         for state, score in steps:
             yield state, Score(float(score.loss.mean()), float(score.accuracy.mean()))
 
+    def records(self, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
+        """A record for metrics.jsonl of what `run` yielded; `step` steps were done before."""
+        done = int(state.step)
+        before, after = (number * self.settings.epochs / self.total_steps for number in (step, done))
+        record = {
+            "step": done,
+            "epoch": round(after, 3),
+            "train_loss": score.loss,
+            "train_accuracy": score.accuracy,
+        }
+        if self.test_every and int(after) // self.test_every > int(before) // self.test_every:
+            test = self.test(state.average)
+            record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+        return [record]
+
     def _dispatch(self, state: RetrainState, step: int) -> tuple[RetrainState, Score, bool]:
         count = min(self.settings.steps_per_dispatch, self.total_steps - step)
         state, score = self._run_steps(state, self.train, jnp.int32(count))
@@ -214,32 +303,11 @@ class Retraining:
         return programs.first_steps(step, state, count, self.settings.steps_per_dispatch)
 
     def _step(self, state: RetrainState, train: data.Examples) -> tuple[RetrainState, Score]:
-        given = self.settings
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        indices, cursor = data.next_indices(state.data_key, state.cursor, given.batch_size)
+        indices, cursor = data.next_indices(state.data_key, state.cursor, self.settings.batch_size)
         images, labels = self._augmented(augment_key, train.images[indices]), train.labels[indices]
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, self.dataset.num_classes), given.label_smoothing)
-
-        def loss(params: chex.ArrayTree) -> tuple[jax.Array, tuple[jax.Array, chex.ArrayTree]]:
-            variables = {**state.variables, "params": params}
-            rngs = {"dropout": dropout_key}
-            logits, updates = self.network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
-            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updates)
-
-        value_and_gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, (logits, updates)), gradient = value_and_gradient(state.variables["params"])
-        change, optimizer = self._optimizer.update(gradient, state.optimizer, state.variables["params"])
-        variables = {"params": optax.apply_updates(state.variables["params"], change), **updates}
-        # Early averages would hold on to the first weights; the share grows to its final value (as TensorFlow's do).
-        kept = jnp.minimum(given.average, (1 + state.step) / (10 + state.step))
-        state = state.replace(
-            step=state.step + 1,
-            variables=variables,
-            average=optax.incremental_update(variables, state.average, 1 - kept),
-            optimizer=optimizer,
-            cursor=cursor,
-        )
-        return state, Score(value, (logits.argmax(-1) == labels).mean())
+        state, score = descend(self.network, self.settings, self.total_steps, state, images, labels, dropout_key)
+        return state.replace(cursor=cursor), score
 
     def _augmented(self, key: jax.Array, images: jax.Array) -> jax.Array:
         given = self.settings

@@ -17,13 +17,13 @@ from typing import Any
 import chex
 import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import data
 from jaxnas.results import keeps_theta, theta_field
 from jaxnas.runtime import devices, loop, programs
 from jaxnas.runtime.placement import ONE_DEVICE, Placement
+from jaxnas.search.evaluation import Evaluator
 from jaxnas.search.images import CrossEntropy, PrepareImages
 from jaxnas.search.settings import SearchSettings
 from jaxnas.search.sources import Feed, InMemory, Source
@@ -303,51 +303,12 @@ class Search:
 
     def evaluate_minibatches(self, params: chex.ArrayTree, archs: jax.Array) -> Evaluation:
         """As `evaluate`, for each of the M minibatches: arrays [M, S]."""
-        with devices.noticing_lost_processes():
-            params, archs = self.placement.put((params, jnp.asarray(archs, jnp.int32)))
-            if self._in_memory:
-                return self.placement.get(self._evaluate_split(params, self._examples[1], archs, None))
-            whole = max(len(self.valid) // self.valid.stream.batch_size, 1)
-            count = min(self.valid.evaluation_batches, whole)
-            feed = Feed(self.valid, self.placement.spread, 0, 1, count)
-            try:
-                measured = [self._evaluate(params, feed.take(), archs, None) for _ in range(count)]
-                measured = [jax.device_get(self.placement.get(one)) for one in measured]
-            finally:
-                feed.close()
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *measured)
+        return self._evaluator.on_minibatches(params, archs)
 
     def evaluate_batch(self, params: chex.ArrayTree, batch: Any, archs: jax.Array) -> Evaluation:
         """As `evaluate`, on one minibatch, such as `valid.take(indices)` or `valid.sample(key, batch_size)`."""
-        params, archs = self.placement.put((params, archs))
-        minibatches = self.placement.spread(jax.tree.map(lambda leaf: leaf[None], batch))
-        return self.placement.get(self._evaluate(params, minibatches, archs, None))
+        return self._evaluator.on_batch(params, batch, archs)
 
     @functools.cached_property
-    def _evaluate(self) -> Callable[..., Evaluation]:
-        def evaluate(params: chex.ArrayTree, minibatches: Any, archs: jax.Array, unused: None) -> Evaluation:
-            """On one minibatch [1, B, ...], of which each device has its part."""
-            del unused
-            minibatch = jax.tree.map(lambda leaf: leaf[0], minibatches)
-            return self.placement.average(self._steps.evaluate_minibatch(params, minibatch, archs))
-
-        return self.placement.compile(evaluate)
-
-    @functools.cached_property
-    def _evaluate_split(self) -> Callable[..., Evaluation]:
-        across = self.placement.count
-        count = min(-(-len(self.valid) // self.settings.valid_batch_size), len(self.valid) // across)
-        size = len(self.valid) // (count * across) * across
-
-        def evaluate(params: chex.ArrayTree, valid: Any, archs: jax.Array, unused: None) -> Evaluation:
-            """On all minibatches of a split that every device has."""
-            del unused
-            minibatches = jax.tree.map(lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), valid)
-
-            def one(minibatch: Any) -> Evaluation:
-                part = self.placement.part(minibatch)
-                return self.placement.average(self._steps.evaluate_minibatch(params, part, archs))
-
-            return jax.lax.map(one, minibatches)
-
-        return self.placement.compile(evaluate)
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self._steps, self.placement, self.valid, self._examples[1], self.settings.valid_batch_size)

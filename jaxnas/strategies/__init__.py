@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies.base import Strategy
+from jaxnas.strategies.base import DistributionStrategy, Strategy
 from jaxnas.strategies.budgeted import WithinBudgets, within_budgets
 from jaxnas.strategies.constrained import ConstrainedEvolution
 from jaxnas.strategies.evolution import RegularisedEvolution
@@ -64,6 +64,19 @@ def check_name(name: str, known: Collection[str] = STRATEGIES.keys()) -> None:
     raise ValueError(f"method {name!r} is not known; choose from {', '.join(known)}")
 
 
+def distribution_strategies() -> tuple[str, ...]:
+    """The names of the methods that a search on a supernet can use: those of type `DistributionStrategy`.
+
+    >>> distribution_strategies()
+    ('shared_model', 'importance_sampling')
+    """
+    return tuple(
+        name
+        for name, method in STRATEGIES.items()
+        if isinstance(method, type) and issubclass(method, DistributionStrategy)
+    )
+
+
 def make(name: str, space: SearchSpace, penalties: tuple[float, ...], **settings: Any) -> Strategy:
     """Builds the strategy called `name`.
 
@@ -80,6 +93,7 @@ __all__ = [
     "SMEMNAS",
     "STRATEGIES",
     "ConstrainedEvolution",
+    "DistributionStrategy",
     "ImportanceSampling",
     "Independent",
     "MoARR",
@@ -89,6 +103,7 @@ __all__ = [
     "Strategy",
     "WithinBudgets",
     "check_name",
+    "distribution_strategies",
     "make",
     "within_budgets",
 ]

@@ -45,7 +45,7 @@ def mutate_one(key: jax.Array, archs: jax.Array, num_choices: tuple[int, ...]) -
     chex.assert_shape(archs, (None, len(num_choices)))
     counts = np.asarray(num_choices)
     decision_key, choice_key = jax.random.split(key)
-    can_change = jnp.where(counts > 1, 0.0, -jnp.inf) if counts.max() > 1 else jnp.zeros(len(counts))
+    can_change = jnp.asarray(np.where((counts > 1) | (counts.max() == 1), 0.0, -np.inf), jnp.float32)
     decision = jax.random.categorical(decision_key, can_change, shape=(len(archs), 1))
     return change(choice_key, archs, jnp.arange(len(counts)) == decision, num_choices)
 
@@ -66,7 +66,7 @@ def change(key: jax.Array, archs: jax.Array, changes: jax.Array, num_choices: tu
     chex.assert_axis_dimension(archs, -1, len(num_choices))
     counts = np.asarray(num_choices)
     shift = jax.random.randint(key, archs.shape, 1, np.maximum(counts, 2))
-    return jnp.where(changes, (archs + shift) % counts, archs)
+    return jnp.where(changes, ((archs + shift) % counts).astype(archs.dtype), archs)
 
 
 def reset(

@@ -53,9 +53,9 @@ def cross_entropy(
     """
     chex.assert_rank([logits, labels], [2, 1])
     logits = logits.astype(jnp.float32)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
     loss = optax.softmax_cross_entropy(logits, targets).mean()
-    return loss, {"accuracy": (logits.argmax(-1) == labels).mean()}
+    return loss, {"accuracy": (logits.argmax(-1) == labels).mean(dtype=jnp.float32)}
 
 
 def check_batching(batching: str) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.cost import objective, scale
 from jaxnas.spaces.base import SearchSpace, rows_of, strides
 from jaxnas.strategies.base import Strategy
 from jaxnas.tasks.tables import Table
@@ -28,15 +29,23 @@ class TableCost:
     Attributes:
       num_choices: C_d of each decision.
       scaled: float64 [N], R of the rows in lexicographic order.
+      lowest: the cheapest architecture's cost, in the table's unit.
+      highest: the dearest one's.
     """
 
     num_choices: tuple[int, ...]
     scaled: np.ndarray
+    lowest: float = 0.0
+    highest: float = 1.0
 
     def __call__(self, archs: jax.Array) -> jax.Array:
         """R(c), jit-compilable: int [S, D] -> float32 [S] in [0, 1]."""
         rows = (jnp.asarray(archs) * strides(self.num_choices).astype(np.int32)).sum(-1)
         return jnp.asarray(self.scaled, jnp.float32)[rows]
+
+    def scale(self, total: float) -> float:
+        """R of a cost in the table's unit; 0 if all architectures cost the same."""
+        return scale(total, self.lowest, self.highest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +79,9 @@ class TabularTask:
         if not (math.isfinite(noise) and noise >= 0):
             raise ValueError(f"noise must be a standard deviation, finite and not negative, got {noise}")
         space = SearchSpace(name, table.decisions)
-        lowest, highest = table.cost.min(), table.cost.max()
-        scaled = (table.cost - lowest) / (highest - lowest if highest > lowest else 1.0)
-        return cls(space, table.error, TableCost(space.num_choices, scaled), float(noise))
+        lowest, highest = float(table.cost.min()), float(table.cost.max())
+        cost = TableCost(space.num_choices, scale(table.cost, lowest, highest), lowest, highest)
+        return cls(space, table.error, cost, float(noise))
 
     def rows(self, archs: np.ndarray) -> np.ndarray:
         """The rows of architectures in `error` and `cost.scaled`, on the host: int [..., D] -> int [...]."""
@@ -91,7 +100,7 @@ class TabularTask:
 
     def objective(self, penalties: Sequence[float]) -> np.ndarray:
         """True f_k(c) = error + eps_k R(c) of all architectures, on the host: float64 [K, N]."""
-        return self.error + np.asarray(penalties, np.float64)[:, None] * self.cost.scaled
+        return objective(self.error, penalties, self.cost.scaled)
 
 
 def evaluations_of_a_step(method: Strategy) -> int:

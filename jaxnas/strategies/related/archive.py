@@ -8,6 +8,7 @@ one (the winner's curse).
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import flax.struct
@@ -17,7 +18,9 @@ import numpy as np
 import threadpoolctl
 
 from jaxnas import distribution
+from jaxnas.cost import objective
 from jaxnas.spaces.base import SearchSpace, architectures
+from jaxnas.strategies import base, robust
 from jaxnas.strategies.constrained import ROUNDING
 
 ENUMERATED = 2**16  # architectures: the cheapest of so many is found by looking at all
@@ -68,9 +71,15 @@ def fit_after(step: jax.Array, growth: float) -> jax.Array:
 
 def empty(capacity: int, decisions: int) -> Archive:
     """Nothing evaluated; N = `capacity`."""
-    nothing = jnp.full(capacity, jnp.inf)
+    nothing = jnp.full(capacity, jnp.inf, jnp.float32)
     archs = jnp.zeros((capacity, decisions), jnp.int32)
     return Archive(archs, nothing, nothing, jnp.zeros(capacity, jnp.int32), nothing, jnp.int32(0))
+
+
+def evaluations(cost: base.Cost, archs: Any, losses: Any, costs: Any) -> base.Evaluations:
+    """`base.evaluations` for a strategy with an archive, which cannot take measured costs."""
+    base.refuse_measured_costs(costs, "what was never evaluated is compared with what was")
+    return base.evaluations(cost, archs, losses)
 
 
 def add(archive: Archive, archs: jax.Array, losses: jax.Array, costs: jax.Array) -> Archive:
@@ -79,12 +88,13 @@ def add(archive: Archive, archs: jax.Array, losses: jax.Array, costs: jax.Array)
     Args:
       archive: what was known.
       archs: int [S, D].
-      losses: float [S], finite.
+      losses: float [S]; an architecture whose loss is not finite is not entered.
       costs: float [S], their R.
     """
     chex.assert_rank([archs, losses, costs], [2, 1, 1])
     chex.assert_equal_shape([losses, costs])
     chex.assert_shape(archs, (len(losses), archive.archs.shape[1]))
+    usable = jnp.isfinite(losses)
 
     def enter(i: jax.Array, archive: Archive) -> Archive:
         same = (archive.archs == archs[i]).all(-1) & (archive.counts > 0)
@@ -92,13 +102,15 @@ def add(archive: Archive, archs: jax.Array, losses: jax.Array, costs: jax.Array)
         place = jnp.where(known, same.argmax(), archive.added % len(archive.losses))
         count = jnp.where(known, archive.counts[place], 0)
         before = jnp.where(known, archive.losses[place], 0.0)
+        estimate = jnp.where(known, archive.estimates[place], jnp.inf)
+        place = jnp.where(usable[i], place, len(archive.losses))  # beyond the archive: dropped
         return Archive(
-            archs=archive.archs.at[place].set(archs[i].astype(jnp.int32)),
-            losses=archive.losses.at[place].set((before * count + losses[i]) / (count + 1)),
-            costs=archive.costs.at[place].set(costs[i]),
-            counts=archive.counts.at[place].set(count + 1),
-            estimates=archive.estimates.at[place].set(jnp.where(known, archive.estimates[place], jnp.inf)),
-            added=archive.added + jnp.where(known, 0, 1),
+            archs=archive.archs.at[place].set(archs[i].astype(jnp.int32), mode="drop"),
+            losses=archive.losses.at[place].set((before * count + losses[i]) / (count + 1), mode="drop"),
+            costs=archive.costs.at[place].set(costs[i], mode="drop"),
+            counts=archive.counts.at[place].set(count + 1, mode="drop"),
+            estimates=archive.estimates.at[place].set(estimate, mode="drop"),
+            added=archive.added + (~known & usable[i]).astype(jnp.int32),
         )
 
     return jax.lax.fori_loop(0, len(losses), enter, archive)
@@ -120,8 +132,8 @@ def best(
       int32 [K, D].
     """
     usable = jnp.isfinite(values)
-    price = jnp.asarray(penalties, jnp.float32)[:, None] * jnp.where(usable, costs, 0.0)
-    chosen = jnp.where(usable, values + price, jnp.inf).argmin(-1)
+    values, costs = jnp.where(usable, values, jnp.inf), jnp.where(usable, costs, 0.0)
+    chosen = objective(values, jnp.asarray(penalties, jnp.float32), costs).argmin(-1)
     return jnp.where(usable.any(), archs[chosen], last)
 
 
@@ -132,6 +144,17 @@ def best_within(
     fitting = costs <= jnp.asarray(budgets, jnp.float32)[:, None] + ROUNDING
     values = jnp.where(fitting, values, jnp.inf)
     return jnp.where(jnp.isfinite(values).any(-1, keepdims=True), archs[values.argmin(-1)], last)
+
+
+def lessons(archive: Archive) -> jax.Array:
+    """The losses that a model learns from, a heavy tail cut off (`robust`): float [N], infinite in free places."""
+    live = archive.counts > 0
+    return jnp.where(live, robust.scale(archive.losses, live).cap(archive.losses), jnp.inf)
+
+
+def enough(archive: Archive, told: base.Evaluations) -> jax.Array:
+    """Whether a fit may change anything: the step has news, and two architectures are known; bool []."""
+    return told.usable.any() & ((archive.counts > 0).sum() > 1)
 
 
 def judged(archive: Archive) -> jax.Array:

@@ -30,7 +30,7 @@ def front_members(losses: jax.Array, costs: jax.Array) -> jax.Array:
     chex.assert_rank([losses, costs], 1)
     order = jnp.lexsort((losses, costs))
     ordered = losses[order]
-    least_before = jnp.concatenate([jnp.full(1, jnp.inf), jax.lax.cummin(ordered)[:-1]])
+    least_before = jnp.concatenate([jnp.full(1, jnp.inf, losses.dtype), jax.lax.cummin(ordered)[:-1]])
     return jnp.zeros(len(losses), bool).at[order].set(ordered < least_before)
 
 
@@ -46,7 +46,7 @@ def crowding(objectives: jax.Array, candidates: jax.Array) -> jax.Array:
     chex.assert_rank([objectives, candidates], [2, 1])
     last = candidates.sum() - 1
     place = jnp.arange(len(candidates))
-    distance = jnp.zeros(len(candidates))
+    distance = jnp.zeros(len(candidates), jnp.float32)
     for values in objectives.T:
         order = jnp.argsort(jnp.where(candidates, values, jnp.inf))
         ordered = values[order]

@@ -212,7 +212,7 @@ def kernel_gradient(
             for number, total in enumerate(totals)
         )
 
-    totals = (jnp.zeros((size, size, channels)),) * parallel
+    totals = (jnp.zeros((size, size, channels), gradient.dtype),) * parallel
     totals = lax.fori_loop(0, batch // parallel // images * size, add_row, totals)
     return jnp.pad(sum(totals), ((edge, edge), (edge, edge), (0, 0)))
 
