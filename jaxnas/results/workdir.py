@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxnas.results.files import write_json
+
 
 def open_workdir(
     path: Path | None,
@@ -48,10 +50,8 @@ def open_workdir(
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(f"workdir {path} cannot be written; choose another folder")
     if not config_path.exists() or extended:
-        temporary = path / "config.json.tmp"
         try:
-            temporary.write_text(json.dumps(config, indent=2) + "\n")
-            temporary.replace(config_path)
+            write_json(config_path, config)
         except OSError as error:
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
     return path

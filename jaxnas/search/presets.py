@@ -30,8 +30,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import jax
-
 from jaxnas import data, strategies
 from jaxnas.data import folder_scan
 from jaxnas.results import settings_tree
@@ -47,6 +45,7 @@ from jaxnas.search.config import (
 )
 from jaxnas.search.settings import SearchSettings
 from jaxnas.spaces import SPACES
+from jaxnas.supernet.backend import resolve_backend
 
 Config = TypeVar("Config", bound=SearchConfig)
 
@@ -149,7 +148,7 @@ def _usual(given: Mapping[str, Any]) -> str:
     """Quickstart for digits, otherwise full on an accelerator and cpu without one."""
     if given.get("dataset") == "digits":
         return "quickstart"
-    return "cpu" if jax.default_backend() == "cpu" else "full"
+    return "cpu" if resolve_backend() == "cpu" else "full"
 
 
 MEMORY = Presets(

@@ -21,7 +21,12 @@ def supports(layer: Layer) -> bool:
 
 
 def apply_layer(
-    params: Params, x: jax.Array, choice: jax.Array, layer: Layer, axis_name: str | None = None
+    params: Params,
+    x: jax.Array,
+    choice: jax.Array,
+    layer: Layer,
+    axis_name: str | None = None,
+    backend: str | None = None,
 ) -> jax.Array:
     """The chosen operation of a layer.
 
@@ -31,6 +36,7 @@ def apply_layer(
       choice: int32 [], index of the operation.
       layer: the layer; `supports(layer)` holds.
       axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
+      backend: that the program is for; None for JAX's default.
 
     Returns:
       float [B, H', W', out_channels].
@@ -40,7 +46,7 @@ def apply_layer(
     h = x
     for name, convolve, relu6 in (
         ("expand", ops.pointwise_conv, True),
-        ("depthwise", lambda h, kernel: ops.depthwise_conv(h, kernel, layer.stride), True),
+        ("depthwise", lambda h, kernel: ops.depthwise_conv(h, kernel, layer.stride, backend), True),
         ("project", ops.pointwise_conv, False),
     ):
         weights = chosen[name]

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnas.supernet.backend import resolve_backend
+
 BATCHINGS = ("auto", "vmap", "map")
 
 # apply(params, inputs, arch [D]) -> outputs; inputs and outputs are pytrees whose leading axis is that of B examples.
@@ -64,15 +66,19 @@ def check_batching(batching: str) -> None:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}, got {batching!r}")
 
 
-def resolve_batching(batching: str) -> str:
+def resolve_batching(batching: str, backend: str | None = None) -> str:
     """Turns "auto" into "map" on CPUs, where it was measured faster, and "vmap" elsewhere.
+
+    Args:
+      batching: one of `BATCHINGS`.
+      backend: that the program is for; None for JAX's default.
 
     Raises:
       ValueError: if `batching` is none of `BATCHINGS`.
     """
     check_batching(batching)
     if batching == "auto":
-        return "map" if jax.default_backend() == "cpu" else "vmap"
+        return "map" if resolve_backend(backend) == "cpu" else "vmap"
     return batching
 
 
