@@ -25,10 +25,11 @@ def apply_layer(
     x: jax.Array,
     choice: jax.Array,
     layer: Layer,
+    *,
     axis_name: str | None = None,
     backend: str | None = None,
 ) -> jax.Array:
-    """The chosen operation of a layer.
+    """The chosen operation of a layer, as `mbconv.apply_layer` gives it.
 
     Args:
       params: weights of all choices, see `layer_weights`.
