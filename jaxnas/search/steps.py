@@ -206,9 +206,9 @@ class Steps:
 
         evaluation = self.average(_mean_over(evaluate, minibatches, key))
         strategy_state, info = self.strategy.tell(strategy_state, archs, evaluation.loss)
-        shares = info.weights / info.weights.sum(-1, keepdims=True)
+        shares = info.weights / jnp.maximum(info.weights.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
         metrics = metrics.replace(
-            loss=shares @ evaluation.loss,
+            loss=shares @ jnp.where(jnp.isfinite(evaluation.loss), evaluation.loss, 0.0),
             metrics={name: shares @ values for name, values in evaluation.metrics.items()},
             ess=info.ess,
             convergence=distribution.convergence(strategy_state.theta),

@@ -12,7 +12,8 @@ Deviations: The balance heuristic, utilities by weighted quantiles and the step 
 earlier public work, since the full text was not available: docs/explanation/method.md marks each.
 
 Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations, where most cells are good and random
-search does well; its steps are still far from their end (docs/explanation/ablation.md has 4,000 evaluations, where it is ahead).
+search does well; its steps are still far from their end (docs/explanation/ablation.md has 4,000 evaluations, where it
+is ahead).
 """
 
 import functools
