@@ -8,11 +8,13 @@ learning anything.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxnas.runtime.loop import NonFiniteLossError
+
 LIMIT = 0.5  # of the losses, in the running mean: weights that have diverged reach it after 7 steps
 FORGETTING = 0.9  # of the running mean, a step
 
 
-class TooManyIgnoredError(RuntimeError):
+class TooManyIgnoredError(NonFiniteLossError):
     """Most losses of the distributions were not finite; the message names the step."""
 
 
