@@ -24,14 +24,13 @@ from jaxnas.results import keeps_theta, theta_field
 from jaxnas.runtime import devices, loop, programs
 from jaxnas.runtime.placement import ONE_DEVICE, Placement
 from jaxnas.search.evaluation import Evaluator
+from jaxnas.search.ignored import IgnoredShare
 from jaxnas.search.images import CrossEntropy, PrepareImages
 from jaxnas.search.settings import SearchSettings
 from jaxnas.search.sources import Feed, InMemory, Source
-from jaxnas.search.steps import Prepare, State, StepMetrics, Steps
+from jaxnas.search.steps import LEARNS_FROM_TRAIN, LEARNS_FROM_VALID, Prepare, State, StepMetrics, Steps
 from jaxnas.strategies.base import Strategy
 from jaxnas.supernet.batching import Evaluation, Loss
-
-LEARNS_FROM_TRAIN, LEARNS_FROM_VALID = ("weights", "joint"), ("joint", "distributions")  # the phases
 
 
 @flax.struct.dataclass
@@ -161,7 +160,8 @@ class Search:
           (numpy, leading axis: steps).
 
         Raises:
-          NonFiniteLossError: naming the first step (from 1) with a loss that is not finite; the state is lost.
+          NonFiniteLossError: naming the first step (from 1) with a loss of the weights that is not finite, or at which
+            most losses of the distributions were not (`TooManyIgnoredError`); the state is lost.
           RunInterruptedError: after `stop` asked for it; the state yielded last holds all that was done.
           LostProcessError: if another process of the job ended.
         """
@@ -173,6 +173,15 @@ class Search:
                 f"clipping norm ({settings.clip_norm})"
             )
 
+        ignored = IgnoredShare()
+
+        def dispatch(state: SearchState, step: int) -> tuple[SearchState, StepMetrics, bool]:
+            nonlocal ignored
+            state, metrics, stopped = self._dispatch(feeds, stop, state, step)
+            if settings.phase(step)[0] in LEARNS_FROM_VALID:
+                ignored = ignored.after(metrics.ignored, self.strategy.samples * len(self.strategy.penalties), step)
+            return state, metrics, stopped
+
         with devices.noticing_lost_processes():
             feeds = () if self._in_memory else self._feeds(step)
             try:
@@ -180,7 +189,7 @@ class Search:
                     self.placement.put(state),
                     step,
                     self.total_steps,
-                    functools.partial(self._dispatch, feeds, stop),
+                    dispatch,
                     advice=advice,
                     stop=loop.never if self.placement.shared else stop,
                 ):
@@ -236,7 +245,8 @@ class Search:
             if stopped:
                 break
         stopped |= self._fetch(*pending, fetched)
-        return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *fetched), stopped
+        metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *fetched)
+        return state, metrics.of_phase(phase), stopped
 
     def _fetch(
         self,

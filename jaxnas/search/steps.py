@@ -26,6 +26,8 @@ from jaxnas.supernet.precision import compute_in
 
 Tree = TypeVar("Tree")
 
+LEARNS_FROM_TRAIN, LEARNS_FROM_VALID = ("weights", "joint"), ("joint", "distributions")  # the phases
+
 # prepare(batch, key) -> inputs of the supernet, with the leading axis of the batch; augmented if there is a key.
 Prepare = Callable[[Any, jax.Array | None], Any]
 
@@ -61,7 +63,8 @@ class StepMetrics:
       ess: float32 [K], effective sample size.
       convergence: float32 [K], mean over decisions of the largest probability.
       entropy: float32 [K], in nats.
-      finite: bool [], whether every loss was finite.
+      ignored: int32 [], losses of the distributions' step that were not finite, and ignored.
+      finite: bool [], whether every loss of the weights' step was finite.
       input_seconds: float32 [], time for which the step waited for its minibatches, where they are streamed.
       step_seconds: float32 [], time from one step to the next, the waiting included, likewise.
     """
@@ -73,9 +76,20 @@ class StepMetrics:
     ess: jax.Array
     convergence: jax.Array
     entropy: jax.Array
+    ignored: jax.Array
     finite: jax.Array
     input_seconds: np.ndarray | None = None
     step_seconds: np.ndarray | None = None
+
+    def of_phase(self, phase: str) -> "StepMetrics":
+        """On the host: NaN in place of what a phase does not measure.
+
+        Programs leave 0 there, since `jax_debug_nans` takes a NaN for an error.
+        """
+        lacking = () if phase in LEARNS_FROM_TRAIN else ("train_loss",)
+        if phase not in LEARNS_FROM_VALID:
+            lacking += ("loss", "ess", "convergence", "entropy", "ignored")
+        return self.replace(**{name: np.full(getattr(self, name).shape, np.nan, np.float32) for name in lacking})
 
     def records(self, step: int, phase: str) -> list[dict[str, Any]]:
         """One record a step for metrics.jsonl: what the phase has measured, after `step` steps done before.
@@ -153,9 +167,9 @@ class Steps:
         """
         metrics = self._no_metrics()
         weights_key, distributions_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        if phase in ("weights", "joint"):
+        if phase in LEARNS_FROM_TRAIN:
             state, metrics = self._step_weights(state, metrics, train, weights_key, uniform=phase == "weights")
-        if phase in ("joint", "distributions"):
+        if phase in LEARNS_FROM_VALID:
             state, metrics = self._step_distributions(state, metrics, valid, distributions_key)
         return state.replace(step=state.step + 1), metrics
 
@@ -206,14 +220,14 @@ class Steps:
 
         evaluation = self.average(_mean_over(evaluate, minibatches, key))
         strategy_state, info = self.strategy.tell(strategy_state, archs, evaluation.loss)
-        shares = info.weights / info.weights.sum(-1, keepdims=True)
+        shares = info.weights / jnp.maximum(info.weights.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
         metrics = metrics.replace(
-            loss=shares @ evaluation.loss,
+            loss=shares @ jnp.where(jnp.isfinite(evaluation.loss), evaluation.loss, 0.0),
             metrics={name: shares @ values for name, values in evaluation.metrics.items()},
             ess=info.ess,
             convergence=distribution.convergence(strategy_state.theta),
             entropy=distribution.entropy(strategy_state.theta),
-            finite=metrics.finite & jnp.isfinite(evaluation.loss).all(),
+            ignored=info.ignored,
         )
         return state.replace(strategy=strategy_state), metrics
 
@@ -237,9 +251,9 @@ class Steps:
         return compute_in(self.settings.precision, apply)(params, inputs, arch)
 
     def _no_metrics(self) -> StepMetrics:
-        """Metrics before anything is measured."""
-        nan, nans = jnp.float32(jnp.nan), jnp.full(len(self.strategy.penalties), jnp.nan, jnp.float32)
-        return StepMetrics(nan, {}, nans, {}, nans, nans, nans, jnp.bool_(True))
+        """Metrics before anything is measured; see `StepMetrics.of_phase`."""
+        zero, zeros = jnp.float32(0), jnp.zeros(len(self.strategy.penalties), jnp.float32)
+        return StepMetrics(zero, {}, zeros, {}, zeros, zeros, zeros, jnp.int32(0), jnp.bool_(True))
 
 
 def _mean_over(function: Callable[[Any, jax.Array], Tree], minibatches: Any, key: jax.Array) -> Tree:
