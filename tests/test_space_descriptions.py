@@ -126,7 +126,9 @@ def result(space, description):
     arch = np.ones(len(space.decisions), np.int32)
     params, macs = (int(space.cost(name).total(arch)) for name in ("params", "macs"))
     found = FoundArchitecture(0, 0.1, tuple(arch.tolist()), "", params, macs, 1.0, 0.5, 0.5)
-    return SearchResult("shared_model", space.name, "digits", 0, {}, {}, 1, 1.0, (found,), description)
+    return SearchResult(
+        "shared_model", space.name, "digits", 0, {}, {}, 1, 1.0, (found,), space_description=description
+    )
 
 
 def test_a_result_tells_the_space_that_its_costs_are_of(tmp_path):

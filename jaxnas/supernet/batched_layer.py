@@ -26,21 +26,12 @@ def apply_layer(
     choice: jax.Array,
     layer: Layer,
     *,
-    axis_name: str | None = None,
     backend: str | None = None,
+    axis_name: str | None = None,
 ) -> jax.Array:
-    """The chosen operation of a layer, as `mbconv.apply_layer` gives it.
+    """The chosen operation of a layer; takes and returns what `mbconv.apply_layer` does.
 
-    Args:
-      params: weights of all choices, see `layer_weights`.
-      x: float [B, H, W, in_channels].
-      choice: int32 [], index of the operation.
-      layer: the layer; `supports(layer)` holds.
-      axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
-      backend: that the program is for; None for JAX's default.
-
-    Returns:
-      float [B, H', W', out_channels].
+    The layer is one that `supports`.
     """
     batch_norm = functools.partial(ops.batch_norm, axis_name=axis_name)
     chosen = _take(params, layer, layer_weights.row(layer, choice))  # a skip takes the first row, unused
