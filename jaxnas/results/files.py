@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -67,6 +68,46 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
         raise
     flush_folder(final.parent)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives an empty folder beside `path` to write into, and puts it in the place of `path` if all went well.
+
+    All files are on the disk before. A reader finds the old folder or the new one, for an instant neither; a link at
+    `path` is replaced, not followed.
+
+    Raises:
+      OSError: if it cannot be written; what was at `path` is as before.
+    """
+    final = pathlib.Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (final.with_name(f".{final.name[:100]}-{secrets.token_hex(8)}") for _ in range(2))
+    temporary.mkdir()
+    try:
+        yield temporary
+        for each in temporary.rglob("*"):
+            if each.is_file() and not each.is_symlink():
+                flush(each)
+        flush_folder(temporary)
+        is_there = os.path.lexists(final)
+        if is_there:  # A folder that holds files cannot be replaced by a rename.
+            os.rename(final, old)
+        try:
+            os.rename(temporary, final)
+        except BaseException:
+            if is_there:
+                os.rename(old, final)
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    flush_folder(final.parent)
+    if is_there:
+        if old.is_symlink() or not old.is_dir():
+            old.unlink()
+        else:
+            shutil.rmtree(old)
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.json_files import parse_json
 
 
 class MetricsLog:
@@ -59,7 +60,7 @@ class MetricsLog:
         if not self.path.exists():
             return 0
         lines = self.path.read_bytes().splitlines()
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _whole_lines(self.path) if parse_json(line)["step"] <= step]
         if len(kept) < len(lines):
             self._keep(kept)
         return len(lines) - len(kept)
@@ -77,7 +78,7 @@ class MetricsLog:
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a file, also while a run still writes to it: a half-written line is left out."""
-    return [json.loads(line) for line in _whole_lines(pathlib.Path(path))]
+    return [parse_json(line) for line in _whole_lines(pathlib.Path(path))]
 
 
 def _whole_lines(path: pathlib.Path) -> list[bytes]:
@@ -87,7 +88,7 @@ def _whole_lines(path: pathlib.Path) -> list[bytes]:
 
 def _is_record(line: bytes) -> bool:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
     return isinstance(record, dict) and type(record.get("step")) is int
