@@ -59,15 +59,29 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, for writers that choose the format by it.
     temporary = final.with_name(f".{final.stem[:100]}-{secrets.token_hex(8)}{final.suffix}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    with naming(final):
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, final)
+        with naming(final, temporary):
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, final)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     flush_folder(final.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, *others: str | os.PathLike) -> Iterator[None]:
+    """Lets errors of the system that name no file, or one of `others`, name `path`: of a full disk they name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, *map(os.fspath, others), *others):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
 
 
 @contextlib.contextmanager
