@@ -172,10 +172,17 @@ def missing_records(records: Sequence[Mapping[str, Any]], step: int, total: int)
     steps = [0, *(record["step"] for record in records if 0 < record["step"] <= step), step]
     strides = [after - before for before, after in zip(steps[:-1], steps[1:]) if after > before]
     usual = min(strides[:-1] if step == total and len(strides) > 1 else strides, default=1) if records else 1
-    gaps = [(before + 1, after) for before, after in zip(steps[:-1], steps[1:]) if after - before > usual]
+    known = {record["step"] for record in records}
+    gaps = [  # a record that is there tells of its own steps
+        (before + 1, after - usual if after in known else after)
+        for before, after in zip(steps[:-1], steps[1:])
+        if after - before > usual
+    ]
     if not gaps:
         return ()
-    shown = ", ".join(f"{first} to {last}" for first, last in gaps[:5]) + (", ..." if len(gaps) > 5 else "")
+    shown = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in gaps[:5]) + (
+        ", ..." if len(gaps) > 5 else ""
+    )
     return (f"metrics.jsonl has lost records of steps {shown}; curves and wall_seconds lack them, the result does not",)
 
 
