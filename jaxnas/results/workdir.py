@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnas.results.files import write_json
-from jaxnas.results.json_files import read_json
+from jaxnas.results.json_files import read_sealed, seal
 from jaxnas.results.ownership import owned
 
 
@@ -85,7 +85,7 @@ def _prepare(
         raise ValueError(f"workdir {path} cannot be written; choose another folder")
     if not config_path.exists() or extended:
         try:
-            write_json(config_path, config)
+            write_json(config_path, seal(config))
         except OSError as error:
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
 
@@ -98,7 +98,7 @@ def _check_same(
 ) -> bool:
     """Whether what is extendable is extended, and all else the same; ValueError if not."""
     try:
-        existing = read_json(config_path)
+        existing = read_sealed(config_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{config_path} cannot be read; choose another folder") from error
     if not isinstance(existing, dict):
