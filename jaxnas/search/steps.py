@@ -221,9 +221,11 @@ class Steps:
         evaluation = self.average(_mean_over(evaluate, minibatches, key))
         strategy_state, info = self.strategy.tell(strategy_state, archs, evaluation.loss)
         shares = info.weights / jnp.maximum(info.weights.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+        usable = jnp.isfinite(evaluation.loss)
+        measured = jax.tree.map(lambda values: shares @ jnp.where(usable, values, 0.0), evaluation)
         metrics = metrics.replace(
-            loss=shares @ jnp.where(jnp.isfinite(evaluation.loss), evaluation.loss, 0.0),
-            metrics={name: shares @ values for name, values in evaluation.metrics.items()},
+            loss=measured.loss,
+            metrics=measured.metrics,
             ess=info.ess,
             convergence=distribution.convergence(strategy_state.theta),
             entropy=distribution.entropy(strategy_state.theta),
