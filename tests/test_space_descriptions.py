@@ -19,7 +19,6 @@ from jaxnas.networks.latency import LatencyTable
 from jaxnas.results import FoundArchitecture, SearchResult
 from jaxnas.results.result import read_result, space_of
 
-
 BUILT_IN = ("mbconv_cifar10", "mbconv_digits", "mbconv_imagenet", "nasbench201", "nasbench_macro")  # tests add others
 
 
