@@ -70,7 +70,7 @@ def far_too_large(losses, rng, step):
 
 
 @pytest.mark.parametrize("spoil", [not_finite, far_too_large])
-@all_strategies
+@contract.whole_searches
 def test_a_search_finds_what_it_finds_without(name, spoil):
     regret, state, ignored = searched(built(name), spoil)
     assert (ignored > 0) == (spoil is not_finite)
@@ -119,7 +119,7 @@ def test_ignored_samples_are_as_if_they_had_not_been(name):
     jax.tree.map(np.testing.assert_array_equal, states[0], states[2])
 
 
-@all_strategies
+@contract.whole_searches
 def test_huge_penalties_beside_0(name):
     method = strategies.make(name, SPACE, (0.0, 1e12, 1e30), cost=contract.task().cost)
     regret, _, _ = searched(method, plain)
