@@ -4,25 +4,35 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
 RUNS ?=
+# Not empty: the newest releases of everything, in place of those in constraints/.
+NEWEST ?=
 
-.PHONY: search test test-slow test-notebooks lint format install bench docs clean
+.PHONY: search test test-x64 test-slow test-notebooks lint format install constraints bench docs clean
 
 search: install
 	$(BIN)/python -m experiments.cifar_search --preset quickstart $(RUNS)
 
-# Nothing in these tests runs long: they compile fast instead of well, also in the commands that they start. One file
-# stays with one worker, so that its fixtures are made once.
-QUICK := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-# A third of the time to compile, where this XLA knows the option; an unknown one would end every process.
-QUICKER := --xla_cpu_use_fusion_emitters=false
+# Nothing in these tests runs long: they compile fast instead of well, also in the commands that they start. Options of
+# XLA that this release does not know are left out; an unknown one would end every process.
+COMPILE_FAST = flags="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"; \
+	for flag in --xla_cpu_use_fusion_emitters=false; do \
+		if XLA_FLAGS="$$flag" $(BIN)/python -c "import jax; jax.devices()" > /dev/null 2>&1; then flags="$$flags $$flag"; fi; \
+	done; \
+	export XLA_FLAGS="$$flags" OPENBLAS_NUM_THREADS=1
 
+# One file stays with one worker, so that its fixtures are made once.
 test: install
-	@flags="$(XLA_FLAGS) $(QUICK)"; \
-	if XLA_FLAGS="$(QUICKER)" $(BIN)/python -c "import jax; jax.devices()" > /dev/null 2>&1; then flags="$$flags $(QUICKER)"; fi; \
-	set -x; XLA_FLAGS="$$flags" OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --dist loadfile --doctest-modules --cov=jaxnas \
+	@$(COMPILE_FAST); set -x; $(BIN)/python -m pytest -m "not slow" --dist loadfile --doctest-modules --cov=jaxnas \
 		--cov-fail-under=85 --cov-report=term:skip-covered -n auto jaxnas tests
+
+# Strategies and short searches with 64-bit numbers, and with JAX's check for NaN.
+test-x64: install
+	@$(COMPILE_FAST); set -x; \
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m "not slow" -n auto $(X64_TESTS) && \
+	JAX_DEBUG_NANS=1 $(BIN)/python -m pytest -m "not slow" -n auto $(X64_TESTS)
+
+X64_TESTS := $(wildcard tests/test_x64.py) tests/test_strategies.py
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow tests
@@ -34,6 +44,7 @@ test-notebooks: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: install
 	$(BIN)/ruff format .
@@ -46,22 +57,34 @@ bench: install
 	$(BIN)/python -m benchmarks.input_pipeline
 	$(BIN)/python -m benchmarks.scaling
 
-install: $(INSTALLED)
+install: $(VENV)/.installed
 
-$(INSTALLED): setup.cfg requirements.txt pyproject.toml
+# Releases that passed the tests together, where there is a list for this Python.
+CONSTRAINED = list="constraints/py$$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep="")').txt"; \
+	if [ -n "$(NEWEST)" ] || [ ! -f "$$list" ]; then echo "newest releases, without $$list"; list=/dev/null; fi
+
+$(VENV)/.installed: setup.cfg requirements.txt pyproject.toml $(wildcard constraints/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit("jaxnas needs Python 3.11 or later; name one with make PYTHON=...") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(CONSTRAINED); set -x; $(BIN)/python -m pip install --quiet --constraint "$$list" --editable '.[dev]'
 	@touch $@
 
 # The site, into site/; pages open from disk.
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-$(VENV)/.installed-docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@$(CONSTRAINED); set -x; $(BIN)/python -m pip install --quiet --constraint "$$list" --editable '.[docs]'
 	@touch $@
+
+# Makes the list of this Python anew: the newest releases, if the tests pass with them.
+constraints:
+	rm -rf $(VENV)-newest
+	$(MAKE) test docs VENV=$(VENV)-newest NEWEST=1
+	$(VENV)-newest/bin/python -m pip --disable-pip-version-check list --format=freeze --exclude-editable --exclude pip \
+		> constraints/py$$($(VENV)-newest/bin/python -c 'import sys; print(*sys.version_info[:2], sep="")').txt
+	rm -rf $(VENV)-newest
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -7,8 +7,6 @@ A second call with the same folder resumes, or shows the result of a search that
 for what the presets cost and do, and `jaxnas/search/config.py` for the settings.
 """
 
-from rich.console import Console
-
 from experiments import cli
 from jaxnas.report.shown_search import run_and_show
 from jaxnas.runtime import compilation_cache
@@ -21,7 +19,7 @@ Config = presets.MEMORY
 def main(config: SearchConfig) -> None:
     """Runs or resumes the search and writes its results."""
     compilation_cache.enable()
-    run_and_show(config, Console())
+    run_and_show(config, cli.console())
 
 
 def command() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
+from rich.console import Console
 
 from jaxnas.data import DatasetNotFoundError
 from jaxnas.results import settings_tree
@@ -86,6 +87,11 @@ def run(
     except RunInterruptedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
+
+
+def console(**options: Any) -> Console:
+    """A console for a command: what it prints is text, since names of folders may hold brackets, which rich reads."""
+    return Console(markup=False, emoji=False, **options)
 
 
 def collect_rarely() -> None:

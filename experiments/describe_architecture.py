@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import rich.table
-from rich.console import Console
 
 from experiments import cli
 from jaxnas.results import SearchResult, read_result
@@ -115,7 +114,7 @@ def architecture_table(space: SearchSpace, arch: np.ndarray) -> rich.table.Table
 def main(config: Config) -> None:
     """Prints the description."""
     space, arch = read_architecture(config.architecture, config.k, config.space)
-    Console().print(architecture_table(space, arch))
+    cli.console().print(architecture_table(space, arch))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ do, `jaxnas/search/config.py` for the settings, and docs/how-to/imagenet.md for
 clusters.
 """
 
-from rich.console import Console
-
 from experiments import cli
 from jaxnas.report.shown_search import run_and_show
 from jaxnas.runtime import compilation_cache, devices
@@ -26,7 +24,7 @@ def main(config: StreamedConfig) -> None:
     """Runs or resumes the search; process 0 writes its results."""
     devices.start(config.job.coordinator, config.job.num_processes, config.job.process_id)
     compilation_cache.enable()
-    run_and_show(config, Console(quiet=not devices.is_host_zero()))
+    run_and_show(config, cli.console(quiet=not devices.is_host_zero()))
 
 
 if __name__ == "__main__":

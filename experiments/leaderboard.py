@@ -143,7 +143,7 @@ def main(config: Config) -> None:
     compilation_cache.enable()
     tables = {path.stem: tasks.read_table(path, config.cost, config.error) for path in config.table}
     folder = tabular.prepare(config.out)
-    console = Console()
+    console = cli.console()
     if not console.is_terminal:
         console.width = 160  # in a log nothing needs to wrap
     problems: dict[str, standings.Standings] = {}

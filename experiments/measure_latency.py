@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rich.progress
-from rich.console import Console
 
 from experiments import cli
 from jaxnas.networks import latency
@@ -49,7 +48,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Measures, prints and writes."""
-    console = Console()
+    console = cli.console()
     if config.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {config.space!r}")
     size = {"image_size": config.image_size, "num_classes": config.num_classes}

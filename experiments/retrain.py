@@ -2,13 +2,18 @@
 
     python -m experiments.retrain --result runs/quickstart/result.json --index all
     python -m experiments.retrain --result runs/cpu/result.json --index 0 --data-dir DIR --epochs 200 --repeats 3
+    python -m experiments.retrain --result runs/own/result.json
+
+Networks of a search on streamed images are trained on the same images, on all devices. They are tested on the split
+`test` of the data set or folder, else on `val`, else on a fifth of the images, which are then not for training.
 
 Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experiments.export` and `jaxnas.load`),
 `metrics.jsonl` and checkpoints, and OUT/retrained.json and OUT/curves.png with the test accuracies of all networks
-trained so far. A second call resumes. The recipe for CIFAR-10, 200 epochs, wants an accelerator; on CPUs take a few.
+trained so far. Equal networks are trained once. A second call resumes. The recipe for CIFAR-10, 200 epochs, wants an
+accelerator; on CPUs take a few.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +28,12 @@ from jaxnas import data, networks
 from jaxnas.export import saved, training
 from jaxnas.report import TrainingDisplay
 from jaxnas.report.training_curves import plot_training
-from jaxnas.results import FoundArchitecture, read_metrics, read_result, versions
+from jaxnas.results import FoundArchitecture, SearchResult, read_metrics, read_result, settings_tree, versions
 from jaxnas.runtime import compilation_cache
 from jaxnas.search import recipes
-from jaxnas.search.retraining import AUGMENTATIONS, Retraining, RetrainSettings
-from jaxnas.tasks.finished_search import load_supernet, read_run
+from jaxnas.search.retraining import AUGMENTATIONS, RetrainSettings, Trainer
+from jaxnas.search.training_data import InMemoryData, TrainingData, streamed_data
+from jaxnas.tasks.finished_search import load_supernet, read_run, read_streamed_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +44,11 @@ class Config:
       result: result.json of the search.
       index: which network, its k; or all.
       out: folder for the trained networks; by default `retrained` beside the result.
-      data_dir: folder of the prepared TFDS data; by default TFDS's own.
-      width: factor on the channels of the space; 1 is the space's own width.
-      image_size: height and width of images; by default the data set's.
+      data_dir: folder of the prepared TFDS data, or of one's own images if they were moved; by default TFDS's own, or
+        the search's where images are streamed.
+      width: factor on the channels of the space; by default 1, the space's own width, or the search's where images are
+        streamed.
+      image_size: height and width of images; by default the data set's, or the search's where images are streamed.
       repeats: trainings of each network, with seeds that follow each other.
       seed: of the first one.
       warm_start: also train from the supernet's weights, to compare; the width must be the supernet's.
@@ -53,7 +61,7 @@ class Config:
     index: str = "all"
     out: Path | None = None
     data_dir: Path | None = None
-    width: float = 1.0
+    width: float | None = None
     image_size: int | None = None
     repeats: int = 1
     seed: int = 0
@@ -66,9 +74,9 @@ class Config:
     def default(cls, given: Mapping[str, str]) -> "Config":
         """The recipe of the result's data set; CIFAR-10's where there is no result to read yet."""
         size = given.get("image_size", "")
+        size = int(size) if size.isdecimal() else None
         try:
-            dataset = read_result(given.get("result", "")).dataset
-            training = recipes.choose(dataset, int(size) if size.isdecimal() else None)
+            training = choose_recipe(read_result(given.get("result", "")), size)
         except ValueError:  # `main` reads it again and raises
             training = recipes.RECIPES["cifar10"]
         return cls(result=cli.REQUIRED, training=training)
@@ -89,41 +97,77 @@ def choose_networks(config: Config, found: tuple[FoundArchitecture, ...]) -> lis
     return chosen
 
 
+def is_streamed(result: SearchResult) -> bool:
+    """Whether the search read its images from disk."""
+    return "streams" in result.config
+
+
+def choose_recipe(result: SearchResult, image_size: int | None) -> RetrainSettings:
+    """How the networks of a result are trained; ValueError if its data set has no recipe."""
+    if not is_streamed(result):
+        return recipes.choose(result.dataset, image_size)
+    count = None if result.images is None else sum(result.images.values())
+    size = result.config.get("data", {}).get("image_size") if image_size is None else image_size
+    return recipes.choose_streamed(count, size or 0)
+
+
+def open_data(config: Config, result: SearchResult) -> tuple[TrainingData, float]:
+    """The images to train on, and the width of the networks."""
+    if not is_streamed(result):
+        dataset = data.load(result.dataset, config.data_dir)
+        if config.image_size is not None:
+            dataset = data.resize_dataset(dataset, config.image_size)
+        return InMemoryData(dataset), 1.0 if config.width is None else config.width
+    if config.warm_start:
+        raise ValueError("warm_start needs a search of images in memory; leave it out")
+    run = config.result.parent
+    search = read_streamed_run(run)
+    changes: dict[str, Any] = {} if config.image_size is None else {"image_size": config.image_size}
+    if config.data_dir is not None:
+        changes["data_dir" if search.streams.folder is None else "folder"] = config.data_dir
+    search = settings_tree.replace(search, **changes)
+    return streamed_data(search, run), search.space.width if config.width is None else config.width
+
+
 def main(config: Config) -> None:
     """Trains, tests and saves."""
-    console = Console()
+    console = cli.console()
     result = read_result(config.result)
-    recipes.choose(result.dataset, None)  # raises if there is none
+    choose_recipe(result, None)  # raises if there is none
     chosen = choose_networks(config, result.architectures)
     for name, least in (("repeats", 1), ("test_every", 0), ("seed", 0)):
         if getattr(config, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
     compilation_cache.enable()
-    dataset = data.load(result.dataset, config.data_dir)
-    if config.image_size is not None:
-        dataset = data.resize_dataset(dataset, config.image_size)
+    images, width = open_data(config, result)
+    console.print(images.summary(), markup=False, highlight=False, soft_wrap=True)
     settings = config.training
-    supernet_params = inherited_weights(config) if config.warm_start else None
+    supernet_params = inherited_weights(config, width) if config.warm_start else None
     out = config.result.parent / "retrained" if config.out is None else config.out
     for found in chosen:
         description = saved.NetworkDescription(
             space=result.space,
             encoding=found.encoding,
-            width=config.width,
-            image_size=dataset.train_images.shape[1],
-            num_classes=dataset.num_classes,
-            dataset=dataset.name,
-            mean=dataset.mean,
-            std=dataset.std,
+            width=width,
+            image_size=images.image_size,
+            num_classes=images.num_classes,
+            dataset=images.name,
+            mean=images.normalization.mean,
+            std=images.normalization.std,
             versions=versions(),
+            class_names=images.class_names,
+            crop=images.crop,
         )
         space = description.build_space()
         network = networks.build(space, found.encoding, drop_path=settings.drop_path)
-        retraining = Retraining(network, dataset, settings, config.test_every)
         inherited = None if supernet_params is None else networks.inherit(space, found.encoding, supernet_params)
+        equal = [out / f"k{other.k}" for other in result.architectures if other.encoding == found.encoding]
         for seed in range(config.seed, config.seed + config.repeats):
+            retraining = images.trainer(network, settings, seed, config.test_every)
             for start, params in (("seed", None), *([("warm", inherited)] if config.warm_start else [])):
-                train(retraining, description, out / f"k{found.k}" / f"{start}{seed}", seed, params, config, console)
+                folder = out / f"k{found.k}" / f"{start}{seed}"
+                twins = [path / folder.name for path in equal if path != folder.parent]
+                train(retraining, description, folder, seed, params, twins, config, console)
     console.print(summary_table(training.write_summary(out)))
     logs = {
         "/".join(path.parts[-3:-1]): read_metrics(path)
@@ -134,36 +178,42 @@ def main(config: Config) -> None:
     console.print(f"results in {out}")
 
 
-def inherited_weights(config: Config) -> chex.ArrayTree:
+def inherited_weights(config: Config, width: float) -> chex.ArrayTree:
     """Weights of the supernet of the search.
 
     Raises:
       ValueError: if its width is not the networks'.
     """
-    width = read_run(config.result.parent).space.width
-    if width != config.width:
+    supernet_width = read_run(config.result.parent).space.width
+    if supernet_width != width:
         raise ValueError(
-            f"warm_start needs networks of the supernet's width {width}, got {config.width}; give --width {width}"
+            f"warm_start needs networks of the supernet's width {supernet_width}, got {width}; "
+            f"give --width {supernet_width}"
         )
     return load_supernet(config.result.parent, config.data_dir).params
 
 
 def train(
-    retraining: Retraining,
+    retraining: Trainer,
     description: saved.NetworkDescription,
     folder: Path,
     seed: int,
     params: chex.ArrayTree | None,
+    twins: Sequence[Path],
     config: Config,
     console: Console,
 ) -> None:
-    """Trains one network, unless it is trained already, and shows how well it does."""
+    """Trains one network, unless it or an equal one is trained already, and shows how well it does."""
     display = TrainingDisplay("/".join(folder.parts[-2:]), console)
     trained = training.train(
         *(retraining, description, folder, seed, params),
         checkpoint_seconds=config.checkpoint_seconds,
         listeners=[display],
+        twins=twins,
     )
+    if isinstance(trained, Path):
+        console.print(f"{folder} is the network of {trained}, which is trained already", soft_wrap=True)
+        return
     if trained is None:
         console.print(f"{folder} is trained already", soft_wrap=True)
         return

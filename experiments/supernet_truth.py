@@ -18,7 +18,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from experiments import cli
 from jaxnas import metrics, strategies
@@ -100,7 +99,7 @@ def score(supernet: FrozenSupernet, archs: np.ndarray, images: int) -> np.ndarra
 
 def main(config: Config) -> None:
     """Trains or loads, scores, searches, prints and writes `result.json`."""
-    console, started = Console(), time.perf_counter()
+    console, started = cli.console(), time.perf_counter()
     check(config)
     compilation_cache.enable()
     table = read_table(config.table, config.cost)

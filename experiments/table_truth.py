@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from experiments import cli
 from jaxnas.results import SearchResult, read_result
@@ -97,7 +96,7 @@ def main(config: Config) -> None:
             for truth in truths
         ],
     )
-    console = Console()
+    console = cli.console()
     console.print(shown.rich())
     gap = np.mean([truth.error - truth.best_within_cost for truth in truths])
     console.print(f"mean distance to the best network that costs no more: {100 * gap:.2f} points")

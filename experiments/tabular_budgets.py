@@ -11,7 +11,6 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import rich.console
 
 from experiments import cli
 from jaxnas import strategies, tasks
@@ -98,7 +97,7 @@ def main(config: Config) -> None:
             for k, budget in enumerate(budgets)
         ],
     )
-    console = rich.console.Console()
+    console = cli.console()
     console.print(shown.rich())
     console.print(f"wrote {folder / 'result.json'}")
 

@@ -12,12 +12,12 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import rich.console
 
 from experiments import cli
 from jaxnas import tasks
 from jaxnas.report import tabular as report
 from jaxnas.tasks import comparison
+from jaxnas.tasks.recorded import RecordedTask, Recording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Config:
     """Folder for result.json and curves.png."""
     error: str = "error"
     """Name of the array of errors."""
+    losses: pathlib.Path | None = None
+    """Recorded supernet of this table's space (`experiments.record_supernet`): a step sees one of its minibatches, and
+    regret is that of its mean loss; the table's errors still judge hypervolume and distance."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
     methods: tuple[str, ...] = ("shared_model", "independent", "random")
@@ -67,7 +70,12 @@ def main(config: Config) -> None:
     if config.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {config.seeds}")
     benchmark = tasks.read_table(config.table, config.cost, config.error)
-    task = tasks.TabularTask.from_table(benchmark, config.noise, name=config.table.stem)
+    if config.losses is None:
+        task = tasks.TabularTask.from_table(benchmark, config.noise, name=config.table.stem)
+    elif config.noise:
+        raise ValueError(f"noise must be 0 with recorded losses, whose minibatches have their own, got {config.noise}")
+    else:
+        task = RecordedTask.of_recording(Recording.read(config.losses), benchmark, name=config.table.stem)
     planned = comparison.plan(config.methods, task, penalties, config.evaluations)
     recorded = comparison.recorded_counts(config.evaluations, planned)
     folder = report.prepare(config.out)
@@ -81,6 +89,7 @@ def main(config: Config) -> None:
         comparisons,
         reaches,
         table=str(config.table),
+        losses=None if config.losses is None else str(config.losses),
         cost=config.cost,
         error=config.error,
         noise=config.noise,
@@ -89,7 +98,7 @@ def main(config: Config) -> None:
         first_seed=config.first_seed,
     )
     report.write(folder, content, report.curves(results))
-    console = rich.console.Console()
+    console = cli.console()
     if not console.is_terminal:
         console.width = 140  # in a log nothing needs to wrap
     shown = [report.result_table(results)]

@@ -6,8 +6,9 @@ large as can be, each cost's sum at most its budget (Kellerer, Pferschy, Pisinge
 one cost takes any number of costs, measured ones too. Where costs have products of decisions, each set of decisions
 that interact gets one variable for each combination of their choices, whose sums are the choices' own (the standard
 linearisation of a product of assignments: Adams and Sherali, "A tight linearization and an algorithm for zero-one
-quadratic programming problems", Management Science 32, 1986). The solver's own tolerance is not trusted with the budget: totals
-are added up exactly, and an architecture that exceeds a budget by rounding is forbidden and the problem solved again.
+quadratic programming problems", Management Science 32, 1986). The solver's own tolerance is not trusted with the
+budget: totals are added up exactly, and an architecture that exceeds a budget by rounding is forbidden and the problem
+solved again.
 """
 
 import itertools

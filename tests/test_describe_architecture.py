@@ -1,5 +1,6 @@
 """The description of one architecture, through the real entry point."""
 
+import dataclasses
 import json
 
 import pytest
@@ -33,7 +34,8 @@ def search_result():
     found = tuple(
         FoundArchitecture(k, 0.1 * k, encoding, "", 1, 1, 1.0, 0.5, 0.5) for k, encoding in enumerate(((0, 0), (1, 0)))
     )
-    result = SearchResult("shared_model", "tiny", "digits", 0, {}, {}, 1, 1.0, found, tiny_search.tiny().description)
+    result = SearchResult("shared_model", "tiny", "digits", 0, {}, {}, 1, 1.0, found)
+    result = dataclasses.replace(result, space_description=tiny_search.tiny().description)
     return to_plain(result)
 
 

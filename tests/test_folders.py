@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxnas import data
-from jaxnas.data import folders, sources
+from jaxnas.data import folders, parts, sources
 from jaxnas.data.streams import Stream
 
 
@@ -184,26 +184,26 @@ def test_splits_are_no_classes(tmp_path, names, valid, test):
 def test_weights_and_distributions_learn_on_their_splits(tmp_path):
     fill(tmp_path / "train", ("cat", "dog", "owl"), count=6)
     fill(tmp_path / "val", ("cat", "dog", "owl"), count=4)
-    (train, learnt), (valid, chosen) = sources.search_parts(data.open_folder(tmp_path), 0.5, seed=0)
+    (train, learnt), (valid, chosen) = parts.search_parts(data.open_folder(tmp_path), 0.5, seed=0)
     assert (train.root.name, valid.root.name) == ("train", "val")
     np.testing.assert_array_equal(learnt.indices, np.arange(18))
     np.testing.assert_array_equal(chosen.indices, np.arange(12))
-    parts = sources.search_parts(data.open_folder(tmp_path), 0.5, seed=3, classes=2, per_class=3)
-    assert parts[0][1].class_names == parts[1][1].class_names
-    for source, subset in parts:
+    found = parts.search_parts(data.open_folder(tmp_path), 0.5, seed=3, classes=2, per_class=3)
+    assert found[0][1].class_names == found[1][1].class_names
+    for source, subset in found:
         labels = subset.label_map[source.labels()[subset.indices]]
         np.testing.assert_array_equal(np.bincount(labels), [3, 3])
         assert {source.class_names[label] for label in source.labels()[subset.indices]} == set(subset.class_names)
-    assert sources.class_counts(*parts) == dict.fromkeys(parts[0][1].class_names, 6)
+    assert parts.class_counts(*found) == dict.fromkeys(found[0][1].class_names, 6)
 
 
 def test_without_a_valid_split_they_share_the_images(tmp_path):
     fill(tmp_path, ("cat", "dog"), count=6)
     splits = sources.open_splits("folder", tmp_path)
-    (train, learnt), (valid, chosen) = sources.search_parts(splits, 0.5, seed=0)
+    (train, learnt), (valid, chosen) = parts.search_parts(splits, 0.5, seed=0)
     assert train is valid
     assert sorted([*learnt.indices, *chosen.indices]) == list(range(12))
-    assert sources.class_counts((train, learnt), (valid, chosen)) == {"cat": 6, "dog": 6}
+    assert parts.class_counts((train, learnt), (valid, chosen)) == {"cat": 6, "dog": 6}
 
 
 def test_a_folder_for_the_distributions_can_be_given(tmp_path):
@@ -290,7 +290,7 @@ def test_names_that_are_no_utf8_work(tmp_path):
     described = [source.describe(index) for index in range(3)]
     assert set(described) == {r"caf\xe9/\xff 1.png", r"caf\xe9/bad\xff.png", r"caf\xe9/new\nline.png"}
     bad = described.index(r"caf\xe9/bad\xff.png")
-    train, _ = sources.halves(source, 0.5, 0)
+    train, _ = parts.halves(source, 0.5, 0)
     stream = Stream(source, type(train)(np.arange(7), train.label_map, train.class_names), 16, 4, 0, True)
     assert stream.example(0)["image"].shape == (16, 16, 3)
     with pytest.raises(data.BadImageError) as raised:
@@ -359,7 +359,7 @@ def test_images_that_were_bad_keep_their_numbers_when_they_are_removed(tmp_path,
         (tmp_path / name).write_text("no image")
     before = data.FolderSource(tmp_path)
     fingerprint = before.fingerprint()
-    whole = sources.Subset(np.arange(16), np.arange(2, dtype=np.int32), before.class_names)
+    whole = parts.Subset(np.arange(16), np.arange(2, dtype=np.int32), before.class_names)
     stream = Stream(before, whole, 16, 16, 0, True)
     first = [next(batches) for batches in [stream.batches(0)] for _ in range(3)]
     bad = tuple(before.size(number) for number in sorted(stream.dead))

@@ -10,7 +10,8 @@ from PIL import Image
 from experiments import make_images
 from jaxnas import data
 from jaxnas.data import crops
-from jaxnas.data.sources import FolderSource, TfdsSource, halves
+from jaxnas.data.parts import halves
+from jaxnas.data.sources import FolderSource, TfdsSource
 from jaxnas.data.streams import DeadImagesError, Stream
 
 

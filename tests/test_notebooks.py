@@ -1,6 +1,7 @@
 """The notebooks: well-formed, without outputs, importing what exists; and run from top to bottom."""
 
 import ast
+import configparser
 import importlib
 import pathlib
 import re
@@ -36,6 +37,18 @@ def test_notebook_opens_with_the_install_cell(path):
     assert first.source == code_cells(nbformat.read(NOTEBOOKS[0], as_version=4))[0].source
     assert "%pip install" in first.source
     assert 'find_spec("jaxnas") is None' in first.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_notebook_knows_the_address_of_the_repository_if_setup_cfg_does(path):
+    """`url` in setup.cfg is where the install cell and the badge for Colab have the address from."""
+    setup = configparser.ConfigParser()
+    setup.read(FOLDER.parent / "setup.cfg")
+    url = setup.get("metadata", "url", fallback="")
+    notebook = nbformat.read(path, as_version=4)
+    assert f'SOURCE = "{"git+" + url if url else ""}"' in code_cells(notebook)[0].source
+    badges = [cell for cell in notebook.cells if "colab.research.google.com" in cell.source]
+    assert len(badges) == (1 if url else 0)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)

@@ -122,3 +122,16 @@ def test_the_card_names_the_classes(model):
     card = export.model_card(jaxnas.load(model).description, {}, "command")
     assert r"| classes | zero, one, two, three, four, five, six, seven, eight, n \[i\] é |" in card
     assert "with 0.5 of its shorter side is resized to 8x8" in card
+
+
+def test_names_in_the_card_are_text(model):
+    hostile = "a|b [x](y) `c`"
+    description = dataclasses.replace(
+        jaxnas.load(model).description, dataset=hostile, trained_with={"data_dir": hostile}
+    )
+    card = export.model_card(description, {"m`.onnx": "usage"}, "run --workdir 'a`b'")
+    cell = r"a\|b \[x\](y) \`c\`"
+    assert f"| data | {cell} |" in card
+    assert f"| data_dir | {cell} |" in card
+    assert "`` m`.onnx ``:" in card
+    assert "`` run --workdir 'a`b' ``" in card

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxnas import data
-from jaxnas.data import crops, preprocessing, sources
+from jaxnas.data import crops, parts, preprocessing
 from jaxnas.data.randaugment import randaugment
 from jaxnas.data.streams import Stream
 
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 def everything(source):
     labels = np.arange(len(source.class_names), dtype=np.int32)
-    return sources.Subset(np.arange(len(source)), labels, source.class_names)
+    return parts.Subset(np.arange(len(source)), labels, source.class_names)
 
 
 def test_statistics_are_measured_on_the_images(folder):

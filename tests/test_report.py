@@ -41,7 +41,7 @@ def test_result_round_trip_and_schema(tmp_path):
     document = json.loads((tmp_path / "new" / "result.json").read_text())
     assert list(document) == [
         "method", "space", "dataset", "seed", "config", "versions", "evaluations", "wall_seconds", "architectures",
-        "space_description",
+        "classes", "images", "space_description",
     ]  # fmt: skip
     assert list(document["architectures"][0]) == [
         "k", "penalty", "encoding", "description", "params", "macs", "probability", "valid_loss", "valid_accuracy",
@@ -250,7 +250,8 @@ def test_pareto_names_budgets_and_every_cost(tmp_path):
         dataclasses.replace(each, budgets={"latency": 1e-3 * (each.k + 1)}, latency=9e-4 * (each.k + 1))
         for each in make_result().architectures
     ]
-    report.plot_pareto(make_result(architectures=found), tmp_path / "pareto.svg", cost="latency")
+    result = make_result(architectures=found, config={"method": {"cost": "latency"}})
+    report.plot_pareto(result, tmp_path / "pareto.svg")
     text = (tmp_path / "pareto.svg").read_text()
     written = re.findall(r"<!-- (.*?) -->", text)  # what a text drawn as outlines is
     assert "Latency of one image" in written

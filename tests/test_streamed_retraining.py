@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxnas import data, networks
-from jaxnas.data import crops, sources
+from jaxnas.data import crops, parts
 from jaxnas.data.streams import Stream
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
 from jaxnas.search.retraining import RetrainSettings
@@ -43,10 +43,10 @@ def network():
 
 
 def retraining(folder, placement=ONE_DEVICE, **changes):
-    subset = sources.Subset(np.arange(26), np.arange(2, dtype=np.int32), folder.class_names)
+    subset = parts.Subset(np.arange(26), np.arange(2, dtype=np.int32), folder.class_names)
     settings = dataclasses.replace(SETTINGS, **changes)
     train, tested = (Stream(folder, subset, 8, settings.batch_size, 0, augment) for augment in (True, False))
-    return StreamedRetraining(network(), train, tested, NORMALIZATION, settings, placement)
+    return StreamedRetraining(network(), train, tested, NORMALIZATION, settings, placement=placement)
 
 
 def host(state):
@@ -96,13 +96,13 @@ def test_every_test_image_counts_once(folder):
 
 
 def test_hosts_share_the_test_images(folder):
-    subset = sources.Subset(np.arange(26), np.arange(2, dtype=np.int32), folder.class_names)
+    subset = parts.Subset(np.arange(26), np.arange(2, dtype=np.int32), folder.class_names)
     (whole,) = list(Stream(folder, subset, 8, 32, 0, False).once())
-    parts = [list(Stream(folder, subset, 8, 8, 0, False, (host, 2)).once()) for host in (0, 1)]
-    assert [len(part) for part in parts] == [4, 4]
+    halves = [list(Stream(folder, subset, 8, 8, 0, False, (host, 2)).once()) for host in (0, 1)]
+    assert [len(part) for part in halves] == [4, 4]
     assert whole["weight"].sum() == 25
     for name in whole:
-        joined = np.concatenate([np.concatenate([a[name], b[name]]) for a, b in zip(*parts)])
+        joined = np.concatenate([np.concatenate([a[name], b[name]]) for a, b in zip(*halves)])
         np.testing.assert_array_equal(joined, whole[name])
 
 

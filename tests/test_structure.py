@@ -5,7 +5,7 @@ import collections
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
-BLOCK = 8  # equal lines in a row; imports, comments and blank lines are passed over
+BLOCK = 8  # equal lines in a row; imports, comments, and lines of punctuation alone are passed over
 
 
 def code_lines(text):
@@ -15,7 +15,8 @@ def code_lines(text):
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports.update(range(node.lineno, node.end_lineno + 1))
     lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
-    return [(number, line) for number, line in lines if line and line[0] != "#" and number not in imports]
+    counts = ((number, line) for number, line in lines if line[:1] != "#" and number not in imports)
+    return [(number, line) for number, line in counts if any(letter.isalnum() for letter in line)]
 
 
 def repeated_blocks(files):

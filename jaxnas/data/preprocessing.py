@@ -12,7 +12,8 @@ import numpy as np
 from jaxnas.data.decoding import WHITE, BadImageError
 
 if TYPE_CHECKING:  # sources.py reads data sets, whose module measures statistics here
-    from jaxnas.data.sources import ImageSource, Subset
+    from jaxnas.data.parts import Subset
+    from jaxnas.data.sources import ImageSource
 
 # Of ImageNet's training images, the constants that networks for ImageNet are usually trained with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -17,7 +17,8 @@ from absl import flags
 
 from jaxnas.data import crops
 from jaxnas.data.decoding import WHITE, BadImageError, check_background
-from jaxnas.data.sources import ImageSource, Subset
+from jaxnas.data.parts import Subset
+from jaxnas.data.sources import ImageSource
 
 _LOGGER = logging.getLogger(__name__)
 TRIES = 100  # images read in place of a dead one before the data set is given up

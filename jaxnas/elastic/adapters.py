@@ -17,7 +17,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
 Values = Mapping[str, Any]  # hyperparameters: the keywords of `make`
 Variables = dict[str, Any]  # {"params": ..., "state": ...}
@@ -57,6 +57,12 @@ class Adapter(Protocol):
     def model(self, values: Values, variables: Variables | None = None) -> Any:
         """The user's own object with these hyperparameters; NNX modules are given the variables, if there are any."""
 
+    def statistics(self, values: Values, state: Any) -> Any:
+        """The state with True for each running average of batch norm, and False for all else."""
+
+    def state_of_model(self, state: Any) -> Any:
+        """The state as the user's model takes it."""
+
 
 def arguments(inputs: Any) -> tuple[Any, ...]:
     """The positional arguments that `inputs` stands for: those of a tuple, or itself."""
@@ -69,11 +75,16 @@ def mode_keywords(function: Callable[..., Any], training: bool) -> dict[str, boo
     >>> mode_keywords(lambda x, train: x, training=True), mode_keywords(lambda x, deterministic: x, training=True)
     ({'train': True}, {'deterministic': False})
     """
-    return {name: value == training for name, value in MODE_KEYWORDS.items() if name in _parameters(function)}
+    return {name: value == training for name, value in MODE_KEYWORDS.items() if name in parameters_of(function)}
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function, or of a class's constructor; empty where they cannot be known."""
     try:
+        if inspect.isclass(function):  # its metaclass may take anything, as that of NNX modules does
+            parameters = dict(inspect.signature(function.__init__).parameters)
+            del parameters[next(iter(parameters))]
+            return parameters
         return inspect.signature(function).parameters
     except (TypeError, ValueError):  # written in C
         return {}
@@ -90,21 +101,23 @@ class LinenAdapter:
     make: Callable[..., nn.Module]
 
     def init(self, values: Values, key: jax.Array, inputs: Any) -> Variables:
+        """See `Adapter`."""
         module = self.make(**values)
         keywords = mode_keywords(type(module).__call__, training=False)
         # One stream serves for all the others that a module asks for (Scope.make_rng).
         variables = module.init(key, *arguments(inputs), **keywords)
-        state = {name: tree for name, tree in variables.items() if name not in ("params", "intermediates")}
-        return {"params": variables.get("params", {}), "state": state}
+        collections = {name: tree for name, tree in variables.items() if name not in ("params", "intermediates")}
+        return {"params": variables.get("params", {}), "state": _by_module(collections)}
 
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
     ) -> tuple[Any, Any]:
+        """See `Adapter`."""
         module = self.make(**values)
         training = key is not None
         key = jax.random.key(0) if key is None else key
         keywords = mode_keywords(type(module).__call__, training)
-        state = variables["state"]
+        state = _by_collection(variables["state"])
         with nn.intercept_methods(_running_averages if running else _batch_statistics):
             outputs = module.apply(
                 {"params": variables["params"], **state},
@@ -113,11 +126,43 @@ class LinenAdapter:
                 rngs={"params": key},
                 mutable=list(state) or False,
             )
-        return outputs if state else (outputs, state)
+        if not state:
+            return outputs, {}
+        outputs, state = outputs
+        return outputs, _by_module(state)
 
     def model(self, values: Values, variables: Variables | None = None) -> nn.Module:
+        """See `Adapter`."""
         del variables
         return self.make(**values)
+
+    def statistics(self, values: Values, state: Any) -> Any:
+        """See `Adapter`."""
+        del values
+        flat = traverse_util.flatten_dict(state)
+        return traverse_util.unflatten_dict({path: path[-2] == "batch_stats" for path in flat})
+
+    def state_of_model(self, state: Any) -> Any:
+        """See `Adapter`."""
+        return _by_collection(state)
+
+
+def _by_module(collections: Mapping[str, Any]) -> dict[str, Any]:
+    """Collections of modules as modules with collections: what belongs to one layer stays together."""
+    return traverse_util.unflatten_dict(
+        {
+            (*path[:-1], name, path[-1]): leaf
+            for name, tree in collections.items()
+            for path, leaf in traverse_util.flatten_dict(tree).items()
+        }
+    )
+
+
+def _by_collection(modules: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_by_module`."""
+    return traverse_util.unflatten_dict(
+        {(path[-2], *path[:-2], path[-1]): leaf for path, leaf in traverse_util.flatten_dict(modules).items()}
+    )
 
 
 def _with_averages(call: Callable[..., Any], arguments: tuple[Any, ...], keywords: Any, context: Any, use: bool) -> Any:
@@ -150,6 +195,7 @@ class NNXAdapter:
         return self.make(**values, rngs=nnx.Rngs(key)) if takes_rngs(self.make) else self.make(**values)
 
     def init(self, values: Values, key: jax.Array, inputs: Any) -> Variables:
+        """See `Adapter`."""
         del inputs
         params, state = nnx.state(self._build(values, key), nnx.Param, ...)
         return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
@@ -157,6 +203,7 @@ class NNXAdapter:
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
     ) -> tuple[Any, Any]:
+        """See `Adapter`."""
         # Built for real and updated: merging a graph that was split abstractly fails under explicit sharding.
         model = self._build(values, jax.random.key(0))
         nnx.update(model, variables["params"])
@@ -171,11 +218,22 @@ class NNXAdapter:
         return outputs, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
     def model(self, values: Values, variables: Variables | None = None) -> nnx.Module:
+        """See `Adapter`."""
         model = self._build(values, jax.random.key(0))
         if variables is not None:
             nnx.update(model, variables["params"])
             nnx.update(model, variables["state"])
         return model
+
+    def statistics(self, values: Values, state: Any) -> Any:
+        """See `Adapter`."""
+        abstract = nnx.eval_shape(lambda: self._build(values, jax.random.key(0)))
+        found = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(abstract, nnx.BatchStat)))
+        return traverse_util.unflatten_dict({path: path in found for path in traverse_util.flatten_dict(state)})
+
+    def state_of_model(self, state: Any) -> Any:
+        """See `Adapter`."""
+        return state
 
 
 def _with_fresh_keys(state: Any, key: jax.Array) -> Any:
@@ -201,8 +259,9 @@ class PairAdapter:
     make: Callable[..., tuple[Callable[..., Any], Callable[..., Any]]]
 
     def init(self, values: Values, key: jax.Array, inputs: Any) -> Variables:
+        """See `Adapter`."""
         init, _ = self.make(**values)
-        parameters = _parameters(init).values()
+        parameters = parameters_of(init).values()
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         several = sum(p.kind in positional and p.default is p.empty for p in parameters) > 1
         takes_inputs = several or any(p.kind is p.VAR_POSITIONAL for p in parameters)
@@ -212,11 +271,12 @@ class PairAdapter:
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
     ) -> tuple[Any, Any]:
+        """See `Adapter`."""
         del running
         _, apply = self.make(**values)
         keywords: dict[str, Any] = mode_keywords(apply, key is not None)
         given = [variables["params"], *arguments(inputs)]
-        parameters = _parameters(apply)
+        parameters = parameters_of(apply)
         for place, name in enumerate(parameters):
             if name in KEY_KEYWORDS:
                 required = parameters[name].default is inspect.Parameter.empty
@@ -228,13 +288,23 @@ class PairAdapter:
         return apply(*given, **keywords), variables["state"]
 
     def model(self, values: Values, variables: Variables | None = None) -> tuple[Any, Any]:
+        """See `Adapter`."""
         del variables
         return self.make(**values)
+
+    def statistics(self, values: Values, state: Any) -> Any:
+        """See `Adapter`."""
+        del values
+        return jax.tree.map(lambda _: False, state)
+
+    def state_of_model(self, state: Any) -> Any:
+        """See `Adapter`."""
+        return state
 
 
 def takes_rngs(make: Callable[..., Any]) -> bool:
     """Whether `make` has an argument named rngs."""
-    return "rngs" in _parameters(make)
+    return "rngs" in parameters_of(make)
 
 
 def adapter_of(make: Callable[..., Any], values: Values) -> Adapter:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from jax.extend import core
 
@@ -11,8 +10,6 @@ from jaxnas.elastic import programs
 from jaxnas.elastic.comparison import TOLERANCE, Comparison, distance
 from jaxnas.elastic.matching import name_of
 from jaxnas.elastic.slices import Changes, Layout
-
-LIBRARIES = ("/jax/", "/flax/", "/jaxnas/")
 
 
 def explain(
@@ -57,23 +54,29 @@ def _cause(comparison: Comparison, layout: Layout, arch: np.ndarray, changes: Ch
                 "gives the block's input",
                 "norm the input of the block's branch instead (pre-norm), or do not leave the block out",
             )
+        if changes.sizes:
+            return (
+                "a layer that only some sizes have, such as the projection of a shortcut between different widths: "
+                "masking it gives 0 and leaving it out gives its input",
+                "build the layer for every size, or give only sizes that have it",
+            )
         return (
             "a block left out that is no residual branch: masking it gives 0 and leaving it out gives its input",
             "add the block's output to its input, or let only sizes inside the block change",
         )
     equation = _changed_number(large, small)
     if equation is not None:
-        where = _place(equation)
+        scope = str(equation.source_info.name_stack)  # of Linen modules
+        where = f" in {scope}" if scope else ""
         after = large[next(i for i, e in enumerate(large) if e is equation) :]
-        if equation.primitive.name in ("div", "mul") and _feeds_norm(after):
+        if equation.primitive.name in ("div", "mul") and _feeds_norm(equation, after):
             return (
-                f"a norm over an elastic width ({where}), whose mean and variance count the masked units",
+                f"a norm over an elastic width{where}, whose mean and variance count the masked units",
                 "keep the normed width fixed and let widths inside the blocks change, or norm groups of a fixed size "
                 "(GroupNorm with group_size) or each unit over the batch (BatchNorm)",
             )
         return (
-            f"a number in the computation that depends on the size ({where}: {equation.primitive.name}), such as "
-            f"1/sqrt(head_dim) or a mean over units",
+            f"a number in the computation{where} that depends on the size, such as 1/sqrt(head_dim) or a mean of units",
             "compute it from a fixed size, or keep this size fixed",
         )
     return (
@@ -87,7 +90,8 @@ def _cause(comparison: Comparison, layout: Layout, arch: np.ndarray, changes: Ch
 def _jaxpr(comparison: Comparison, arch: np.ndarray) -> core.Jaxpr:
     abstract = comparison.models.abstract(arch)
     variables = abstract.tree(abstract.leaves)
-    return jax.make_jaxpr(comparison.models.function(arch))(variables, comparison.inputs).jaxpr
+    function = programs.exact_form(comparison.models.function(arch))  # without nested calls
+    return programs.trace(function, variables, comparison.inputs)
 
 
 def _sigmoid(comparison: Comparison, layout: Layout, arch: np.ndarray) -> bool:
@@ -129,16 +133,14 @@ def _numbers(equation: core.JaxprEqn) -> Iterator[Any]:
             yield float(atom.val)
 
 
-def _place(equation: core.JaxprEqn) -> str:
-    """Where an equation comes from: the modules it was called in (Linen), or the line of the program."""
-    stack = str(equation.source_info.name_stack)
-    if stack:
-        return stack
-    frames = [] if equation.source_info.traceback is None else equation.source_info.traceback.frames
-    own = [f for f in frames if not any(part in f.file_name for part in LIBRARIES)]
-    return f"{own[0].file_name}:{own[0].line_num}" if own else equation.primitive.name
-
-
-def _feeds_norm(after: list[core.JaxprEqn]) -> bool:
-    """Whether what comes after a mean takes a root of it: one of the next dozen equations."""
-    return any(e.primitive.name in ("rsqrt", "sqrt") for e in after[:14])
+def _feeds_norm(equation: core.JaxprEqn, after: list[core.JaxprEqn]) -> bool:
+    """Whether a root is taken of what an equation gives, without a matrix product in between."""
+    reached = set(equation.outvars)
+    for later in after[1:]:
+        if not reached & {atom for atom in later.invars if isinstance(atom, core.Var)}:
+            continue
+        if later.primitive.name in ("rsqrt", "sqrt"):
+            return True
+        if later.primitive.name not in ("dot_general", "conv_general_dilated"):
+            reached |= set(later.outvars)
+    return False

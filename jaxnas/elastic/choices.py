@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.elastic.adapters import parameters_of
 from jaxnas.spaces.base import Decision
 
 
@@ -116,17 +117,16 @@ def _check(axis: Axis) -> None:
 
 def check_arguments(make: Callable[..., Any], choices: Choices) -> None:
     """Raises ValueError unless `make` can be called with these keywords."""
-    try:
-        signature = inspect.signature(make)
-    except (TypeError, ValueError):
+    parameters = parameters_of(make)
+    if not parameters:
         return
     keywords = choices.values(choices.largest)
-    if "rngs" in signature.parameters:
+    if "rngs" in parameters:
         keywords["rngs"] = None
     try:
-        signature.bind(**keywords)
+        inspect.Signature(list(parameters.values())).bind(**keywords)
     except TypeError as error:
         raise ValueError(
-            f"make{signature} cannot be called with the keywords {', '.join(keywords)}: {error}; each keyword of "
+            f"make({', '.join(parameters)}) cannot be called with {', '.join(keywords)}: {error}; each keyword of "
             f"elastic must be an argument of make, and every other argument of make needs a default"
         ) from error

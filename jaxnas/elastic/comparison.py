@@ -21,6 +21,7 @@ from jaxnas.elastic.slices import Layout
 
 TOLERANCE = 1e-4  # relative to the largest output; float32 rounding is below 1e-5, the least inexact model above 1e-2
 EXAMPLES = 4
+DRAWS = 6  # of parameters and inputs, to tell resting units from masked ones
 
 
 def is_number(leaf: Any) -> bool:
@@ -39,6 +40,11 @@ class Abstract:
 
     structure: Any
     leaves: dict[Path, jax.ShapeDtypeStruct]
+
+    @functools.cached_property
+    def sliced(self) -> dict[Path, jax.ShapeDtypeStruct]:
+        """The leaves that are slices of the largest model's: all but counters, random keys and tables of indices."""
+        return {path: leaf for path, leaf in self.leaves.items() if path[0] == "params" or is_number(leaf)}
 
     def tree(self, leaves: Mapping[Path, Any]) -> Any:
         """The variables with these leaves."""
@@ -81,6 +87,20 @@ class Models:
     def largest(self) -> Abstract:
         """Shapes of the largest model."""
         return self.abstract(self.choices.largest)
+
+    def extract(self, layout: Layout, leaves: Mapping[Path, Any], arch: np.ndarray) -> Variables:
+        """The variables of an architecture's own model, sliced from those of the largest.
+
+        What is no slice is the largest model's where it has the same shape, and else as the model itself begins.
+        """
+        abstract = self.abstract(arch)
+        extracted = layout.extract(leaves, arch, list(abstract.sliced))
+        own = {path: leaf for path, leaf in abstract.leaves.items() if path not in abstract.sliced}
+        extracted |= {path: leaves[path] for path in own if path in leaves and leaves[path].shape == own[path].shape}
+        if len(extracted) < len(abstract.leaves):
+            begun = matching.paths(initial(self, arch, jax.random.key(0)))
+            extracted |= {path: begun[path] for path in own if path not in extracted}
+        return abstract.tree(extracted)
 
     def function(self, arch: np.ndarray) -> Callable[[Variables, Any], Any]:
         """(variables, inputs) -> outputs of an architecture's own model, in evaluation."""
@@ -125,8 +145,7 @@ class Comparison:
 
     def extracted(self, layout: Layout, arch: np.ndarray, zero_units: bool = False) -> list[np.ndarray]:
         """Outputs of an architecture's own model with sliced variables."""
-        abstract = self.models.abstract(arch)
-        variables = abstract.tree(layout.extract(self.leaves, arch, list(abstract.leaves)))
+        variables = self.models.extract(layout, self.leaves, arch)
         return self.numbers(self._extracted(tuple(np.asarray(arch).tolist()), zero_units)(variables, self.inputs))
 
     @functools.cached_property
@@ -153,8 +172,8 @@ class Comparison:
           ValueError: if the slices do not fit the model, or its outputs have another shape.
         """
         abstract = self.models.abstract(arch)
-        names = layout.names(arch, list(abstract.leaves))
-        for path, leaf in abstract.leaves.items():
+        names = layout.names(arch, list(abstract.sliced))
+        for path, leaf in abstract.sliced.items():
             if layout.shape(names[path], arch) != leaf.shape:
                 raise ValueError(
                     f"leaf {matching.name_of(names[path])} has shape {leaf.shape} for {self.describe(arch)}, where the "
@@ -168,9 +187,26 @@ class Comparison:
         return ", ".join(f"{name}={value!r}" for name, value in self.models.choices.values(arch).items())
 
     def live(self, leaves: Mapping[Path, Any]) -> dict[Path, np.ndarray]:
-        """Where the outputs of the largest model depend on its variables: leaf -> bool, of the leaf's shape."""
-        gradients = self._gradients(self.models.largest.tree(leaves), self.inputs)
-        return {path: np.asarray(leaf) != 0 for path, leaf in matching.paths(gradients).items() if is_number(leaf)}
+        """Where the outputs of the largest model depend on its variables: leaf -> bool, of the leaf's shape.
+
+        A unit may rest on a few examples: several draws of parameters and inputs are looked at.
+        """
+        rng = np.random.default_rng(0)
+        found: dict[Path, np.ndarray] = {}
+        for draw in range(DRAWS):
+            scale = 0.5 if draw else 0.0
+            varied = {
+                path: _disturbed(leaf, rng, scale, keep=True) if path[0] == "params" and is_number(leaf) else leaf
+                for path, leaf in leaves.items()
+            }
+            sign = -1.0 if draw % 2 else 1.0
+            inputs = jax.tree.map(lambda x, sign=sign: (sign * x).astype(x.dtype) if is_number(x) else x, self.inputs)
+            gradients = self._gradients(self.models.largest.tree(varied), inputs)
+            for path, leaf in matching.paths(gradients).items():
+                if is_number(leaf):
+                    live = np.asarray(leaf) != 0
+                    found[path] = found[path] | live if path in found else live
+        return found
 
     @functools.cached_property
     def _gradients(self) -> Callable[..., Any]:
@@ -229,7 +265,7 @@ def prepare(models: Models) -> Comparison:
     """
     rng = np.random.default_rng(0)
     inputs = _inputs(models, rng)
-    variables = initial(models, jax.random.key(0))
+    variables = initial(models, models.choices.largest, jax.random.key(0))
     leaves = {path: on_host(leaf) for path, leaf in matching.paths(variables).items()}
     for scale in (0.1, 0.01, 0.0):
         random = {
@@ -246,9 +282,9 @@ def prepare(models: Models) -> Comparison:
     )
 
 
-def initial(models: Models, key: jax.Array) -> Variables:
-    """Fresh variables of the largest model."""
-    values = models.choices.values(models.choices.largest)
+def initial(models: Models, arch: np.ndarray, key: jax.Array) -> Variables:
+    """Fresh variables of an architecture's own model."""
+    values = models.choices.values(arch)
 
     def init(key: jax.Array) -> Variables:
         return models.adapter.init(values, key, models.inputs)
@@ -261,11 +297,18 @@ def on_host(leaf: Any) -> Any:
     return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
 
 
-def _disturbed(leaf: np.ndarray, rng: np.random.Generator, scale: float) -> np.ndarray:
-    """A leaf without zeros and ones that hide what depends on it; signs stay, for what must be positive."""
+def _disturbed(leaf: np.ndarray, rng: np.random.Generator, scale: float, keep: bool = False) -> np.ndarray:
+    """A leaf with noise, so that no zeros and ones hide what depends on it; what must be positive stays so.
+
+    Args:
+      leaf: parameters.
+      rng: random numbers.
+      scale: of the noise, relative to the parameter; absolute where that is 0.
+      keep: whether zeros stay, being masked.
+    """
     value = np.asarray(leaf, np.float32)
     noise = rng.standard_normal(leaf.shape).astype(np.float32) * scale
-    return np.where(value == 0, noise, value * (1 + noise)).astype(leaf.dtype)
+    return np.where(value == 0, 0 if keep else noise, value * np.exp(noise)).astype(leaf.dtype)
 
 
 def _inputs(models: Models, rng: np.random.Generator) -> Any:

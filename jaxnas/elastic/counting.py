@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend import core
-from jax.interpreters import partial_eval
 
 from jaxnas.cost import AdditiveCost, Cost, InteractionCost
 from jaxnas.elastic import programs
@@ -39,9 +38,7 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     Raises:
       ValueError: if it holds a product in a loop of unknown length, in branches of other cost, or in a custom kernel.
     """
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _count(jaxpr)
+    return _count(programs.trace(function, *arguments))
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
@@ -215,8 +212,8 @@ def fit(
         if proved():
             return value(largest), tables
     raise ValueError(
-        f"{name} are no sum of products of up to {MOST_TOGETHER} decisions: more of them change the sizes of one product; "
-        f"make one decision of some of them"
+        f"{name} are no sum of products of up to {MOST_TOGETHER} decisions: more of them change the sizes of one "
+        f"product; make one decision of some of them"
     )
 
 

@@ -22,6 +22,7 @@ from jaxnas.elastic.slices import Changes, Layout, Pattern, kept_positions, patt
 MATCHES = 32  # ways to match leaves that are tried for one choice
 COVERS = 2  # times that each choice of each decision appears in the architectures that prove a layout
 ROUNDS = 3  # of inference by gradients
+COMBINATIONS = 200  # of patterns on axes of different sizes
 
 Kept = dict[tuple[Path, int], np.ndarray]  # (leaf, axis) -> bool [C_d, n]
 ByHand = Mapping[str, Mapping[int, Any]]  # leaf name -> axis -> pattern, or positions kept by each choice
@@ -69,7 +70,7 @@ class Discovery:
 
     @property
     def _largest(self) -> dict[Path, Any]:
-        return self.comparison.models.largest.leaves
+        return self.comparison.models.largest.sliced
 
     def _smaller(self, decision: int) -> range:
         """The choices of a decision but for the largest, from large to small."""
@@ -85,7 +86,7 @@ class Discovery:
         What a larger choice leaves out, a smaller one does too; and where there are several ways, two decisions leave
         out different leaves.
         """
-        small = self.comparison.models.abstract(self._choices.changed(decision, choice)).leaves
+        small = self.comparison.models.abstract(self._choices.changed(decision, choice)).sliced
         large = matching.nested(self._largest)
         found = list(itertools.islice(matching.matches(large, matching.nested(small)), MATCHES))
         if not found:
@@ -122,8 +123,8 @@ class Discovery:
             if large.dtype != leaf.dtype:
                 reason = f"leaf {name_of(path)} is {leaf.dtype} there, and {large.dtype} in the largest model"
         return (
-            f"{axis.name}={axis.values[choice]!r} is no part of the model with {axis.name}={axis.values[-1]!r}: {reason}; "
-            f"the largest choice must have every leaf, each at least as large on every axis"
+            f"{axis.name}={axis.values[choice]!r} is no part of the model with {axis.name}={axis.values[-1]!r}: "
+            f"{reason}; the largest choice must have every leaf, each at least as large on every axis"
         )
 
     def _changes(self, decision: int, matched: list[dict[Path, Path]]) -> Changes:
@@ -132,7 +133,7 @@ class Discovery:
         sizes: dict[tuple[Path, int], np.ndarray] = {}
         present: dict[Path, np.ndarray] = {}
         for choice, match in zip(self._smaller(decision), matched):
-            small = self.comparison.models.abstract(self._choices.changed(decision, choice)).leaves
+            small = self.comparison.models.abstract(self._choices.changed(decision, choice)).sliced
             for path in self._largest.keys() - set(match.values()):
                 present.setdefault(path, np.ones(count, bool))[choice] = False
             for path, large in match.items():
@@ -210,33 +211,33 @@ class Discovery:
 
     def _resolve(self, layout: Layout, decision: int) -> None:
         """Finds a decision's slices by looking at it alone; raises ValueError if there are none."""
-        others = Layout(layout.shapes)
         first = None
-        for kept_of in self._hypotheses():
+        for kept_of in self._hypotheses(decision):
+            alone = Layout(layout.shapes)
             matched: list[dict[Path, Path]] = []
             for choice in self._smaller(decision):
-                best = None
+                tried = []
                 for match in self._candidates(layout, decision, choice, matched):
-                    part = self._changes(decision, [*matched, match])
-                    others.add(decision, part, kept_of(decision, part))
-                    difference = self._difference(others, self._choices.changed(decision, choice))
-                    if best is None or difference < best[0]:
-                        best = difference, match
-                    if difference <= TOLERANCE:
+                    changes = self._changes(decision, [*matched, match])
+                    alone.add(decision, changes, kept_of(changes))
+                    tried.append((self._difference(alone, self._choices.changed(decision, choice)), match))
+                    if tried[-1][0] <= TOLERANCE:
                         break
-                matched.append(best[1])
-                if best[0] > TOLERANCE:
-                    if first is None:
-                        others.add(decision, part := self._changes(decision, matched), kept_of(decision, part))
-                        first = choice, best[0], part, {**others.kept}, {**others.present}
+                difference, match = min(tried, key=lambda pair: pair[0])
+                matched.append(match)
+                if difference > TOLERANCE:
+                    first = first or (choice, difference, self._changes(decision, matched), kept_of)
                     break
             else:
                 changes = self._changes(decision, matched)
-                layout.add(decision, changes, kept_of(decision, changes))
+                layout.add(decision, changes, kept_of(changes))
                 return
-        choice, difference, changes, kept, present = first
-        failed = Layout(layout.shapes, kept, present)
-        raise ValueError(causes.explain(self.comparison, failed, decision, choice, changes, difference))
+            if not changes.sizes:
+                break  # nothing to guess
+        choice, difference, changes, kept_of = first
+        alone = Layout(layout.shapes)
+        alone.add(decision, changes, kept_of(changes))
+        raise ValueError(causes.explain(self.comparison, alone, decision, choice, changes, difference))
 
     def _difference(self, layout: Layout, arch: np.ndarray) -> float:
         try:
@@ -246,16 +247,43 @@ class Discovery:
                 raise
             return np.inf
 
-    def _hypotheses(self) -> Iterator[Callable[[int, Changes], Kept]]:
+    def _hypotheses(self, decision: int) -> Iterator[Callable[[Changes], Kept]]:
         """Ways to guess the positions that a decision keeps, the likeliest first."""
-        yield lambda decision, changes: self._all(changes, self._guess(changes))
-        for pattern in ("leading", "middle", "trailing", "middle_up"):
-            yield lambda decision, changes, pattern=pattern: self._all(changes, lambda key: pattern)
-        for start in ("leading", 2, 3, 4, 6, 8, 12, 16):
-            for rounds in range(1, ROUNDS + 1):
-                yield lambda decision, changes, start=start, rounds=rounds: self._inferred(
-                    decision, changes, start, rounds
-                )
+        yield lambda changes: self._all(changes, self._guess(changes))
+
+        def everywhere(pattern: Pattern) -> Callable[[Changes], Kept]:
+            return lambda changes: self._all(changes, lambda key: pattern)
+
+        def inferred(start: Pattern, rounds: int) -> Callable[[Changes], Kept]:
+            return lambda changes: self._inferred(decision, changes, start, rounds)
+
+        yield from map(everywhere, ("leading", "middle"))
+        yield from (inferred("leading", rounds) for rounds in range(1, ROUNDS + 1))
+        yield from map(everywhere, ("trailing", "middle_up"))
+        yield from (inferred(groups, rounds) for groups in (2, 3, 4) for rounds in range(1, ROUNDS + 1))
+        # Axes of one size keep the same positions.
+        for place in range(COMBINATIONS):
+            yield lambda changes, place=place: self._combined(changes, place)
+
+    def _combined(self, changes: Changes, place: int) -> Kept:
+        """One of the combinations of a pattern for each kind of axis, those with the fewest unusual ones first."""
+        kinds: dict[tuple[int, ...], list[Pattern]] = {}
+        for (path, axis), sizes in changes.sizes.items():
+            length = self._largest[path].shape[axis]
+            kinds[(length, *sizes.tolist())] = patterns(length, sizes.tolist())
+        ranked = itertools.chain.from_iterable(
+            itertools.product(*(options[1:] if kind in unusual else options[:1] for kind, options in kinds.items()))
+            for count in range(len(kinds) + 1)
+            for unusual in itertools.combinations(kinds, count)
+        )
+        combination = next(itertools.islice(ranked, place, None), None)
+        if combination is None:
+            return self._all(changes, lambda key: "leading")
+        chosen = dict(zip(kinds, combination))
+        return self._all(
+            changes,
+            lambda key: chosen[(self._largest[key[0]].shape[key[1]], *changes.sizes[key].tolist())],
+        )
 
     def _inferred(self, decision: int, changes: Changes, start: Pattern, rounds: int) -> Kept:
         """Each axis keeps the positions that matter to the outputs when the decision's other axes are masked."""

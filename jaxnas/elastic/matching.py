@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 Path = tuple[Any, ...]  # keys from the root of a tree to a leaf: strings and integers
 Node = Any  # a nested dictionary, or a leaf
@@ -37,23 +36,37 @@ def name_of(path: Path) -> str:
 
 
 def nested(leaves: Mapping[Path, Any]) -> Node:
-    """The nested dictionary with these leaves."""
+    """The nested dictionary with these leaves; what a layer trains and the rest of it stand together."""
+    return _nested({(*path[1:], path[0]): leaf for path, leaf in leaves.items()})
+
+
+def _nested(leaves: Mapping[Path, Any]) -> Node:
     if () in leaves:
         return leaves[()]
     children: dict[Any, dict[Path, Any]] = {}
     for path, leaf in leaves.items():
         children.setdefault(path[0], {})[path[1:]] = leaf
-    return {key: nested(part) for key, part in children.items()}
+    return {key: _nested(part) for key, part in children.items()}
 
 
 def matches(large: Node, small: Node) -> Iterator[dict[Path, Path]]:
-    """Ways to find each leaf of a smaller tree in a larger one, the likeliest first: small path -> large path."""
+    """Ways to find each leaf of a smaller tree in a larger one, the likeliest first: small path -> large path.
+
+    Args:
+      large: of `nested`.
+      small: likewise.
+    """
+    for match in _matches(large, small):
+        yield {(path[-1], *path[:-1]): (other[-1], *other[:-1]) for path, other in match.items()}
+
+
+def _matches(large: Node, small: Node) -> Iterator[dict[Path, Path]]:
     if not isinstance(large, dict) or not isinstance(small, dict):
         if not isinstance(large, dict) and not isinstance(small, dict) and _fits(large, small):
             yield {(): ()}
         return
     for pairs in _pairings(large, small):
-        options = [list(itertools.islice(matches(large[a], small[b]), MOST)) for a, b in pairs]
+        options = [list(itertools.islice(_matches(large[a], small[b]), MOST)) for a, b in pairs]
         for combination in itertools.product(*options):
             yield {
                 (b, *path): (a, *other) for (a, b), match in zip(pairs, combination) for path, other in match.items()
@@ -111,14 +124,14 @@ def renamed(present: Sequence[Path], small: Sequence[Path]) -> dict[Path, Path] 
     Returns:
       None if they cannot be the same leaves.
 
-    >>> renamed([("Dense_0",), ("Dense_2",)], [("Dense_0",), ("Dense_1",)])
-    {('Dense_0',): ('Dense_0',), ('Dense_1',): ('Dense_2',)}
+    >>> renamed([("params", "Dense_0"), ("params", "Dense_2")], [("params", "Dense_0"), ("params", "Dense_1")])
+    {('params', 'Dense_0'): ('params', 'Dense_0'), ('params', 'Dense_1'): ('params', 'Dense_2')}
     """
-    large, smaller = (nested(dict.fromkeys(part, _Leaf)) for part in (present, small))
-    return _same(large, smaller)
-
-
-_Leaf = np.zeros(())
+    large, smaller = (nested(dict.fromkeys(part)) for part in (present, small))
+    found = _same(large, smaller)
+    if found is None:
+        return None
+    return {(path[-1], *path[:-1]): (other[-1], *other[:-1]) for path, other in found.items()}
 
 
 def _same(large: Node, small: Node) -> dict[Path, Path] | None:

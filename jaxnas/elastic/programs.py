@@ -5,6 +5,7 @@ draws the same numbers whatever the shape of the draw, so that the difference of
 model's own or chance.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 HALVES = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
 # Options for programs that run a few times: they compile in a third of the time.
@@ -25,6 +27,12 @@ def compile_fast(function: Callable[..., Any], *arguments: Any) -> Callable[...,
         return lowered.compile(compiler_options=COMPILE_FAST)
     except Exception:  # a backend that does not know an option
         return lowered.compile()
+
+
+def trace(function: Callable[..., Any], *arguments: Any) -> core.Jaxpr:
+    """A function's jaxpr, without what its outputs do not depend on."""
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def subprograms(equation: core.JaxprEqn) -> list[core.Jaxpr]:
@@ -84,9 +92,15 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]
     for variables, values in ((jaxpr.constvars, consts), (jaxpr.invars, arguments)):
         environment.update(zip(variables, map(_promote, values)))
     for equation in jaxpr.eqns:
-        outputs = _equation(equation, [read(atom) for atom in equation.invars], run, zero_units)
+        with _scope(equation):
+            outputs = _equation(equation, [read(atom) for atom in equation.invars], run, zero_units)
         environment.update(zip(equation.outvars, outputs))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _scope(equation: core.JaxprEqn) -> contextlib.AbstractContextManager[Any]:
+    name = str(equation.source_info.name_stack)
+    return jax.named_scope(name) if name else contextlib.nullcontext()
 
 
 def _equation(equation: core.JaxprEqn, values: list[Any], run: Callable[..., list[Any]], zero_units: bool) -> list[Any]:

@@ -139,8 +139,9 @@ class Layout:
         if found is None:
             mine, theirs = {matching.name_of(p) for p in present}, {matching.name_of(p) for p in smaller}
             raise ValueError(
-                f"choices leave out leaves together in another way than one by one: "
-                f"{', '.join(sorted(mine ^ theirs)[:4])}; give the layers names of their own, such as name=f'block_{{i}}'"
+                f"choices leave out leaves together in another way than one by one "
+                f"({', '.join(sorted(mine ^ theirs)[:4])}); "
+                f"give the layers names of their own, such as name=f'block_{{i}}'"
             )
         return found
 

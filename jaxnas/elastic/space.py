@@ -5,16 +5,16 @@ A sampled architecture is the largest model with its parameters multiplied by ma
 proved when the space is built.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.elastic import calibration, counting, matching, sorting
 from jaxnas.elastic import comparison as comparisons
-from jaxnas.elastic import counting, matching
 from jaxnas.elastic.adapters import adapter_of
 from jaxnas.elastic.choices import Choices, check_arguments, choices_of
 from jaxnas.elastic.comparison import Comparison, Models
@@ -34,6 +34,7 @@ class ElasticSpace(SearchSpace):
       layout: the slices that architectures keep.
       comparison: the models with random parameters, for `check`.
       state: what the largest model has beside parameters, as it is built.
+      params: parameters that a search starts from, sorted; None for fresh ones.
     """
 
     choices: Choices = None
@@ -41,13 +42,19 @@ class ElasticSpace(SearchSpace):
     layout: Layout = None
     comparison: Comparison = None
     state: Any = None
+    params: Any = None
 
     __hash__ = object.__hash__  # by identity: strategies are static arguments of compiled programs
     __eq__ = object.__eq__
 
     def init_params(self, key: jax.Array) -> Any:
-        """Fresh parameters of the largest model, in the form of its framework (nested dictionaries for NNX)."""
-        return comparisons.initial(self.models, key)["params"]
+        """Parameters of the largest model, in the form of its framework (nested dictionaries for NNX).
+
+        They are fresh, or those that the space was built with.
+        """
+        if self.params is not None:
+            return self.params
+        return comparisons.initial(self.models, self.choices.largest, key)["params"]
 
     def apply(self, params: Any, inputs: Any, arch: jax.Array, key: jax.Array | None = None) -> Any:
         """Outputs of an architecture: the largest model with masked parameters.
@@ -89,22 +96,63 @@ class ElasticSpace(SearchSpace):
         """As `extract`, with all else that the model has: {"params": ..., "state": ...}."""
         arch = self.validate(arch)
         leaves = {path: comparisons.on_host(leaf) for path, leaf in matching.paths(variables).items()}
-        abstract = self.models.abstract(arch)
-        extracted = self.layout.extract(leaves, arch, list(abstract.leaves))
-        return abstract.tree({path: jnp.asarray(leaf) for path, leaf in extracted.items()})
+        return jax.tree.map(jnp.asarray, self.models.extract(self.layout, leaves, arch))
 
-    def model(self, arch: Sequence[int] | np.ndarray, params: Any = None) -> Any:
+    def model(self, arch: Sequence[int] | np.ndarray, params: Any = None, state: Any = None) -> Any:
         """The user's own model of an architecture: what `make` returns.
 
         Args:
           arch: int [D].
           params: of that model, as `extract` returns them; an NNX module is given them.
+          state: likewise what `calibrate` returns.
         """
         values = self.hyperparameters(arch)
         if params is None:
             return self.models.adapter.model(values)
-        state = self.extract_variables(self._initial(), arch)["state"]
+        if state is None:
+            state = self.extract_variables(self._initial(), arch)["state"]
         return self.models.adapter.model(values, {"params": params, "state": state})
+
+    def calibrate(self, params: Any, arch: Sequence[int] | np.ndarray, batches: Iterable[Any]) -> Any:
+        """Running averages of batch norm, estimated anew for one architecture on training inputs.
+
+        Args:
+          params: of the architecture's own model, as `extract` returns them.
+          arch: int [D].
+          batches: inputs, each of a size that the model trains with; the statistics of all count alike.
+
+        Returns:
+          What the model has beside parameters, in the form of its framework: Linen's collections, to go with
+          {"params": params}, or the state of an NNX module, for `model`.
+        """
+        arch = self.validate(arch)
+        state = self.extract_variables(self._initial(), arch)["state"]
+        state = calibration.calibrate(self.models, arch, {"params": params, "state": state}, batches)
+        return self.models.adapter.state_of_model(state)
+
+    def sort_params(self, params: Any, score: Callable[[Any], jax.Array] | None = None) -> Any:
+        """Parameters of the largest model with important units first: the same function, of which slices keep more.
+
+        Args:
+          params: of the largest model.
+          score: parameters to a loss, on some batches, whose change without a unit is the unit's importance (to first
+            order); None to go by magnitudes.
+
+        Raises:
+          ValueError: if they are not the largest model's parameters.
+        """
+        leaves = {path: comparisons.on_host(leaf) for path, leaf in matching.paths({"params": params}).items()}
+        expected = {path: leaf for path, leaf in self.models.largest.leaves.items() if path[0] == "params"}
+        shapes = [{path: leaf.shape for path, leaf in part.items()} for part in (expected, leaves)]
+        if shapes[0] != shapes[1]:
+            wrong = next(path for path in {**shapes[0], **shapes[1]} if shapes[0].get(path) != shapes[1].get(path))
+            raise ValueError(
+                f"params must be those of the model with {self.comparison.describe(self.choices.largest)}: leaf "
+                f"{matching.name_of(wrong)} has shape {shapes[1].get(wrong)}, not {shapes[0].get(wrong)}"
+            )
+        leaves |= {path: leaf for path, leaf in self.comparison.leaves.items() if path[0] != "params"}
+        ordered = sorting.sort(self.layout, self.comparison, leaves, score)
+        return jax.tree.map(jnp.asarray, self.models.largest.tree(ordered)["params"])
 
     def check(self, archs: Sequence[Sequence[int]] | None = None) -> "Check":
         """Compares masked with extracted outputs.
@@ -194,6 +242,8 @@ def elastic(
     inputs: Any,
     *,
     slices: ByHand | None = None,
+    params: Any = None,
+    score: Callable[[Any], jax.Array] | None = None,
     name: str | None = None,
     **choices: tuple[Any, ...] | list[tuple[Any, ...]],
 ) -> ElasticSpace:
@@ -206,6 +256,8 @@ def elastic(
         numbers. The first axis is the batch.
       slices: what an axis keeps, where it is not found: leaf name -> axis -> "leading", "middle", "trailing", a number
         of groups (leading in each), or the positions that each choice keeps.
+      params: of the largest model, which a search then starts from; sorted by `ElasticSpace.sort_params`.
+      score: see there.
       name: of the space; None for that of `make`.
       **choices: for each argument of `make` that is searched a tuple of choices, smallest to largest (one decision),
         or a list of such tuples (one decision for each entry; `make` gets a tuple of values).
@@ -224,7 +276,7 @@ def elastic(
     comparison = comparisons.prepare(models)
     layout = discover(comparison, slices or {})
     costs = (counting.macs_cost(models, layout), counting.params_cost(models, layout))
-    return ElasticSpace(
+    space = ElasticSpace(
         name=name or f"elastic {getattr(make, '__name__', type(make).__name__)}",
         decisions=parsed.decisions,
         costs=costs,
@@ -232,5 +284,6 @@ def elastic(
         models=models,
         layout=layout,
         comparison=comparison,
-        state=models.largest.tree(comparison.leaves)["state"],
+        state=jax.tree.map(jnp.asarray, models.largest.tree(comparison.leaves)["state"]),
     )
+    return space if params is None else replace(space, params=space.sort_params(params, score))

@@ -1,9 +1,9 @@
 """A model card: what a trained network is, how well it does, and how to use its files."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxnas.export.saved import NetworkDescription
+from jaxnas.results.tables import Column, Table, code, escape
 
 
 def model_card(description: NetworkDescription, usages: Mapping[str, str], command: str) -> str:
@@ -26,14 +26,14 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
         ("output", f"logits, float32 [batch, {description.num_classes}]"),
     ]
     if description.class_names:
-        figures.append(("classes", ", ".join(map(_plain, description.class_names))))
-    lines = [f"# {description.space}, {description.dataset}", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures), ""]
+        figures.append(("classes", ", ".join(description.class_names)))
+    lines = [f"# {escape(description.space)}, {escape(description.dataset)}", "", _pairs(figures), ""]
     lines += ["## Architecture", ""]
     lines += [
-        f"- {decision.name}: {decision.choices[choice]}" for decision, choice in zip(space.decisions, arch, strict=True)
+        f"- {escape(decision.name)}: {escape(decision.choices[choice])}"
+        for decision, choice in zip(space.decisions, arch, strict=True)
     ]
-    lines += ["", f"Encoding in `{description.space}` at width {description.width:g}: `{list(arch)}`.", ""]
+    lines += ["", f"Encoding in {code(description.space)} at width {description.width:g}: `{list(arch)}`.", ""]
     mean, std = ([round(value, 6) for value in values] for values in (description.mean, description.std))
     lines += ["## Preprocessing", "", "```python", f"normalised = (images / 255 - {mean}) / {std}", "```", ""]
     lines += [
@@ -44,17 +44,17 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
         "",
     ]
     for name, usage in usages.items():
-        lines += [f"`{name}`:", "", "```python", usage, "```", ""]
-    lines += ["## Training", "", f"`{command}`", ""]
+        lines += [f"{code(name)}:", "", "```python", usage, "```", ""]
+    lines += ["## Training", "", code(command), ""]
     lines += ["No decision was taken on test images. Settings:", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {_text(value)} |" for name, value in settings.items()), ""]
+    lines += [_pairs([(name, _text(value)) for name, value in settings.items()]), ""]
     lines += ["Software: " + ", ".join(f"{name} {version}" for name, version in description.versions.items()) + ".", ""]
     return "\n".join(lines)
 
 
-def _plain(name: str) -> str:
-    """A name without what Markdown reads as a mark or the end of a cell."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", name)
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    """A table of two columns without headings."""
+    return Table("", (Column(""), Column("")), pairs).markdown()
 
 
 def _text(value: object) -> str:

@@ -13,14 +13,14 @@ from jaxnas.results.files import replacing, to_plain
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.loop import Listener, run
-from jaxnas.search.retraining import Retraining
+from jaxnas.search.retraining import Trainer
 
 SUMMARY = "retrained.json"
 STARTS = {"scratch": "seed", "warm_start": "warm"}  # how a network begins, and the folders of such trainings
 
 
 def train(
-    retraining: Retraining,
+    retraining: Trainer,
     description: saved.NetworkDescription,
     folder: pathlib.Path,
     seed: int,
@@ -28,7 +28,8 @@ def train(
     *,
     checkpoint_seconds: float,
     listeners: Sequence[Listener] = (),
-) -> saved.NetworkDescription | None:
+    twins: Sequence[pathlib.Path] = (),
+) -> saved.NetworkDescription | pathlib.Path | None:
     """Trains one network to its end, from its newest checkpoint, tests it and saves it.
 
     Args:
@@ -39,9 +40,11 @@ def train(
       params: first weights; None for random ones.
       checkpoint_seconds: seconds between checkpoints.
       listeners: what follows the training.
+      twins: folders of equal networks, which may have been trained: one with the same settings is copied.
 
     Returns:
-      The description with the test accuracy and the settings; None if the network was trained already.
+      The description with the test accuracy and the settings; the twin where one was copied; None if the network was
+      trained already.
 
     Raises:
       ValueError: if the folder holds another training.
@@ -51,6 +54,13 @@ def train(
     open_workdir(folder, "retrain", {**wanted, "image_size": description.image_size, **settings})
     if (folder / saved.DESCRIPTION).exists():
         return None
+    for twin in twins:
+        if (twin / saved.DESCRIPTION).exists() and _config(twin) == _config(folder):
+            # The description comes last, so that with it all is there.
+            for name in ("metrics.jsonl", saved.WEIGHTS, saved.DESCRIPTION):
+                with replacing(folder / name) as temporary:
+                    temporary.write_bytes((twin / name).read_bytes())
+            return twin
     with Checkpoints(folder / "checkpoints") as checkpoints:
         state, seconds = run(
             retraining,
@@ -65,6 +75,14 @@ def train(
     trained = dataclasses.replace(description, test_accuracy=score.accuracy, trained_with=trained_with)
     saved.save(folder, trained, state.average)
     return trained
+
+
+def _config(folder: pathlib.Path) -> Any:
+    """What `open_workdir` wrote there; None if it did not."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def summarise(out: pathlib.Path) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ from jaxnas.strategies import NSGA2
 from jaxnas.strategies import base as strategies
 
 STRENGTHS = (0.0, 0.1, 0.3, 1.0)  # lambda: one block-level search each
-FLOOR = 1e-3  # norms below it are not brought up to 1: they vanish where a decision is made
+LEAST_NORM = 1e-3  # norms below it are not brought up to 1: they vanish where a decision is made
 
 
 def enhanced_gradient(loss_gradient: jax.Array, cost_gradient: jax.Array, strength: jax.Array) -> jax.Array:
@@ -52,7 +52,7 @@ def enhanced_gradient(loss_gradient: jax.Array, cost_gradient: jax.Array, streng
 
 
 def _unit_rows(gradient: jax.Array) -> jax.Array:
-    return gradient / jnp.maximum(jnp.linalg.norm(gradient, axis=-1, keepdims=True), FLOOR)
+    return gradient / jnp.maximum(jnp.linalg.norm(gradient, axis=-1, keepdims=True), LEAST_NORM)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from jaxnas.report.charts import color, ranks, shade
 from jaxnas.report.drawings import draw, draw_names
 from jaxnas.report.runs import Baseline, Run, Truth
 from jaxnas.report.svg import to_html
-from jaxnas.report.wording import COSTS, label, quantity, short_name, within
+from jaxnas.report.wording import COSTS, duration, label, quantity, short_name, within
 from jaxnas.results.files import replacing
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 
@@ -97,14 +97,15 @@ def _where(run: Run) -> str:
 def _run(run: Run, page: pathlib.Path, truth: Truth | None, command: str | None) -> dict[str, Any]:
     """What the template shows of one run."""
     result = run.result
-    minutes, seconds = divmod(round(result.wall_seconds), 60)
     about = [f"{len(run.found)} networks by one search", result.method, f"seed {result.seed}"]
-    about += [f"{result.evaluations:,} evaluations", f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"]
+    about += [f"{result.evaluations:,} evaluations", duration(result.wall_seconds)]
     if run.space is None:
         drawn = f"The search space {result.space} is not part of this version: only the names of its choices."
     else:
         kinds = {MBConvSpace: _BLOCKS, CellSpace: _CELLS}
-        drawn = next((words for kind, words in kinds.items() if isinstance(run.space, kind)), "Each decision's choice.")
+        drawn = next(
+            (words for kind, words in kinds.items() if isinstance(run.space, kind)), "The choice of each decision."
+        )
     return {
         "name": run.name,
         "where": _where(run),

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from jaxnas.metrics import pareto_front
 from jaxnas.report.labels import place_labels
-from jaxnas.report.wording import COSTS, costs_of, quantity, within
+from jaxnas.report.wording import COSTS, costs_of, quantity, searched_cost, within
 from jaxnas.results.files import replacing
 from jaxnas.results.result import FoundArchitecture, SearchResult
 
@@ -19,7 +19,7 @@ _INK, _FAINT, _LINE = "#1a1a1a", "#8a8a8a", "#c9d3dc"
 _COLOR = "#1f5a8a"  # One dark hue: full or hollow tells the groups apart, so nothing is lost in grey.
 
 
-def plot_pareto(result: SearchResult, path: str | os.PathLike, cost: str = "macs") -> None:
+def plot_pareto(result: SearchResult, path: str | os.PathLike, cost: str | None = None) -> None:
     """Draws the networks of a search, each labelled with its penalty or its budget.
 
     Those that another one dominates in cost and accuracy are drawn hollow.
@@ -27,12 +27,13 @@ def plot_pareto(result: SearchResult, path: str | os.PathLike, cost: str = "macs
     Args:
       result: of a search.
       path: of the picture; its suffix chooses the format (png, pdf, svg).
-      cost: "macs", "params", or another cost that is known of all networks.
+      cost: "macs", "params", or another cost that is known of all networks; None for what the search went for.
 
     Raises:
       ValueError: if `cost` is none of these.
     """
     known = costs_of(result.architectures) if result.architectures else ["macs", "params"]
+    cost = searched_cost(result) if cost is None else cost
     if cost not in known:
         raise ValueError(f"cost must be one of {', '.join(known)}, got {cost!r}")
     points = _points(result.architectures, cost)
@@ -52,7 +53,7 @@ def plot_pareto(result: SearchResult, path: str | os.PathLike, cost: str = "macs
                 style = {"color": face, "edgecolor": _COLOR, "linewidth": 1.5, "s": 52, "zorder": 3}
                 axes.scatter(costs[mask], accuracies[mask], label=label, **style)
         axes.margins(x=0.12, y=0.16)
-        axes.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=_INK, handletextpad=0.2)
+        axes.legend(loc="best", frameon=False, fontsize=8, labelcolor=_INK, handletextpad=0.2)
         places = np.stack([costs, accuracies], axis=1)
         place_labels(axes, places, [point[2] for point in points], [line], fontsize=8.5, color=_INK, zorder=4)
     else:

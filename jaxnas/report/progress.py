@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxnas import strategies
-from jaxnas.report.wording import quantity, within
+from jaxnas.report.wording import duration, quantity, within
 from jaxnas.results import tables
 from jaxnas.results.result import SearchResult
 from jaxnas.results.tables import Column
@@ -168,7 +168,7 @@ class SearchDisplay:
     def _head(self, shown: _Snapshot) -> list[str]:
         parts = [f"step {shown.step}/{self.total_steps}", shown.phase]
         if shown.seconds_left is not None:
-            parts.append(f"{_duration(shown.seconds_left)} left")
+            parts.append(f"{duration(shown.seconds_left)} left")
         if shown.train_loss is not None:
             parts.append(f"train loss {shown.train_loss:.3f}")
         return parts
@@ -274,16 +274,6 @@ def _columns(shown: _Snapshot) -> list[tuple[str, np.ndarray, int]]:
         ("settled %", convergence, 0),
     ]
     return [(name, values, digits) for name, values, digits in columns if values is not None]
-
-
-def _duration(seconds: float) -> str:
-    if not np.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _count(value: int) -> str:

@@ -4,20 +4,21 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxnas import tasks
 from jaxnas.networks import latency
+from jaxnas.report.wording import searched_cost
 from jaxnas.results.history import History, read_history
 from jaxnas.results.metrics_log import read_metrics
 from jaxnas.results.result import FoundArchitecture, SearchResult, read_result, space_of
+from jaxnas.search.execute import LATENCY_FILE
 from jaxnas.spaces import SearchSpace
 
 EXPORT_SUFFIXES = (".stablehlo", ".onnx", ".safetensors")
 MODEL_CARD = "model_card.md"
-LATENCY_FILE = "latency.json"  # a copy of the table that the search was given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,9 +51,8 @@ class Run:
     @property
     def cost(self) -> str:
         """What the search penalised or gave budgets of, where the choices' costs are known."""
-        settings = self.result.config.get("method")
-        cost = settings.get("cost") if isinstance(settings, Mapping) else self.result.config.get("cost")
-        return cost if isinstance(cost, str) and self.knows(cost) else "macs"
+        cost = searched_cost(self.result)
+        return cost if self.knows(cost) else "macs"
 
     def knows(self, cost: str) -> bool:
         """Whether the costs of single choices are known."""

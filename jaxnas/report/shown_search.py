@@ -42,7 +42,10 @@ def run_and_show(config: SearchConfig, console: Console) -> None:
             listeners.append(tensorboard.TensorBoardListener(workdir / "tensorboard", networks))
         return listeners
 
-    found, workdir = execute(config, listen)
+    def announce(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)  # names of files and classes are no markup
+
+    found, workdir = execute(config, listen, announce)
     if is_writer:
         plot_pareto(found, workdir / "pareto.png")
         console.print(result_table(found))

@@ -36,6 +36,7 @@ def as_json(
             name: {
                 "relative_regret": result.relative_regret.tolist(),
                 "hypervolume": result.hypervolume.tolist(),
+                "distance": None if result.distance is None else result.distance.tolist(),
                 "encodings": result.encodings.tolist(),
                 "samples": result.samples,
                 "wall_seconds": result.wall_seconds,
@@ -89,7 +90,10 @@ def _band(axes: Axes, result: Result, measure: str, label: str) -> None:
 
 
 def result_table(results: Mapping[str, Result]) -> Table:
-    """Each method's regret at some counts, mean and quartiles over seeds, and its hypervolume at the end."""
+    """Each method's regret at some counts, its distance there, and its hypervolume at the end.
+
+    Regret is the mean and the quartiles over seeds; distance the mean, of true errors to the best that costs no more.
+    """
     recorded = next(iter(results.values())).evaluations
     wanted = [count for count in (250, 1000, 2000, 4000) if count in recorded]
     counts = wanted if recorded[-1] in wanted else [*wanted, recorded[-1]]
@@ -100,11 +104,13 @@ def result_table(results: Mapping[str, Result]) -> Table:
             per_seed = result.per_seed("relative_regret")[:, recorded.index(count)]
             low, high = np.quantile(per_seed, (0.25, 0.75))
             cells.append(f"{per_seed.mean():.3f} ({low:.2f}-{high:.2f})")
+        at = [recorded.index(count) for count in counts]
+        distance = "-" if result.distance is None else " / ".join(f"{100 * d:.2f}" for d in result.distance.mean(0)[at])
         volume = f"{result.hypervolume[:, -1].mean():.4f}"
-        rows.append((name, str(result.samples), *cells, volume, f"{result.wall_seconds:.1f}"))
+        rows.append((name, str(result.samples), *cells, distance, volume, f"{result.wall_seconds:.1f}"))
     return Table(
         "Relative regret over evaluations: mean (quartiles over seeds)",
-        (Column("method", "name"), "samples", *map(str, counts), "hypervolume", "seconds"),
+        (Column("method", "name"), "samples", *map(str, counts), "distance, points", "hypervolume", "seconds"),
         rows,
     )
 

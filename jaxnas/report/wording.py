@@ -1,8 +1,9 @@
 """Costs, quantities and networks in words, the same in every report."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
-from jaxnas.results.result import FoundArchitecture
+from jaxnas.results.result import FoundArchitecture, SearchResult
 
 COSTS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 
@@ -10,6 +11,14 @@ COSTS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 def costs_of(architectures: Iterable[FoundArchitecture]) -> list[str]:
     """The costs that are known of all of some networks."""
     return [cost for cost in COSTS if all(getattr(found, cost) is not None for found in architectures)]
+
+
+def searched_cost(result: SearchResult) -> str:
+    """The cost that a search penalised or gave budgets of, if it is known of all networks; else multiply-adds."""
+    settings = result.config.get("method")
+    settings = settings if isinstance(settings, Mapping) else result.config  # earlier versions had no groups
+    cost = settings.get("cost")
+    return cost if cost in costs_of(result.architectures) else "macs"
 
 
 def label(found: FoundArchitecture) -> str:
@@ -52,6 +61,21 @@ def count(value: float, digits: int = 3) -> str:
         if abs(value) >= 0.9995 * unit:
             return f"{value / unit:.{digits}g}{name}"
     return f"{value:.{digits}g}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(59.6), duration(75), duration(4000)
+    ('1 min 00 s', '1 min 15 s', '1 h 06 min')
+    """
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def short_name(choice: str) -> str:

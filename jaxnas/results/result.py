@@ -62,6 +62,8 @@ class SearchResult:
       evaluations: architecture-minibatch losses used for theta.
       wall_seconds: how long it took.
       architectures: [K], one for each distribution, ordered by penalty; with budgets in the order these were given.
+      classes: names of the classes, in the order of the labels; None where a search does not know them.
+      images: number of images of each class that the search learnt on; None where it does not know them.
       space_description: what the space of the costs is built from, see `jaxnas.spaces.from_description`; None where it
         is not known, as of a space of one's own, and in results of earlier versions.
     """
@@ -75,10 +77,13 @@ class SearchResult:
     evaluations: int
     wall_seconds: float
     architectures: tuple[FoundArchitecture, ...]
+    classes: tuple[str, ...] | None = None
+    images: Mapping[str, int] | None = None
     space_description: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "architectures", tuple(self.architectures))
+        object.__setattr__(self, "classes", None if self.classes is None else tuple(self.classes))
         penalties = [float(found.penalty) for found in self.architectures]
         with_budgets = any(found.budgets for found in self.architectures)
         if not with_budgets and penalties != sorted(penalties):
@@ -163,6 +168,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "evaluations": _INTEGER,
     "wall_seconds": _NUMBER,
     "architectures": (list,),
+    "classes": (list, type(None)),
+    "images": (dict, type(None)),
     "space_description": (dict, type(None)),
     "k": _INTEGER,
     "penalty": _NUMBER,

@@ -72,9 +72,18 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|]|\b_|_\b)", r"\\\1", " ".join(text.split()))
 
 
+def code(text: str) -> str:
+    """Text as Markdown in code type.
+
+    >>> print(code("a*b"), code("a`b"))
+    `a*b` `` a`b ``
+    """
+    text = text.replace("\n", " ")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+
+
 def _cell(text: str, kind: str) -> str:
-    if kind == "markdown":
-        return text.replace("|", r"\|")
-    if kind == "name" and "`" not in text:
-        return "`" + text.replace("|", r"\|") + "`"
+    if kind in ("name", "markdown"):
+        return (code(text) if kind == "name" else text).replace("|", r"\|")  # even in code a bar ends a cell
     return escape(text)

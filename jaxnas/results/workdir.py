@@ -3,9 +3,11 @@
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxnas.results.files import write_json
 
 
 def open_workdir(
@@ -13,6 +15,7 @@ def open_workdir(
     name: str,
     config: Mapping[str, Any],
     comparable: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    extendable: Collection[str] = (),
 ) -> Path:
     """Makes or reopens the folder of a run.
 
@@ -22,6 +25,7 @@ def open_workdir(
       config: JSON-ready description of the run, kept in `config.json`.
       comparable: what must be equal in two descriptions of the same run, by name; raises ValueError on a description of
         something else. By default all that stands in it.
+      extendable: names of numbers that may be larger than in the folder, such as of steps; `config.json` gets them.
 
     Returns:
       The folder.
@@ -38,17 +42,16 @@ def open_workdir(
         raise ValueError(f"workdir {path} cannot be made: {error.strerror}") from error
     config_path = path / "config.json"
     config = json.loads(json.dumps(config))
+    extended = False
     if config_path.exists():
-        _check_same(config_path, config, comparable)
+        extended = _check_same(config_path, config, comparable, extendable)
     elif (path / "checkpoints").exists() or (path / "result.json").exists():
         raise ValueError(f"workdir {path} holds results without a config.json; choose another folder")
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(f"workdir {path} cannot be written; choose another folder")
-    if not config_path.exists():
-        temporary = path / "config.json.tmp"
+    if not config_path.exists() or extended:
         try:
-            temporary.write_text(json.dumps(config, indent=2) + "\n")
-            temporary.replace(config_path)
+            write_json(config_path, config)
         except OSError as error:
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
     return path
@@ -64,8 +67,12 @@ def _fresh(name: str) -> Path:
 
 
 def _check_same(
-    config_path: Path, config: dict[str, Any], comparable: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-) -> None:
+    config_path: Path,
+    config: dict[str, Any],
+    comparable: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    extendable: Collection[str],
+) -> bool:
+    """Whether what is extendable is extended, and all else the same; ValueError if not."""
     try:
         existing = json.loads(config_path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -78,13 +85,15 @@ def _check_same(
         raise ValueError(f"{config_path} cannot be compared: {error}; choose another folder") from error
     config = comparable(config)
     keys = sorted(existing.keys() | config.keys())
+    extended = [key for key in extendable if key in existing and key in config and config[key] > existing[key]]
     different = [
         f"{key} ({existing.get(key)!r} there, {config.get(key)!r} now)"
         for key in keys
-        if existing.get(key) != config.get(key)
+        if existing.get(key) != config.get(key) and key not in extended
     ]
     if different:
         raise ValueError(
             f"workdir {config_path.parent} holds another search, different in {', '.join(different)}; "
             "give the same settings to resume it, or choose another folder"
         )
+    return bool(extended)

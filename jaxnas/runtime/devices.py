@@ -119,6 +119,11 @@ def together(function: Callable[[], Result]) -> Result:
     return result
 
 
+def from_first(text: Callable[[], str]) -> str:
+    """What a function returns on process 0, on every process; where it raises there, every process raises."""
+    return _gather_texts(together(lambda: text() if is_host_zero() else ""))[0]
+
+
 def check_agreement(description: Mapping[str, Any]) -> None:
     """Compares what must not differ between processes, such as the configuration and a fingerprint of the data.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,6 +27,8 @@ def summarise(
     config: Mapping[str, Any],
     seconds: float,
     dataset: str,
+    classes: Sequence[str] | None = None,
+    images: Mapping[str, int] | None = None,
 ) -> SearchResult:
     """What a search found: for each k the best candidate of all distributions on the whole validation split.
 
@@ -39,6 +41,8 @@ def summarise(
       config: everything needed to repeat it, JSON-ready.
       seconds: how long it took.
       dataset: name of the data.
+      classes: names of its classes, where they are known.
+      images: number of images of each class, where they are known.
 
     Returns:
       The result; its `write` makes `result.json`.
@@ -87,5 +91,7 @@ def summarise(
         evaluations=distribution_steps * strategy.samples * len(strategy.penalties),
         wall_seconds=seconds,
         architectures=found,
+        classes=classes,
+        images=images,
         space_description=space.description,
     )

@@ -1,10 +1,12 @@
 """A search from its configuration: space, strategy, supernet and images, in memory or streamed."""
 
 import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxnas import data, strategies, supernet
-from jaxnas.data import preprocessing, sources
+from jaxnas.data import parts, preprocessing, sources
 from jaxnas.data.streams import Stream
 from jaxnas.networks import latency
 from jaxnas.runtime import devices
@@ -17,9 +19,31 @@ from jaxnas.spaces import SPACES
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import Strategy
 
+# What an earlier start could not read: for each split, files and their sizes.
+KnownBad = Mapping[str, Iterable[tuple[str, int]]]
 
-def build(config: SearchConfig) -> Search:
+
+def open_images(config: StreamedConfig, known_bad: KnownBad | None = None) -> sources.Splits:
+    """The data set of a search on streams.
+
+    Args:
+      config: the settings.
+      known_bad: images of a folder that are passed over, see `jaxnas.data.FolderSource`.
+
+    Raises:
+      ValueError, DatasetNotFoundError: as `jaxnas.data.sources.open_splits`.
+    """
+    streams = config.streams
+    root = streams.folder or config.data.data_dir
+    return sources.open_splits(config.data.dataset, root, streams.valid_folder, known_bad)
+
+
+def build(config: SearchConfig, splits: sources.Splits | None = None) -> Search:
     """Space, strategy, supernet and data of a configuration: streams and all devices for a `StreamedConfig`.
+
+    Args:
+      config: the settings.
+      splits: what `open_images` opened; None to open it here, where the images are streamed.
 
     Raises:
       ValueError: on a name that is not known, or settings that do not fit each other or the data.
@@ -27,7 +51,9 @@ def build(config: SearchConfig) -> Search:
     """
     if config.space.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {config.space.space!r}")
-    return _streamed(config) if isinstance(config, StreamedConfig) else _in_memory(config)
+    if isinstance(config, StreamedConfig):
+        return _streamed(config, open_images(config) if splits is None else splits)
+    return _in_memory(config)
 
 
 def _in_memory(config: SearchConfig) -> Search:
@@ -44,30 +70,57 @@ def _in_memory(config: SearchConfig) -> Search:
     return image_search(strategy, network, dataset, train, valid, config.training)
 
 
-def _streamed(config: StreamedConfig) -> Search:
-    settings, streams, seed = config.training, config.streams, config.run.seed
-    source = sources.open_source(config.data.dataset, streams.folder or config.data.data_dir)
-    halves = sources.halves(source, config.data.valid_fraction, seed, streams.classes, streams.images_per_class)
+def search_parts(config: StreamedConfig, splits: sources.Splits) -> tuple[parts.Part, parts.Part]:
+    """The images that weights and distributions learn on."""
+    streams = config.streams
+    return parts.search_parts(
+        splits, config.data.valid_fraction, config.run.seed, streams.classes, streams.images_per_class
+    )
+
+
+def make_stream(config: StreamedConfig, part: parts.Part, batch_size: int, augment: bool, **changes: Any) -> Stream:
+    """A stream of images as a configuration wants it; `changes` are fields of `Stream`."""
+    streams = config.streams
+    return Stream(
+        *part,
+        **{
+            "size": config.data.image_size,
+            "batch_size": batch_size,
+            "seed": config.run.seed,
+            "augment": augment,
+            "host": devices.process(),
+            "threads": streams.threads,
+            "workers": streams.workers,
+            "max_dead": streams.max_dead_images,
+            "mirror": streams.mirror,
+            "background": streams.background,
+            **changes,
+        },
+    )
+
+
+def normalization(config: StreamedConfig, part: parts.Part) -> data.Normalization:
+    """As given, or of the training images."""
+    streams, size, seed = config.streams, config.data.image_size, config.run.seed
+    if streams.mean and streams.std:
+        return data.Normalization(streams.mean, streams.std)
+    measured = preprocessing.normalization(*part, size, seed, background=streams.background)
+    return data.Normalization(streams.mean or measured.mean, streams.std or measured.std)
+
+
+def _streamed(config: StreamedConfig, splits: sources.Splits) -> Search:
+    settings, streams = config.training, config.streams
+    learnt = search_parts(config, splits)
+    sizes = settings.batch_size, settings.valid_batch_size
     train, valid = (
-        Stream(
-            source,
-            subset,
-            config.data.image_size,
-            size // settings.accumulate,
-            seed,
-            augment,
-            devices.process(),
-            threads=streams.threads,
-            workers=streams.workers,
-            max_dead=streams.max_dead_images,
-        )
-        for subset, size, augment in zip(halves, (settings.batch_size, settings.valid_batch_size), (True, False))
+        make_stream(config, part, size // settings.accumulate, augment)
+        for part, size, augment in zip(learnt, sizes, (True, False))
     )
     space = _proxy(config, len(train.subset.class_names))
     network = supernet.build(space, _gather(config), devices.AXIS if streams.sync_batch_norm else None)
     strategy = choose_strategy(config, search_space(config, space))
-    normalization = preprocessing.normalization(source, train.subset, config.data.image_size, seed)
-    return streamed_image_search(strategy, network, train, valid, settings, normalization, streams.evaluation_batches)
+    measured = normalization(config, learnt[0])
+    return streamed_image_search(strategy, network, train, valid, settings, measured, streams.evaluation_batches)
 
 
 def _proxy(config: SearchConfig, num_classes: int) -> SearchSpace:
@@ -110,12 +163,26 @@ def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]
 
     Args:
       config: the configuration.
-      search: what was built of it; the images of one that streams them get a fingerprint.
+      search: what was built of it; of one that streams its images, these get a fingerprint, classes and, where they are
+        known without reading all records, counts.
     """
     found: dict[str, Any] = {}
     if config.method.latency is not None:
         table = latency.read(config.method.latency)
         found["latency"] = {"device": table.device, "batch_size": table.batch_size, "digest": table.digest}
     if search is not None and isinstance(search.train, Streamed):
-        found["data"] = search.train.stream.source.fingerprint()[:16]
+        streams = search.train.stream, search.valid.stream
+        found["data"] = _fingerprint([stream.source for stream in streams])
+        found["classes"] = list(streams[0].subset.class_names)
+        counts = parts.class_counts(*((stream.source, stream.subset) for stream in streams))
+        if counts is not None:
+            found["images"] = counts
+        found["normalization"] = {name: list(getattr(search.prepare, name)) for name in ("mean", "std")}
     return found
+
+
+def _fingerprint(found: list[sources.ImageSource]) -> str:
+    """Of one source or, where the distributions have images of their own, of both."""
+    prints = [source.fingerprint() for source in dict.fromkeys(found)]
+    whole = prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
+    return whole[:16]

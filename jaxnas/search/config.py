@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxnas import strategies
+from jaxnas.data.decoding import WHITE, check_background
+from jaxnas.data.preprocessing import Normalization
 from jaxnas.networks import latency as latency_tables
 from jaxnas.results.settings_tree import undecisive
 from jaxnas.search import budgets as budget_texts
@@ -122,9 +124,17 @@ class StreamSettings:
     """How images are read from disk while the search runs.
 
     Attributes:
-      folder: instead of a TFDS data set, a folder with one subfolder of JPEG or PNG files for each class.
+      folder: instead of a TFDS data set, a folder with one subfolder of images for each class, or with the splits
+        train, val and test that hold these; see docs/imagenet.md.
+      valid_folder: a folder with the same class subfolders, whose images are for the distributions.
       classes: search on so many classes, drawn at random.
-      images_per_class: search on so many images of each class, drawn at random.
+      images_per_class: search on so many images of each class and split, drawn at random.
+      mirror: mirror training images at random; by default not for digits, letters, text and traffic signs, which are
+        told by the name of the data set or folder.
+      mean: of red, green and blue, from 0 to 1, that images are normalised with; by default measured on the training
+        images, or ImageNet's for ImageNet.
+      std: standard deviations, likewise.
+      background: red, green and blue, from 0 to 255, on which transparent images are put.
       sync_batch_norm: batch statistics of all devices together, not of each device's images.
       evaluation_batches: validation minibatches that the candidates are compared on at the end.
       threads: that decode images, where there are no workers.
@@ -133,13 +143,23 @@ class StreamSettings:
     """
 
     folder: Path | None = undecisive()  # its content decides, which stands among the inputs
+    valid_folder: Path | None = undecisive()  # likewise
     classes: int | None = None
     images_per_class: int | None = None
+    mirror: bool = True
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    background: tuple[int, ...] = WHITE
     sync_batch_norm: bool = False
     evaluation_batches: int = 50
     threads: int = undecisive(8)
     workers: int = undecisive(0)
     max_dead_images: int = undecisive(100)
+
+    def __post_init__(self):
+        check_background(self.background)
+        # Each is checked beside a value that is right, since either may be left to be measured.
+        Normalization(self.mean or (0.5, 0.5, 0.5), self.std or (0.25, 0.25, 0.25))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from jaxnas.results import MetricsLog, read_metrics
-from jaxnas.runtime.checkpoints import Checkpoints, Skipped
+from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.runtime.damage import Skipped
 from jaxnas.runtime.loop import RunInterruptedError, stop_on_signals
-from jaxnas.runtime.shared_checkpoints import SharedCheckpoints
 
 State = TypeVar("State")
 
@@ -68,7 +68,7 @@ def run(
     trainer: Trainer[State],
     state: State,
     workdir: Path,
-    checkpoints: Checkpoints | SharedCheckpoints,
+    checkpoints: Checkpoints,
     *,
     checkpoint_seconds: float,
     listeners: Sequence[Listener] = (),

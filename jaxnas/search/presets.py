@@ -15,6 +15,10 @@ smoke   python -m experiments.make_images --out data --classes 20 --images 2000
         has 8 layers and a small learning rate so that rounding, which fresh networks of many batch norms amplify, does
         not grow from step to step: runs on different numbers of devices can be compared.
 
+small   python -m experiments.imagenet_search --preset small --folder DIR --workdir runs/own
+        A folder with some hundred images of one's own, at 32x32, on `mbconv_digits`: two or three minutes on two CPU
+        cores. See docs/tutorials/own_data.md.
+
 full    python -m experiments.imagenet_search --preset full --data-dir DIR --precision bfloat16 --workdir runs/full
         Half of ImageNet's training images for the weights, one uniformly drawn network a step, 120 passes; then the
         distributions with frozen weights, 4 networks at once. `python -m benchmarks.scaling` counts its work and says
@@ -23,11 +27,11 @@ full    python -m experiments.imagenet_search --preset full --data-dir DIR --pre
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import jax
-
 from jaxnas import data, strategies
+from jaxnas.data import folder_scan
 from jaxnas.results import settings_tree
 from jaxnas.search.config import (
     COSTS,
@@ -41,6 +45,7 @@ from jaxnas.search.config import (
 )
 from jaxnas.search.settings import SearchSettings
 from jaxnas.spaces import SPACES
+from jaxnas.supernet.backend import resolve_backend
 
 Config = TypeVar("Config", bound=SearchConfig)
 
@@ -82,7 +87,8 @@ class Presets(Generic[Config]):
 
         A setting that follows from one of those has its value: `batch_size` is also that of the validation split, and
         the learning rate may grow with it; budgets leave no penalties; a folder of images is no data set of another
-        name. All that is given itself still has the preset's value, or one that its own replaces.
+        name; images of digits or letters are not mirrored (`jaxnas.data.mirrored`). All that is given itself still has
+        the preset's value, or one that its own replaces.
 
         Args:
           given: values, or the texts of a command line, by name.
@@ -101,6 +107,8 @@ class Presets(Generic[Config]):
             if given.get("dataset") is not None or given.get("data_dir") is not None:
                 raise ValueError("give either a folder of images or a dataset and its data_dir, not both")
             changes["dataset"] = FOLDER
+        if isinstance(config, StreamedConfig):
+            changes["mirror"] = _may_be_mirrored(given.get("folder"), given.get("dataset") or config.data.dataset)
         if given.get("budgets") is not None and given.get("penalties") is None:
             changes["penalties"] = ()
         size = _whole_number(given.get("batch_size"))
@@ -124,11 +132,23 @@ def _whole_number(value: Any) -> int | None:
         return None
 
 
+def _may_be_mirrored(folder: Any, dataset: str) -> bool:
+    """Whether images may be mirrored, which the names of the data set or folder and of its classes show."""
+    if folder is None:
+        return data.mirrored(dataset)
+    root = Path(folder).expanduser().absolute()
+    try:
+        splits = folder_scan.find_splits(root)
+    except ValueError:  # said when the folder is opened
+        splits = {}
+    return data.mirrored(root.name, folder_scan.class_folders(root / splits.get("train", "")))
+
+
 def _usual(given: Mapping[str, Any]) -> str:
     """Quickstart for digits, otherwise full on an accelerator and cpu without one."""
     if given.get("dataset") == "digits":
         return "quickstart"
-    return "cpu" if jax.default_backend() == "cpu" else "full"
+    return "cpu" if resolve_backend() == "cpu" else "full"
 
 
 MEMORY = Presets(
@@ -204,6 +224,23 @@ STREAMED = Presets(
                 crop_padding=0,
                 steps_per_dispatch=5,
                 batching="vmap",  # compiles in half the time, which is most of it
+            ),
+        ),
+        "small": StreamedConfig(
+            run=RunSettings(),
+            data=DataSettings(dataset="imagenet2012", image_size=32, valid_fraction=0.5),
+            space=SpaceSettings("mbconv_digits"),
+            method=MethodSettings(penalties=(0.02, 0.1, 0.4), samples=4, candidates=16),
+            training=SearchSettings(
+                weight_steps=300,
+                distribution_steps=60,
+                batch_size=32,
+                valid_batch_size=32,
+                weight_samples=1,
+                learning_rate=0.05,
+                warmup=0.1,
+                crop_padding=0,
+                steps_per_dispatch=20,
             ),
         ),
         "full": StreamedConfig(

@@ -9,7 +9,7 @@ programs continues as if nothing had happened.
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import chex
 import flax.linen as nn
@@ -202,6 +202,48 @@ def descend(
     return state, score
 
 
+class Trainer(Protocol):
+    """What a training offers, whatever its images come from.
+
+    Attributes:
+      settings: of the training.
+      total_steps: of the whole training.
+      test_every: epochs between tests that are recorded; 0 for none.
+    """
+
+    settings: RetrainSettings
+    total_steps: int
+    test_every: int
+
+    def init(self, seed: int, params: chex.ArrayTree | None = None) -> RetrainState:
+        """The state before the first step."""
+
+    def run(self, state: RetrainState, stop: Callable[[], bool] = loop.never) -> Iterator[tuple[RetrainState, Score]]:
+        """Trains from `state` to the end."""
+
+    def records(self, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
+        """A record for metrics.jsonl of what `run` yielded."""
+
+    def test(self, variables: chex.ArrayTree) -> Score:
+        """The score on all test images."""
+
+
+def records(trainer: Trainer, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
+    """A record for metrics.jsonl of what a training yielded; `step` steps were done before."""
+    done = int(state.step)
+    before, after = (number * trainer.settings.epochs / trainer.total_steps for number in (step, done))
+    record = {
+        "step": done,
+        "epoch": round(after, 3),
+        "train_loss": score.loss,
+        "train_accuracy": score.accuracy,
+    }
+    if trainer.test_every and int(after) // trainer.test_every > int(before) // trainer.test_every:
+        test = trainer.test(state.average)
+        record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+    return [record]
+
+
 @dataclass(frozen=True, eq=False)
 class Retraining:
     """A network and the data to train and test it on.
@@ -279,18 +321,7 @@ class Retraining:
 
     def records(self, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
         """A record for metrics.jsonl of what `run` yielded; `step` steps were done before."""
-        done = int(state.step)
-        before, after = (number * self.settings.epochs / self.total_steps for number in (step, done))
-        record = {
-            "step": done,
-            "epoch": round(after, 3),
-            "train_loss": score.loss,
-            "train_accuracy": score.accuracy,
-        }
-        if self.test_every and int(after) // self.test_every > int(before) // self.test_every:
-            test = self.test(state.average)
-            record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
-        return [record]
+        return records(self, step, state, score)
 
     def _dispatch(self, state: RetrainState, step: int) -> tuple[RetrainState, Score, bool]:
         count = min(self.settings.steps_per_dispatch, self.total_steps - step)

@@ -8,6 +8,7 @@ statistics in training, and the running ones are averaged.
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -21,7 +22,7 @@ from jaxnas.data.randaugment import randaugment
 from jaxnas.data.streams import Stream
 from jaxnas.runtime import loop
 from jaxnas.runtime.placement import ALL_DEVICES, Placement
-from jaxnas.search.retraining import RetrainSettings, RetrainState, Score, descend, first_state
+from jaxnas.search.retraining import RetrainSettings, RetrainState, Score, descend, first_state, records
 from jaxnas.search.sources import Feed, Streamed
 
 
@@ -35,6 +36,7 @@ class StreamedRetraining:
       tested: images that no training step sees, not augmented.
       normalization: of both.
       settings: the rest; `crop_padding` is 0, since streams crop.
+      test_every: epochs between tests that are recorded; 0 for none. No decision is taken on them.
       placement: the devices.
     """
 
@@ -43,6 +45,7 @@ class StreamedRetraining:
     tested: Stream
     normalization: data.Normalization
     settings: RetrainSettings
+    test_every: int = 0
     placement: Placement = ALL_DEVICES
 
     def __post_init__(self):
@@ -85,13 +88,17 @@ class StreamedRetraining:
         finally:
             feed.close()
 
+    def records(self, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
+        """A record for metrics.jsonl of what `run` yielded; `step` steps were done before."""
+        return records(self, step, state, score)
+
     def _dispatch(self, feed: Feed, state: RetrainState, step: int) -> tuple[RetrainState, Score, bool]:
         """At most `steps_per_dispatch` steps."""
         scores = []
         for _ in range(min(self.settings.steps_per_dispatch, self.total_steps - step)):
             state, score = self._step(state, feed.take(), None)
-            if scores:  # one step is always under way
-                self.placement.wait(scores[-1].loss)
+            if scores:
+                jax.block_until_ready(scores[-1])  # so that one step is under way, and not hundreds
             scores.append(self.placement.get(score))
         return state, jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(scores)), False
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import chex
@@ -191,6 +192,29 @@ def complete(strategy: Strategy, population: int | None = None) -> None:
     check_settings(strategy.space, strategy.penalties, strategy.samples)
     if strategy.cost is None:
         object.__setattr__(strategy, "cost", default_cost(strategy.space))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a strategy that has no others, completed and checked by `complete`.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k, one for each of the K networks looked for.
+      samples: lambda.
+      cost: scaled cost R(c); None for the first cost of the space.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int = 4
+    cost: Cost | None = None
+
+    def __post_init__(self):
+        complete(self)
 
 
 def check_settings(space: SearchSpace, penalties: tuple[float, ...], samples: int) -> None:

@@ -17,7 +17,6 @@ is ahead).
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.struct
@@ -63,7 +62,7 @@ class Info(base.DistributionInfo):
 
 
 @dataclass(frozen=True)
-class ImportanceSampling(base.DistributionStrategy):
+class ImportanceSampling(base.Settings, base.DistributionStrategy):
     """Importance sampling from the mixture of K distributions, updated by ASNG.
 
     Attributes:
@@ -75,14 +74,6 @@ class ImportanceSampling(base.DistributionStrategy):
     Raises:
       ValueError: on settings that make no search.
     """
-
-    space: SearchSpace
-    penalties: tuple[float, ...]
-    samples: int = 4
-    cost: Callable[[jax.Array], jax.Array] | None = None
-
-    def __post_init__(self):
-        base.complete(self)
 
     def init(self, key: jax.Array) -> State:
         """K uniform distributions; the key is not used."""

@@ -14,7 +14,6 @@ and a natural gradient needs more steps (docs/explanation/ablation.md has 4,000,
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import chex
@@ -23,7 +22,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import asng, distribution, importance
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base
 from jaxnas.strategies.importance_sampling import State, initial_state
 
@@ -40,7 +38,7 @@ class Info(base.Info):
 
 
 @dataclass(frozen=True)
-class Independent:
+class Independent(base.Settings):
     """K independent ASNG searches, run side by side.
 
     Attributes:
@@ -54,13 +52,8 @@ class Independent:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
-    samples: int = 4
-    cost: Callable[[jax.Array], jax.Array] | None = None
-
     def __post_init__(self):
-        base.complete(self)
+        super().__post_init__()
         if self.samples < 2:
             raise ValueError(
                 f"samples must be at least 2 for independent searches: one loss has no rank, got {self.samples}"

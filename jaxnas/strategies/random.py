@@ -10,19 +10,17 @@ Deviations: Every sample counts for all penalties; a supernet or a table stands 
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 
 from jaxnas import distribution
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, incumbents
 from jaxnas.strategies.incumbents import Incumbents
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(base.Settings):
     """Uniform samples; the best measured one for each penalty is the answer, every sample counting for all penalties.
 
     Attributes:
@@ -34,14 +32,6 @@ class Random:
     Raises:
       ValueError: on settings that make no search.
     """
-
-    space: SearchSpace
-    penalties: tuple[float, ...]
-    samples: int = 4
-    cost: Callable[[jax.Array], jax.Array] | None = None
-
-    def __post_init__(self):
-        base.complete(self)
 
     def init(self, key: jax.Array) -> Incumbents:
         """Nothing seen; the key is not used."""

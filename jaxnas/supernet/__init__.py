@@ -11,7 +11,9 @@ from jaxnas.supernet.mbconv import MBConvSupernet
 
 
 @functools.singledispatch
-def build(space: SearchSpace, gather: bool = False, axis_name: str | None = None) -> nn.Module:
+def build(
+    space: SearchSpace, gather: bool = False, axis_name: str | None = None, backend: str | None = None
+) -> nn.Module:
     """The supernet for a space, chosen by the type of the space.
 
     A new kind of space needs one line: `build.register(MySpace, MySupernet)`.
@@ -20,6 +22,7 @@ def build(space: SearchSpace, gather: bool = False, axis_name: str | None = None
       space: the search space.
       gather: make it for `vmap` over architectures, gathering the chosen operations where it can, not for `map`.
       axis_name: mapped axis over which batch norm takes its statistics, where the supernet can.
+      backend: that programs are for, "cpu", "gpu" or "tpu"; None for JAX's default.
 
     Returns:
       A module with `space`, `__call__(images, arch)` and `init_params(key)`.
@@ -38,11 +41,13 @@ build.register(MBConvSpace, MBConvSupernet)
 
 
 @build.register
-def _build_cells(space: CellSpace, gather: bool = False, axis_name: str | None = None) -> CellSupernet:
+def _build_cells(
+    space: CellSpace, gather: bool = False, axis_name: str | None = None, backend: str | None = None
+) -> CellSupernet:
     del gather  # its operations differ too much to be one
     if axis_name is not None:
         raise ValueError("synchronised batch norm is for MBConv spaces, not for cells; leave axis_name None")
-    return CellSupernet(space)
+    return CellSupernet(space, backend)
 
 
 __all__ = [

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnas.supernet.backend import resolve_backend
+
 BATCHINGS = ("auto", "vmap", "map")
 
 # apply(params, inputs, arch [D]) -> outputs; inputs and outputs are pytrees whose leading axis is that of B examples.
@@ -64,15 +66,19 @@ def check_batching(batching: str) -> None:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}, got {batching!r}")
 
 
-def resolve_batching(batching: str) -> str:
+def resolve_batching(batching: str, backend: str | None = None) -> str:
     """Turns "auto" into "map" on CPUs, where it was measured faster, and "vmap" elsewhere.
+
+    Args:
+      batching: one of `BATCHINGS`.
+      backend: that the program is for; None for JAX's default.
 
     Raises:
       ValueError: if `batching` is none of `BATCHINGS`.
     """
     check_batching(batching)
     if batching == "auto":
-        return "map" if jax.default_backend() == "cpu" else "vmap"
+        return "map" if resolve_backend(backend) == "cpu" else "vmap"
     return batching
 
 
@@ -122,20 +128,13 @@ def gradient(
     archs: jax.Array,
     loss: Loss = cross_entropy,
     *,
-    batching: str = "map",
     chunk_size: int | None = None,
+    batching: str = "map",
 ) -> tuple[chex.ArrayTree, Evaluation]:
     """Gradient of the mean loss of S architectures with respect to the shared weights (METHOD, step 7).
 
-    Args:
-      apply: the supernet for one architecture.
-      params: its weights.
-      inputs: pytree with leading axis B, what `apply` takes.
-      batch: pytree with leading axis B, what `loss` compares outputs with; labels int [B] for `cross_entropy`.
-      archs: int32 [S, D].
-      loss: see `Loss`.
-      batching: "vmap" or "map"; under "map" the activations of one architecture at a time are held.
-      chunk_size: architectures at once under "vmap", whose activations are held together; None for all.
+    Takes what `evaluate` takes; under "map" it holds the activations of one architecture at a time, under "vmap" those
+    of `chunk_size` together.
 
     Returns:
       The gradient, and Evaluation with arrays [S].

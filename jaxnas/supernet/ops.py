@@ -14,24 +14,27 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnas.supernet.backend import resolve_backend
+
 # Numbers of a block of images that are worked on together: 256 KiB of float32, within a core's second-level cache.
 BLOCK_SIZE = 65_536
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, backend: str | None = None) -> jax.Array:
     """Depthwise convolution with symmetric zero padding of (k - 1) // 2.
 
     Args:
       x: float [B, H, W, C].
       kernel: float [k, k, C], k odd.
       stride: distance between outputs.
+      backend: that the program is for; None for JAX's default.
 
     Returns:
       float [B, ceil(H / stride), ceil(W / stride), C].
     """
     chex.assert_rank([x, kernel], [4, 3])
     chex.assert_equal(x.shape[-1], kernel.shape[-1])
-    if jax.default_backend() == "cpu":
+    if resolve_backend(backend) == "cpu":
         return _shifted_products(x, kernel, stride)
     padding = (kernel.shape[0] - 1) // 2
     return lax.conv_general_dilated(

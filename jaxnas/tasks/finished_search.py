@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxnas.results import settings_tree
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.build import build
-from jaxnas.search.config import SearchConfig
+from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.execute import LATENCY_FILE
 from jaxnas.tasks.supernet import FrozenSupernet
 
@@ -24,6 +24,21 @@ def read_run(run: Path) -> SearchConfig:
     if config.method.latency is not None:
         config = settings_tree.replace(config, latency=run / LATENCY_FILE)
     return config
+
+
+def read_streamed_run(run: Path) -> StreamedConfig:
+    """The configuration of the search on streamed images in a folder.
+
+    Raises:
+      ValueError: if the folder holds no such search.
+    """
+    try:
+        document = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return settings_tree.from_json(StreamedConfig, document)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"run {run} is not the folder of a search; give the result.json beside its config.json ({error})"
+        ) from error
 
 
 def load_supernet(run: Path, data_dir: Path | None) -> FrozenSupernet:

@@ -31,6 +31,7 @@ class Result:
       spent: what one search cost, in the problem's unit.
       wall_seconds: time of all searches, compiling included.
       samples: lambda; None for a method without.
+      distance: float64 [M, E], of the K networks' true errors to the least true error that costs no more, mean over K.
     """
 
     evaluations: tuple[int, ...]
@@ -41,6 +42,7 @@ class Result:
     spent: float
     wall_seconds: float
     samples: int | None = None
+    distance: np.ndarray | None = None
 
     @property
     def mean_regret(self) -> np.ndarray:
@@ -110,7 +112,7 @@ def judge(
       samples: see `Result`.
     """
     rows = task.rows(archs)  # [M, E, K]
-    error, cost = task.error[rows], task.cost.scaled[rows]
+    error, cost = task.true_error[rows], task.cost.scaled[rows]
     return Result(
         evaluations=tuple(evaluations),
         relative_regret=np.swapaxes(metrics.relative_regret(task.objective(penalties), rows), 1, 2),
@@ -120,7 +122,16 @@ def judge(
         spent=spent,
         wall_seconds=wall_seconds,
         samples=samples,
+        distance=distance_to_front(task, rows).mean(-1),
     )
+
+
+def distance_to_front(task: TabularTask, rows: np.ndarray) -> np.ndarray:
+    """How far networks are from the least true error that costs no more: int [...] -> float64 [...], 0 at the best."""
+    order = np.argsort(task.cost.scaled, kind="stable")
+    least = np.minimum.accumulate(task.true_error[order])
+    affordable = np.searchsorted(task.cost.scaled[order], task.cost.scaled[rows], side="right")
+    return task.true_error[rows] - least[affordable - 1]
 
 
 def compare(

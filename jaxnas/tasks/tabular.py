@@ -64,6 +64,11 @@ class TabularTask:
     cost: TableCost
     noise: float = 0.0
 
+    @property
+    def true_error(self) -> np.ndarray:
+        """What networks are truly worth, float64 [N]: `error`, but where a search's losses are of another kind."""
+        return self.error
+
     @classmethod
     def from_table(cls, table: Table, noise: float = 0.0, name: str = "table") -> "TabularTask":
         """Makes a task of a checked table.
@@ -87,11 +92,14 @@ class TabularTask:
         """The rows of architectures in `error` and `cost.scaled`, on the host: int [..., D] -> int [...]."""
         return rows_of(self.space.num_choices, archs)
 
+    def index(self, archs: jax.Array) -> jax.Array:
+        """As `rows`, jit-compilable: int [S, D] -> int [S]."""
+        chex.assert_axis_dimension(archs, -1, len(self.space.decisions))
+        return (jnp.asarray(archs) * strides(self.space.num_choices).astype(np.int32)).sum(-1)
+
     def lookup(self, archs: jax.Array) -> jax.Array:
         """True errors, jit-compilable: int [S, D] -> float32 [S]."""
-        chex.assert_axis_dimension(archs, -1, len(self.space.decisions))
-        rows = (jnp.asarray(archs) * strides(self.space.num_choices).astype(np.int32)).sum(-1)
-        return jnp.asarray(self.error, jnp.float32)[rows]
+        return jnp.asarray(self.error, jnp.float32)[self.index(archs)]
 
     def evaluate(self, key: jax.Array, archs: jax.Array) -> jax.Array:
         """Errors as one minibatch would show them, with independent noise: int [S, D] -> float32 [S]."""

@@ -151,7 +151,7 @@ class SMEMNAS:
         self, judge: comparator.Comparator, main: Population, vice: Population, children: Population
     ) -> tuple[Population, Population]:
         """The next main and vice population: the first front of all in rank and cost, and the uncrowded of the rest."""
-        union = populations_lib.together(main, vice, children)
+        union = populations_lib.merged(main, vice, children)
         scores = comparator.scores(judge, union.archs, union.archs, union.members, self.space.num_choices)
         objectives = jnp.stack([-scores, self.cost(union.archs)], axis=-1)
         front = pareto.non_dominated(objectives, union.members)
