@@ -16,7 +16,7 @@ search: install
 # Nothing in these tests runs long: they compile fast instead of well, also in the commands that they start. Options of
 # XLA that this release does not know are left out; an unknown one would end every process.
 COMPILE_FAST = flags="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"; \
-	for flag in --xla_cpu_use_fusion_emitters=false; do \
+	for flag in --xla_cpu_use_fusion_emitters=false --xla_cpu_emitter_verification_level=0; do \
 		if XLA_FLAGS="$$flag" $(BIN)/python -c "import jax; jax.devices()" > /dev/null 2>&1; then flags="$$flags $$flag"; fi; \
 	done; \
 	export XLA_FLAGS="$$flags" OPENBLAS_NUM_THREADS=1
