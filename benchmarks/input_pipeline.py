@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from experiments import cli, make_images
-from jaxnas.data import crops, sources
+from jaxnas.data import crops, parts, sources
 from jaxnas.data.streams import Stream
 
 PLAIN = "plain loop"
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
             data_dir = Path(temporary)
             make_images.main(make_images.Config(out=data_dir, classes=20, images=300, smallest=350, largest=550))
         source = sources.TfdsSource("imagenet2012", data_dir)
-        everything, _ = sources.halves(source, 0.1, seed=0)
+        everything, _ = parts.halves(source, 0.1, seed=0)
         stream = functools.partial(
             Stream, source, everything, config.size, config.batch_size, seed=0, augment=True, threads=config.threads
         )

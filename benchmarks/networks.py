@@ -70,7 +70,7 @@ def discrete(params: Params, images: jax.Array, arch: tuple[int, ...], space: MB
     def layer_output(index: int, layer_params: Params, x: jax.Array) -> jax.Array:
         operation = space.layers[index].operations[arch[index]]
         layer = dataclasses.replace(space.layers[index], operations=(operation,))
-        apply = mbconv.layer_function(layer, False, jax.default_backend())
+        apply = mbconv.layer_function(layer, False)
         return apply(layer_params, x, jnp.int32(0), layer)
 
     return network(params, images, space, layer_output)

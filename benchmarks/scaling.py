@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from jaxnas.search.imagenet_presets import PRESETS
+from jaxnas.search.presets import STREAMED
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.mbconv import Layer, MBConvSpace
 from jaxnas.supernet import mbconv
@@ -153,15 +153,15 @@ def step(
 
 def main(config: Config) -> None:
     """Prints both phases' steps, and the hours of the whole search."""
-    for name, known in (("preset", PRESETS), ("accelerator", ACCELERATORS), ("precision", BYTES)):
+    for name, known in (("preset", STREAMED.configs), ("accelerator", ACCELERATORS), ("precision", BYTES)):
         if getattr(config, name) not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
     if not 0 < config.efficiency <= 1:
         raise ValueError(f"efficiency must be more than 0 and at most 1, got {config.efficiency}")
-    preset = PRESETS[config.preset]
-    settings = preset.settings
-    work = count(SPACES[preset.space](width=preset.width, image_size=preset.image_size))
-    samples = preset.samples * len(preset.penalties)
+    preset = STREAMED.configs[config.preset]
+    settings = preset.training
+    work = count(SPACES[preset.space.space](width=preset.space.width, image_size=preset.data.image_size))
+    samples = preset.method.samples * len(preset.method.penalties)
     table = Table(
         title=f"{config.preset} on {config.accelerator}, {config.precision}: counted, not measured",
         title_justify="left",

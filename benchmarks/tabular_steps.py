@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from experiments import cli
-from jaxnas import strategies, tasks
+from jaxnas import cost, strategies, tasks
 from tests import oracles
 
 
@@ -36,7 +36,7 @@ class Config:
 
 def compiled_rate(config: Config, task: tasks.TabularTask, penalties: tuple[float, ...]) -> float:
     """(seed, step)s a second of the second call: the first one compiles."""
-    method = strategies.make("importance_plain", task.space, penalties, samples=config.samples, cost=task.cost)
+    method = strategies.make("importance_sampling", task.space, penalties, samples=config.samples, cost=task.cost)
     recorded = (config.steps * config.samples * config.distributions,)
     tasks.search_seeds(task, method, recorded, config.seeds)
     started = time.perf_counter()
@@ -58,7 +58,7 @@ def oracle_rate(config: Config, task: tasks.TabularTask, penalties: tuple[float,
         archs = np.asarray(drawn).reshape(-1, len(task.space.decisions))
         rows = task.rows(archs)
         losses = task.error[rows] + task.noise * rng.normal(size=len(rows))
-        objective = losses + np.asarray(penalties)[:, None] * task.cost.scaled[rows]
+        objective = cost.objective(losses, penalties, task.cost.scaled[rows])
         if shared:
             oracles.importance_sampling_step(states, archs, objective)
         else:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import rich.table
-from rich.console import Console
 
 from experiments import cli
-from jaxnas.results import read_result
+from jaxnas.results import SearchResult, read_result
+from jaxnas.results.result import space_of
 from jaxnas.spaces import SPACES, SearchSpace
 
 
@@ -46,7 +46,7 @@ def read_architecture(
       space_name: the space it must belong to; None for the one that the file names.
 
     Returns:
-      The space at its full size, and the architecture, int32 [D].
+      The space, of a search as its result describes it, else at its full size, and the architecture, int32 [D].
 
     Raises:
       OSError: if the file cannot be read.
@@ -58,23 +58,34 @@ def read_architecture(
         raise ValueError(f"architecture {path} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ValueError(f'architecture {path} must be an object with "space" and "encoding", or a result.json')
+    space = None
     if "architectures" in document:
-        document = _of_a_search(path, k)
+        result = read_result(path)
+        document = _of_a_search(result, path, k)
+        try:
+            space = space_of(result)
+        except ValueError as error:
+            raise ValueError(f"architecture {path}: {error}") from error
+        if space is None and result.space in SPACES:
+            raise ValueError(
+                f"{path} does not describe its space, and its costs are not those of {result.space} at full size; "
+                "a search of this version writes the description"
+            )
     elif k is not None:
         raise ValueError(f"k chooses a network of a search, and {path} holds one architecture; leave it out, got {k}")
     name = document.get("space") if space_name is None else space_name
     if not isinstance(name, str) or name not in SPACES:
         raise ValueError(f"space {name!r} is not known; choose from {', '.join(SPACES)}")
-    space = SPACES[name]()
+    if space is None or space.name != name:
+        space = SPACES[name]()
     try:
         return space, space.decode(document)
     except ValueError as error:
         raise ValueError(f"architecture {path}: {error}") from error
 
 
-def _of_a_search(path: Path, k: int | None) -> dict[str, Any]:
+def _of_a_search(result: SearchResult, path: Path, k: int | None) -> dict[str, Any]:
     """One network of a result.json, in the form of `SearchSpace.encode`."""
-    result = read_result(path)
     networks = {found.k: found for found in result.architectures}
     if k not in networks:
         known = ", ".join(str(index) for index in networks) or "none"
@@ -103,7 +114,7 @@ def architecture_table(space: SearchSpace, arch: np.ndarray) -> rich.table.Table
 def main(config: Config) -> None:
     """Prints the description."""
     space, arch = read_architecture(config.architecture, config.k, config.space)
-    Console().print(architecture_table(space, arch))
+    cli.console().print(architecture_table(space, arch))
 
 
 if __name__ == "__main__":

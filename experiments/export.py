@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from experiments import cli
 from jaxnas import export
@@ -68,7 +67,7 @@ def trained_networks(config: Config) -> dict[str, Path]:
 
 def main(config: Config) -> None:
     """Writes, reads back, compares."""
-    console = Console()
+    console = cli.console()
     if config.format not in (*export.FORMATS, "all"):
         raise ValueError(f"format must be one of {', '.join(export.FORMATS)} or all, got {config.format!r}")
     compilation_cache.enable()

@@ -5,7 +5,7 @@
 
 On a table every method that learns from losses alone searches with the same evaluations and noise. On a supernet all
 methods run, and its training counts (jaxnas/leaderboard/on_supernets.py says how). It prints a table for each problem
-and writes result.json and leaderboard.png; `python -m experiments.methods_page` makes docs/methods.md of it.
+and writes result.json and leaderboard.png; `python -m experiments.methods_page` makes docs/reference/methods.md of it.
 """
 
 import dataclasses
@@ -16,16 +16,19 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import cifar_search, cli
-from jaxnas import data, tasks
+from experiments import cli
+from jaxnas import data, strategies, tasks
 from jaxnas.leaderboard import on_supernets, on_tables, standings, supernet_problem
 from jaxnas.metrics import REFERENCE_POINT
 from jaxnas.report import leaderboard as report
 from jaxnas.report import tabular
+from jaxnas.results import settings_tree
 from jaxnas.results.files import replacing, to_plain
 from jaxnas.runtime import compilation_cache
-from jaxnas.search.presets import PRESETS
+from jaxnas.search import presets
+from jaxnas.search.build import build as build_search
 from jaxnas.search.search import Search
+from jaxnas.tasks.judge import BUDGETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Config:
 
 
 PRESET_OF = {"digits": "quickstart", "cifar10": "cpu"}
-JUDGE_SEED = 1000  # of the judge's weights; those of the arenas count from 0
+JUDGE_SEED = 1000  # of the judge's weights; those of the problems count from 0
 
 
 def check(config: Config) -> None:
@@ -75,8 +78,7 @@ def check(config: Config) -> None:
         raise ValueError("table names one file twice")
     known = {*on_tables.methods(), *on_supernets.methods()}
     for name in config.methods or ():
-        if name not in known:
-            raise ValueError(f"method {name!r} is not known; choose from {', '.join(sorted(known))}")
+        strategies.check_name(name, sorted(known))
 
 
 def command_of(config: Config) -> str:
@@ -96,44 +98,43 @@ def applying(config: Config, methods: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in methods if config.methods is None or name in config.methods)
 
 
-def on_table(config: Config, table: tasks.Table, name: str) -> dict[str, standings.Standing]:
+def on_table(config: Config, table: tasks.Table, name: str) -> standings.Standings:
     """Searches and judges on a table."""
     task = tasks.TabularTask.from_table(table, config.noise, name=name)
     names = applying(config, on_tables.methods())
-    found = on_tables.run(task, names, config.penalties, config.evaluations, config.seeds)
-    return standings.judge(task, config.penalties, found)
+    return standings.Standings.of(on_tables.run(task, names, config.penalties, config.evaluations, config.seeds))
 
 
-def on_supernet(config: Config, console: Console) -> dict[str, standings.Standing]:
+def on_supernet(config: Config, console: Console) -> standings.Standings:
     """Trains the judge and the supernets, searches with every method, and judges."""
-    preset = PRESETS[PRESET_OF[config.supernet]]
+    preset = presets.MEMORY(preset=PRESET_OF[config.supernet], data_dir=config.data_dir)
 
     def build(seed: int) -> Search:
-        run = cifar_search.Config(preset=PRESET_OF[config.supernet], data_dir=config.data_dir, seed=seed)
-        return cifar_search.build(run, preset)
+        return build_search(settings_tree.replace(preset, seed=seed))
 
     searches = [build(seed) for seed in range(config.supernet_seeds)]
     strategy = searches[0].strategy
     console.print(f"{config.supernet}: training {config.supernet_seeds} supernets and the judge")
-    dataset = data.load(preset.dataset, config.data_dir)
+    dataset = data.load(preset.data.dataset, config.data_dir)
     images = dataset.test_images
-    if preset.image_size != images.shape[1]:
-        images = data.resize(images, preset.image_size)
-    judge = supernet_problem.judge(
+    if preset.data.image_size != images.shape[1]:
+        images = data.resize(images, preset.data.image_size)
+    truth = supernet_problem.score_all(
         supernet_problem.train(build(JUDGE_SEED), JUDGE_SEED),
-        data.Split(images, dataset.test_labels),
+        data.Examples(images, dataset.test_labels),
         strategy.cost,
         strategy.space.name,
     )
-    arenas = [
-        supernet_problem.Arena(
-            supernet_problem.train(search, seed), seed, preset.penalties, strategy.cost, config.evaluations
+    problems = [
+        supernet_problem.SupernetProblem(
+            supernet_problem.train(search, seed), seed, preset.method.penalties, strategy.cost, config.evaluations
         )
         for seed, search in enumerate(searches)
     ]
     names = applying(config, on_supernets.methods())
-    found = on_supernets.run(arenas, names, lambda name: console.print(f"{config.supernet}: {name}"))
-    return standings.judge(judge, preset.penalties, found)
+    return standings.Standings.of(
+        on_supernets.run(problems, names, truth, lambda name: console.print(f"{config.supernet}: {name}"))
+    )
 
 
 def main(config: Config) -> None:
@@ -142,14 +143,14 @@ def main(config: Config) -> None:
     compilation_cache.enable()
     tables = {path.stem: tasks.read_table(path, config.cost, config.error) for path in config.table}
     folder = tabular.prepare(config.out)
-    console = Console()
+    console = cli.console()
     if not console.is_terminal:
         console.width = 160  # in a log nothing needs to wrap
-    problems: dict[str, dict[str, standings.Standing]] = {}
+    problems: dict[str, standings.Standings] = {}
     content: dict[str, Any] = {
         "command": command_of(config),
         "hypervolume_reference": list(REFERENCE_POINT),
-        "budget_quantiles": list(standings.BUDGETS),
+        "budget_quantiles": list(BUDGETS),
         "problems": {},
     }
     for name in [*tables, *([config.supernet] if config.supernet else [])]:
@@ -163,9 +164,9 @@ def main(config: Config) -> None:
             }
         else:
             problems[name] = on_supernet(config, console)
-            settings = {"penalties": PRESETS[PRESET_OF[name]].penalties, "seeds": config.supernet_seeds}
-        settings["evaluations"] = config.evaluations
-        console.print(report.standings_table(name, problems[name]))
+            preset = presets.MEMORY.configs[PRESET_OF[name]]
+            settings = {"penalties": preset.method.penalties, "seeds": config.supernet_seeds}
+        console.print(report.standings_table(name, problems[name]).rich())
         content["problems"][name] = standings.as_json(problems[name], **settings)
         with replacing(folder / "result.json") as temporary:
             temporary.write_text(json.dumps(to_plain(content), allow_nan=False) + "\n", encoding="utf-8")

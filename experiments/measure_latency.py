@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rich.progress
-from rich.console import Console
 
 from experiments import cli
 from jaxnas.networks import latency
@@ -30,6 +29,7 @@ class Config:
       out: file for the table.
       width: factor on the channels of the space.
       image_size: height and width of the images; by default the space's.
+      num_classes: number of classes; by default the space's.
       rounds: timings of each program; their median counts.
       networks: random whole networks to check the prediction with.
       seed: of the random networks.
@@ -40,6 +40,7 @@ class Config:
     batch: int = 1
     width: float = 1.0
     image_size: int | None = None
+    num_classes: int | None = None
     rounds: int = 15
     networks: int = 50
     seed: int = 0
@@ -47,11 +48,12 @@ class Config:
 
 def main(config: Config) -> None:
     """Measures, prints and writes."""
-    console = Console()
+    console = cli.console()
     if config.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {config.space!r}")
-    size = {} if config.image_size is None else {"image_size": config.image_size}
-    space = SPACES[config.space](width=config.width, **size)
+    size = {"image_size": config.image_size, "num_classes": config.num_classes}
+    given = {name: value for name, value in size.items() if value is not None}
+    space = SPACES[config.space](width=config.width, **given)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     if config.out.is_dir():
         raise ValueError(f"out must be a file, {config.out} is a folder")

@@ -1,4 +1,4 @@
-"""Makes docs/methods.md of the methods' docstrings and of a leaderboard's result.json.
+"""Makes docs/reference/methods.md of the methods' docstrings and of a leaderboard's result.json.
 
 python -m experiments.methods_page --result runs/leaderboard/result.json
 """
@@ -9,7 +9,8 @@ import pathlib
 import shutil
 
 from experiments import cli
-from jaxnas.leaderboard import methods_page, standings
+from jaxnas.leaderboard import standings
+from jaxnas.report import methods_page
 from jaxnas.results.files import replacing
 
 
@@ -19,7 +20,7 @@ class Config:
 
     result: tuple[pathlib.Path, ...] = ()
     """result.json of leaderboards; a problem in several is taken from the last."""
-    out: pathlib.Path = pathlib.Path("docs/methods.md")
+    out: pathlib.Path = pathlib.Path("docs/reference/methods.md")
     """The page; the first leaderboard's figure goes beside it."""
 
 
@@ -39,7 +40,9 @@ def main(config: Config) -> None:
     with replacing(config.out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for path in config.result[:1]:
-        shutil.copyfile(path.parent / "leaderboard.png", config.out.parent / "leaderboard.png")
+        picture, copy = path.parent / "leaderboard.png", config.out.parent / "leaderboard.png"
+        if picture.resolve() != copy.resolve():
+            shutil.copyfile(picture, copy)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
-from experiments import cli, repeat
+from experiments import cli
 from jaxnas.report.page import write_report
 from jaxnas.report.runs import read_folders, read_truth
+from jaxnas.search import repeat
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def main(config: Config) -> None:
     out = config.folders[0] / "report.html" if config.out is None else config.out
     write_report(out, runs, baselines, truth, commands)
     size = out.stat().st_size / 1e6
-    console = Console()
+    console = cli.console()
     if baselines and truth is None:
         console.print("baselines are left out: their errors need the table, give --table FILE.npz")
     console.print(f"wrote {out}, {size:.2f} MB", soft_wrap=True)

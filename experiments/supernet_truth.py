@@ -18,18 +18,19 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import rich.table
-from rich.console import Console
 
-from experiments import cifar_search, cli
-from experiments.table_truth import best_within_cost
+from experiments import cli
 from jaxnas import metrics, strategies
+from jaxnas.report.shown_search import run_and_show
 from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.tables import Column
+from jaxnas.results.tables import Table as TextTable
 from jaxnas.runtime import compilation_cache
-from jaxnas.search.presets import PRESETS
+from jaxnas.search import presets
 from jaxnas.spaces import SPACES
 from jaxnas.tasks import Table, TabularTask, read_table
 from jaxnas.tasks.finished_search import load_supernet, read_run
+from jaxnas.tasks.judge import least_error_within
 from jaxnas.tasks.supernet import FrozenSupernet
 
 
@@ -60,7 +61,7 @@ class Config:
     weight_steps: int = 10_000
     architectures: int = 300
     images: int = 2500
-    methods: tuple[str, ...] = ("importance", "importance_plain", "independent", "random", "nsga2", "constrained")
+    methods: tuple[str, ...] = ("shared_model", "importance_sampling", "independent", "random", "nsga2", "constrained")
     evaluations: int = 1600
     search_seeds: int = 3
     samples: int = 4
@@ -72,8 +73,7 @@ def check(config: Config) -> None:
         if getattr(config, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
     for name in config.methods:
-        if name not in strategies.STRATEGIES:
-            raise ValueError(f"method {name!r} is not known; choose from {', '.join(strategies.STRATEGIES)}")
+        strategies.check_name(name)
 
 
 def check_table(task: TabularTask, path: Path, space_name: str) -> None:
@@ -91,30 +91,27 @@ def check_table(task: TabularTask, path: Path, space_name: str) -> None:
 def score(supernet: FrozenSupernet, archs: np.ndarray, images: int) -> np.ndarray:
     """Mean validation loss of architectures [N, D] over `images` images, float [N]."""
     size = supernet.search.settings.valid_batch_size
-    count = max(1, min(images, len(supernet.search.valid.labels)) // size)
-    losses = [
-        np.asarray(supernet.search.evaluate_on(supernet.params, jnp.arange(size) + start * size, archs).loss)
-        for start in range(count)
-    ]
+    count = max(1, min(images, len(supernet.search.valid)) // size)
+    minibatches = [supernet.search.valid.take(jnp.arange(size) + start * size) for start in range(count)]
+    losses = [np.asarray(supernet.search.evaluate_batch(supernet.params, one, archs).loss) for one in minibatches]
     return np.mean(losses, axis=0)
 
 
 def main(config: Config) -> None:
     """Trains or loads, scores, searches, prints and writes `result.json`."""
-    console, started = Console(), time.perf_counter()
+    console, started = cli.console(), time.perf_counter()
     check(config)
     compilation_cache.enable()
     table = read_table(config.table, config.cost)
     task = TabularTask.from_table(table)
-    preset = PRESETS["cpu"] if config.run is None else read_run(config.run)[1]
-    check_table(task, config.table, preset.space)
+    space = (presets.MEMORY.configs["cpu"] if config.run is None else read_run(config.run)).space.space
+    check_table(task, config.table, space)
     config.out.mkdir(parents=True, exist_ok=True)
     run = config.run
     if run is None:
         run = config.out / "search"
-        cifar_search.main(
-            cifar_search.Config(workdir=run, preset="cpu", data_dir=config.data_dir, weight_steps=config.weight_steps)
-        )
+        given = {"workdir": run, "data_dir": config.data_dir, "weight_steps": config.weight_steps}
+        run_and_show(presets.MEMORY(preset="cpu", **given), console)
     supernet = load_supernet(run, config.data_dir)
 
     archs = task.space.sample_uniform(np.random.default_rng(0), config.architectures)
@@ -123,11 +120,11 @@ def main(config: Config) -> None:
     console.print("Kendall tau with the true error: " + ", ".join(f"{name} {value:.3f}" for name, value in tau.items()))
 
     searches = {name: search(supernet, name, config, task, table) for name in config.methods}
-    console.print(searches_table(searches, config))
+    console.print(searches_table(searches, config).rich())
     result = {
         "table": config.table,
         "cost": config.cost,
-        "space": preset.space,
+        "space": space,
         "penalties": supernet.search.strategy.penalties,
         "networks": len(rows),
         "kendall_tau": tau,
@@ -169,32 +166,39 @@ def search(supernet: FrozenSupernet, name: str, config: Config, task: TabularTas
                 "encodings": archs,
                 "error": table.error[rows],
                 "cost": table.cost[rows],
-                "distance": [float(table.error[row]) - best_within_cost(table, row) for row in rows],
+                "distance": table.error[rows] - least_error_within(table, table.cost[rows]),
                 "hypervolume": float(metrics.hypervolume(table.error[rows], task.cost.scaled[rows])),
             }
         )
     return {"seeds": found, "wall_seconds": time.perf_counter() - started}
 
 
-def searches_table(searches: dict[str, Any], config: Config) -> rich.table.Table:
+def searches_table(searches: dict[str, Any], config: Config) -> TextTable:
     """True errors of what each method found, means over the seeds, smallest penalty first."""
-    table = rich.table.Table(title=f"true errors of the networks found with {config.evaluations} evaluations, %")
-    table.add_column("method", no_wrap=True)
-    table.add_column("error for each penalty", justify="right")
-    table.add_column(f"{config.cost} for each penalty, millions", justify="right")
-    table.add_column("distance to the best no dearer, points", justify="right")
-    table.add_column("hypervolume", justify="right")
+    rows = []
     for name, method in searches.items():
         keys = ("error", "cost", "distance", "hypervolume")
         mean = {key: np.mean([seed[key] for seed in method["seeds"]], axis=0) for key in keys}
-        table.add_row(
-            name,
-            " ".join(f"{100 * error:.2f}" for error in mean["error"]),
-            " ".join(f"{cost / 1e6:.0f}" for cost in mean["cost"]),
-            f"{100 * mean['distance'].mean():.2f}",
-            f"{mean['hypervolume']:.4f}",
+        rows.append(
+            (
+                name,
+                " ".join(f"{100 * error:.2f}" for error in mean["error"]),
+                " ".join(f"{cost / 1e6:.0f}" for cost in mean["cost"]),
+                f"{100 * mean['distance'].mean():.2f}",
+                f"{mean['hypervolume']:.4f}",
+            )
         )
-    return table
+    return TextTable(
+        f"true errors of the networks found with {config.evaluations} evaluations, %",
+        (
+            Column("method", "name"),
+            "error for each penalty",
+            f"{config.cost} for each penalty, millions",
+            "distance to the best no dearer, points",
+            "hypervolume",
+        ),
+        rows,
+    )
 
 
 if __name__ == "__main__":

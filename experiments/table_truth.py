@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rich.table
-from rich.console import Console
 
 from experiments import cli
 from jaxnas.results import SearchResult, read_result
+from jaxnas.results.tables import Table as TextTable
 from jaxnas.tasks import Table, TabularTask, read_table
+from jaxnas.tasks.judge import least_error_within
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,6 @@ class Truth:
     rank_within_cost: int
 
 
-def best_within_cost(table: Table, row: int) -> float:
-    """The smallest true error of a network that costs no more than the one in `row`."""
-    return float(table.error[table.cost <= table.cost[row]].min())
-
-
 def look_up(result: SearchResult, table: Table) -> list[Truth]:
     """The true figures of each found network.
 
@@ -75,7 +70,7 @@ def look_up(result: SearchResult, table: Table) -> list[Truth]:
                 penalty=found.penalty,
                 cost=float(table.cost[row]),
                 error=float(table.error[row]),
-                best_within_cost=best_within_cost(table, row),
+                best_within_cost=float(least_error_within(table, table.cost[row])),
                 best_for_penalty=float(table.error[np.argmin(values)]),
                 rank_within_cost=int((table.error[affordable] < table.error[row]).sum()),
             )
@@ -86,20 +81,23 @@ def look_up(result: SearchResult, table: Table) -> list[Truth]:
 def main(config: Config) -> None:
     """Prints the comparison."""
     truths = look_up(read_result(config.result), read_table(config.table, config.cost))
-    shown = rich.table.Table(title="true errors, %")
-    for column in ("penalty", config.cost, "error", "best no dearer", "better ones", "best for the penalty"):
-        shown.add_column(column, justify="right")
-    for truth in truths:
-        shown.add_row(
-            f"{truth.penalty:g}",
-            f"{truth.cost:,.0f}",
-            f"{100 * truth.error:.2f}",
-            f"{100 * truth.best_within_cost:.2f}",
-            f"{truth.rank_within_cost}",
-            f"{100 * truth.best_for_penalty:.2f}",
-        )
-    console = Console()
-    console.print(shown)
+    shown = TextTable(
+        "true errors, %",
+        ("penalty", config.cost, "error", "best no dearer", "better ones", "best for the penalty"),
+        [
+            (
+                f"{truth.penalty:g}",
+                f"{truth.cost:,.0f}",
+                f"{100 * truth.error:.2f}",
+                f"{100 * truth.best_within_cost:.2f}",
+                f"{truth.rank_within_cost}",
+                f"{100 * truth.best_for_penalty:.2f}",
+            )
+            for truth in truths
+        ],
+    )
+    console = cli.console()
+    console.print(shown.rich())
     gap = np.mean([truth.error - truth.best_within_cost for truth in truths])
     console.print(f"mean distance to the best network that costs no more: {100 * gap:.2f} points")
 

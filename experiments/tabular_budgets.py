@@ -8,16 +8,16 @@ how many exceed it (none ever should); it writes result.json.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
-import rich.console
-import rich.table
 
 from experiments import cli
-from jaxnas import knapsack, strategies, tasks
+from jaxnas import strategies, tasks
 from jaxnas.report import tabular as report
+from jaxnas.results.files import write_json
+from jaxnas.results.tables import Table
+from jaxnas.tasks.judge import least_error_within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Config:
     """Name of the array of errors."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
-    method: str = "importance"
-    """The strategy that dual ascent steers: importance or importance_plain."""
+    method: str = "shared_model"
+    """The strategy that dual ascent steers: shared_model or importance_sampling."""
     samples: int = 4
     """Architectures drawn for each network in a step."""
     evaluations: int = 4000
@@ -52,8 +52,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Runs the searches."""
-    if config.method not in ("importance", "importance_plain"):
-        raise ValueError(f"method must be importance or importance_plain, got {config.method!r}")
+    strategies.check_name(config.method, strategies.distribution_strategies())
     table = tasks.read_table(config.table, config.cost, config.error)
     cost = tasks.additive_cost(table, config.cost)
     task = tasks.TabularTask.from_table(table, config.noise, name=config.table.stem)
@@ -67,49 +66,39 @@ def main(config: Config) -> None:
     )[:, 0]
     archs = np.stack([search.most_probable(theta) for theta in thetas])  # [seeds, K, D]
     rows = task.rows(archs)
-    best = [table.error[knapsack.within(_all(task), [cost], [budget])].min() for budget in budgets]
+    best = least_error_within(table, budgets)
     distance = table.error[rows] - best  # [seeds, K]
     over = table.cost[rows] > np.asarray(budgets)
-    (folder / "result.json").write_text(
-        json.dumps(
-            {
-                **{
-                    name: getattr(config, name)
-                    for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")
-                },
-                "table": str(config.table),
-                "budgets": list(budgets),
-                "best_error": best,
-                "encodings": archs.tolist(),
-                "error": table.error[rows].tolist(),
-                "distance": distance.tolist(),
-                "over_budget": int(over.sum()),
-            },
-            indent=2,
-        )
-        + "\n"
+    write_json(
+        folder / "result.json",
+        {
+            **{name: getattr(config, name) for name in ("cost", "noise", "method", "samples", "evaluations", "seeds")},
+            "table": str(config.table),
+            "budgets": list(budgets),
+            "best_error": best.tolist(),
+            "encodings": archs.tolist(),
+            "error": table.error[rows].tolist(),
+            "distance": distance.tolist(),
+            "over_budget": int(over.sum()),
+        },
     )
-    shown = rich.table.Table(title=f"{config.seeds} searches of {config.evaluations} evaluations, errors in %")
-    for name in (
-        f"budget, {config.cost}",
-        "best within",
-        "found, median",
-        "distance, median",
-        "90th percentile",
-        "over",
-    ):
-        shown.add_column(name, justify="right")
-    for k, budget in enumerate(budgets):
-        shown.add_row(
-            f"{budget:,.6g}",
-            f"{100 * best[k]:.2f}",
-            f"{100 * np.median(table.error[rows[:, k]]):.2f}",
-            f"{100 * np.median(distance[:, k]):.2f}",
-            f"{100 * np.quantile(distance[:, k], 0.9):.2f}",
-            str(int(over[:, k].sum())),
-        )
-    console = rich.console.Console()
-    console.print(shown)
+    shown = Table(
+        f"{config.seeds} searches of {config.evaluations} evaluations, errors in %",
+        (f"budget, {config.cost}", "best within", "found, median", "distance, median", "90th percentile", "over"),
+        [
+            (
+                f"{budget:,.6g}",
+                f"{100 * best[k]:.2f}",
+                f"{100 * np.median(table.error[rows[:, k]]):.2f}",
+                f"{100 * np.median(distance[:, k]):.2f}",
+                f"{100 * np.quantile(distance[:, k], 0.9):.2f}",
+                str(int(over[:, k].sum())),
+            )
+            for k, budget in enumerate(budgets)
+        ],
+    )
+    console = cli.console()
+    console.print(shown.rich())
     console.print(f"wrote {folder / 'result.json'}")
 
 
@@ -123,11 +112,6 @@ def budgets_of(config: Config, costs: np.ndarray) -> tuple[float, ...]:
     if not all(0 <= percentile <= 100 for percentile in percentiles):
         raise ValueError(f"percentiles must lie between 0 and 100, got {list(percentiles)}")
     return tuple(np.percentile(costs, percentiles).tolist())
-
-
-def _all(task: tasks.TabularTask) -> np.ndarray:
-    counts = task.space.num_choices
-    return np.stack(np.unravel_index(np.arange(len(task.error)), counts), axis=1)
 
 
 if __name__ == "__main__":

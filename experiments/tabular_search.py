@@ -1,9 +1,9 @@
 """Search strategies on networks whose true errors are known.
 
     python -m experiments.tabular_search --table ../shared/tabular/nasbench_macro.npz --cost flops --noise 0.03 \
-        --methods importance independent random nsga2 --evaluations 4000 --seeds 32 --out runs/macro
+        --methods shared_model independent random nsga2 --evaluations 4000 --seeds 32 --out runs/macro
 
-About a minute on two CPU cores, most of it NSGA-II's; `importance` alone takes seconds. It prints the regret of every
+About a minute on two CPU cores, most of it NSGA-II's; `shared_model` alone takes seconds. It prints the regret of every
 method, paired tests, and the evaluations each needs for what independent searches reach; it writes result.json and
 curves.png.
 """
@@ -12,12 +12,12 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import rich.console
 
 from experiments import cli
 from jaxnas import tasks
 from jaxnas.report import tabular as report
 from jaxnas.tasks import comparison
+from jaxnas.tasks.recorded import RecordedTask, Recording
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,13 @@ class Config:
     """Folder for result.json and curves.png."""
     error: str = "error"
     """Name of the array of errors."""
+    losses: pathlib.Path | None = None
+    """Recorded supernet of this table's space (`experiments.record_supernet`): a step sees one of its minibatches, and
+    regret is that of its mean loss; the table's errors still judge hypervolume and distance."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
-    methods: tuple[str, ...] = ("importance", "independent", "random")
-    """Of importance, importance_plain, independent (with its best of 2, 4, 8 samples), random, evolution, nsga2,
+    methods: tuple[str, ...] = ("shared_model", "independent", "random")
+    """Of shared_model, importance_sampling, independent (with its best of 2, 4, 8 samples), random, evolution, nsga2,
     constrained, pnag, smem_nas, moarr."""
     penalties: tuple[float, ...] | None = None
     """Penalty coefficients, the loss worth paying for the whole span of the cost; one network is found for each."""
@@ -66,22 +69,27 @@ def main(config: Config) -> None:
     penalties = penalties_of(config)
     if config.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {config.seeds}")
-    table = tasks.read_table(config.table, config.cost, config.error)
-    task = tasks.TabularTask.from_table(table, config.noise, name=config.table.stem)
+    benchmark = tasks.read_table(config.table, config.cost, config.error)
+    if config.losses is None:
+        task = tasks.TabularTask.from_table(benchmark, config.noise, name=config.table.stem)
+    elif config.noise:
+        raise ValueError(f"noise must be 0 with recorded losses, whose minibatches have their own, got {config.noise}")
+    else:
+        task = RecordedTask.of_recording(Recording.read(config.losses), benchmark, name=config.table.stem)
     planned = comparison.plan(config.methods, task, penalties, config.evaluations)
     recorded = comparison.recorded_counts(config.evaluations, planned)
     folder = report.prepare(config.out)
 
     results = comparison.run_all(task, planned, recorded, config.seeds, config.first_seed)
-    comparisons = comparison.compare("importance", recorded, results) if "importance" in results else []
-    reaches = comparison.reaches(recorded, results)
+    comparisons = comparison.compare("shared_model", results) if "shared_model" in results else []
+    reaches = comparison.reaches(results)
 
     content = report.as_json(
-        recorded,
         results,
         comparisons,
         reaches,
         table=str(config.table),
+        losses=None if config.losses is None else str(config.losses),
         cost=config.cost,
         error=config.error,
         noise=config.noise,
@@ -89,16 +97,15 @@ def main(config: Config) -> None:
         seeds=config.seeds,
         first_seed=config.first_seed,
     )
-    report.write(folder, content, report.curves(recorded, results))
-    console = rich.console.Console()
+    report.write(folder, content, report.curves(results))
+    console = cli.console()
     if not console.is_terminal:
         console.width = 140  # in a log nothing needs to wrap
-    console.print(report.result_table(recorded, results))
-    if comparisons:
-        console.print(report.comparison_table("importance", comparisons))
-    if reaches:
-        console.print(report.reach_table(reaches))
-    console.print(report.level_table(recorded, results))
+    shown = [report.result_table(results)]
+    shown += [report.comparison_table("shared_model", comparisons)] if comparisons else []
+    shown += [report.reach_table(reaches)] if reaches else []
+    for table in [*shown, report.level_table(results)]:
+        console.print(table.rich())
     console.print(f"wrote {folder / 'result.json'} and {folder / 'curves.png'}")
 
 

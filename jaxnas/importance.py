@@ -25,7 +25,7 @@ def mixture_log_weights(theta: jax.Array, archs: jax.Array) -> jax.Array:
     [[1.333 0.8  ]
      [0.667 1.2  ]]
     """
-    return balance_heuristic(distribution.log_prob(theta, archs), jnp.full(len(theta), 1 / len(theta)))
+    return balance_heuristic(distribution.log_prob(theta, archs), jnp.full(len(theta), 1 / len(theta), theta.dtype))
 
 
 def balance_heuristic(log_p: jax.Array, shares: jax.Array) -> jax.Array:
@@ -47,38 +47,50 @@ def balance_heuristic(log_p: jax.Array, shares: jax.Array) -> jax.Array:
 
 
 def effective_sample_size(log_weights: jax.Array) -> jax.Array:
-    """(sum w)^2 / sum w^2 over the last axis: [K, S] -> [K], between 1 and S. For logs, not for steering.
+    """(sum w)^2 / sum w^2 over the last axis: [K, S] -> [K], from 1 to S, 0 without weights.
+
+    For logs, not for steering.
 
     >>> print(effective_sample_size(jnp.log(jnp.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]]))).round(3))
     [4. 2.]
     """
-    return jnp.exp(2 * jax.nn.logsumexp(log_weights, axis=-1) - jax.nn.logsumexp(2 * log_weights, axis=-1))
+    size = jnp.exp(2 * jax.nn.logsumexp(log_weights, axis=-1) - jax.nn.logsumexp(2 * log_weights, axis=-1))
+    return jnp.where((log_weights > -jnp.inf).any(-1), size, 0.0)
+
+
+def _in_order(objective: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The order of each row, smallest first, int32 [K, S], and where a value differs from the one before, bool [K, S].
+
+    A comparison of an objective with itself is not safe inside a program: XLA may compute L + eps R once for each side
+    of the comparison, one of them with a fused multiply-add, and a sample is then not as good as itself. A sort writes
+    its values down once, and a value is compared only with its neighbours in the sorted row.
+    """
+    positions = jax.lax.broadcasted_iota(jnp.int32, objective.shape, 1)
+    ascending, order = jax.lax.sort((objective, positions), dimension=1, num_keys=1)
+    differs = ascending[:, 1:] != ascending[:, :-1]
+    return order, jnp.pad(differs, [(0, 0), (1, 0)])
 
 
 def dense_ranks(objective: jax.Array) -> jax.Array:
     """Ranks from 0, smallest first, that ties share: float [K, S] -> int32 [K, S].
 
-    A comparison of an objective with itself is not safe inside a program: XLA may compute L + eps R once for each side
-    of the comparison, one of them with a fused multiply-add, and a sample is then not as good as itself. A sort writes
-    its values down once, and integers are exact.
-
     >>> print(dense_ranks(jnp.array([[0.3, 0.1, 0.3, 0.2]])))
     [[2 0 2 1]]
     """
     chex.assert_rank(objective, 2)
-    positions = jax.lax.broadcasted_iota(jnp.int32, objective.shape, 1)
-    ascending, order = jax.lax.sort((objective, positions), dimension=1, num_keys=1)
-    steps = ascending[:, 1:] != ascending[:, :-1]
-    ranks = jnp.cumsum(jnp.pad(steps, [(0, 0), (1, 0)]), axis=1, dtype=jnp.int32)
+    order, differs = _in_order(objective)
+    ranks = jnp.cumsum(differs, axis=1, dtype=jnp.int32)
     return jnp.take_along_axis(ranks, jnp.argsort(order, axis=1), axis=1)
 
 
 def weighted_quantiles(objective: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The interval of weighted quantiles that each sample occupies, best (smallest) first.
 
+    A sort and sums along it: O(K S log S) time and O(K S) memory.
+
     Args:
       objective: float [K, S], smaller is better.
-      log_weights: float [K, S].
+      log_weights: float [K, S]; -inf for a sample that takes no part. One in each row has to.
 
     Returns:
       (lower, upper), each [K, S]: the normalised weight of the samples that are strictly better, and of those that are
@@ -90,13 +102,19 @@ def weighted_quantiles(objective: jax.Array, log_weights: jax.Array) -> tuple[ja
     """
     chex.assert_rank([objective, log_weights], 2)
     chex.assert_equal_shape([objective, log_weights])
-    weights = jax.nn.softmax(log_weights, axis=-1)
-    ranks = dense_ranks(objective)
-    # S is tens to hundreds: comparing all pairs is one fused pass.
-    better = ranks[:, None, :] < ranks[:, :, None]
-    tied = ranks[:, None, :] == ranks[:, :, None]
-    lower = (better * weights[:, None, :]).sum(-1)
-    return lower, lower + (tied * weights[:, None, :]).sum(-1)
+    order, differs = _in_order(objective)
+    positions = jax.lax.broadcasted_iota(jnp.int32, objective.shape, 1)
+    weights = jnp.take_along_axis(jax.nn.softmax(log_weights, axis=-1), order, axis=1)
+    # Of the samples up to and with each one; the first of those that are tied begins the interval, the last ends it.
+    until = jnp.cumsum(weights, axis=1)
+    before = jnp.pad(until[:, :-1], [(0, 0), (1, 0)])
+    first = jax.lax.cummax(jnp.where(differs, positions, 0), axis=1)
+    ends = jnp.pad(differs[:, 1:], [(0, 0), (0, 1)], constant_values=True)
+    last = jax.lax.cummin(jnp.where(ends, positions, positions.shape[1] - 1), axis=1, reverse=True)
+    place = jnp.argsort(order, axis=1)  # of each sample in the sorted row
+    lower = jnp.take_along_axis(before, jnp.take_along_axis(first, place, axis=1), axis=1)
+    upper = jnp.take_along_axis(until, jnp.take_along_axis(last, place, axis=1), axis=1)
+    return lower, jnp.maximum(lower, upper)  # sums in blocks may fall by a rounding
 
 
 def weighted_quantile_utility(objective: jax.Array, log_weights: jax.Array) -> jax.Array:
@@ -107,15 +125,18 @@ def weighted_quantile_utility(objective: jax.Array, log_weights: jax.Array) -> j
     mean is 0 by construction. Only the order of the objective counts, not its scale.
 
     Args:
-      objective: float [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i), finite; smaller is better.
-      log_weights: float [K, S].
+      objective: float [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i); smaller is better.
+      log_weights: float [K, S]; -inf for a sample that takes no part, whose objective may then be infinite.
 
     Returns:
-      float [K, S] in [-1, 1]; exactly 0 for a distribution that sees only ties.
+      float [K, S] in [-1, 1]; exactly 0 for a distribution that sees only ties, or nothing. A sample that takes no
+      part has the value of its quantile.
 
     >>> print(weighted_quantile_utility(jnp.array([[0.3, 0.1, 0.2, 0.4]]), jnp.zeros((1, 4))).round(3))
     [[ 0.  1.  0. -1.]]
     """
+    counts = log_weights > -jnp.inf
+    log_weights = jnp.where(counts.any(-1, keepdims=True), log_weights, 0.0)
     lower, upper = weighted_quantiles(objective, log_weights)
 
     def integral(quantile: jax.Array) -> jax.Array:
@@ -126,5 +147,6 @@ def weighted_quantile_utility(objective: jax.Array, log_weights: jax.Array) -> j
     mean_over_interval = (integral(upper) - integral(lower)) / jnp.maximum(width, tiny)
     at_point = jnp.where(lower < BEST_QUANTILE, 1.0, jnp.where(lower >= 1 - BEST_QUANTILE, -1.0, 0.0))
     utility = jnp.where(width > tiny, mean_over_interval, at_point)
-    all_tied = dense_ranks(objective).max(-1) == 0  # the same sort as in the quantiles: a program does it once
+    ranks = dense_ranks(objective)  # the same sort as in the quantiles: a program does it once
+    all_tied = jnp.where(counts, ranks, -1).max(-1) <= jnp.where(counts, ranks, ranks.shape[1]).min(-1)
     return jnp.where(all_tied[:, None], 0.0, utility)

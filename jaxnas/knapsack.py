@@ -3,20 +3,26 @@
 For additive costs this is a multiple-choice knapsack: one choice for each decision, the sum of log-probabilities as
 large as can be, each cost's sum at most its budget (Kellerer, Pferschy, Pisinger: "Knapsack Problems", 2004, chapter
 11). It is solved to proven optimality by branch and bound (HiGHS, through scipy), which unlike a dynamic program over
-one cost takes any number of costs, measured ones too. The solver's own tolerance is not trusted with the budget: totals
-are added up exactly, and an architecture that exceeds a budget by rounding is forbidden and the problem solved again.
+one cost takes any number of costs, measured ones too. Where costs have products of decisions, each set of decisions
+that interact gets one variable for each combination of their choices, whose sums are the choices' own (the standard
+linearisation of a product of assignments: Adams and Sherali, "A tight linearization and an algorithm for zero-one
+quadratic programming problems", Management Science 32, 1986). The solver's own tolerance is not trusted with the
+budget: totals are added up exactly, and an architecture that exceeds a budget by rounding is forbidden and the problem
+solved again.
 """
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import chex
 import numpy as np
 from scipy import optimize
 
-from jaxnas.cost import AdditiveCost
+from jaxnas.cost import AdditiveCost, Cost
 
 
-def check_reachable(costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> None:
+def check_reachable(costs: Sequence[Cost], budgets: Sequence[float]) -> None:
     """Raises ValueError unless each budget, alone, holds the cheapest architecture; names the reachable range."""
     for cost, budget in zip(costs, budgets, strict=True):
         if not budget >= cost.lowest:
@@ -26,12 +32,12 @@ def check_reachable(costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> 
             )
 
 
-def most_probable(theta: np.ndarray, costs: Sequence[AdditiveCost], budgets: Sequence[float]) -> np.ndarray:
+def most_probable(theta: np.ndarray, costs: Sequence[Cost], budgets: Sequence[float]) -> np.ndarray:
     """The most probable architecture whose costs are within the budgets.
 
     Args:
       theta: float [D, C], one distribution; choices of probability 0, padding among them, are never taken.
-      costs: J additive costs.
+      costs: J costs.
       budgets: J largest totals, in the units of the costs.
 
     Returns:
@@ -52,7 +58,7 @@ def most_probable(theta: np.ndarray, costs: Sequence[AdditiveCost], budgets: Seq
 
 def largest_sum(
     gain: np.ndarray,
-    costs: Sequence[AdditiveCost],
+    costs: Sequence[Cost],
     budgets: Sequence[float],
     lower: Sequence[float] | None = None,
 ) -> np.ndarray:
@@ -60,7 +66,7 @@ def largest_sum(
 
     Args:
       gain: float [D, C], what each choice adds to the sum; choices of -inf, padding among them, are never taken.
-      costs: J additive costs.
+      costs: J costs.
       budgets: J largest totals, in the units of the costs.
       lower: J smallest totals; None for none.
 
@@ -80,7 +86,12 @@ def largest_sum(
     check_reachable(costs, budgets)
     decisions, choices = np.nonzero(gain > -np.inf)  # one variable for each possible choice
     one_choice = np.equal.outer(np.arange(len(gain)), decisions).astype(float)
-    constraints = [optimize.LinearConstraint(one_choice, 1, 1)]
+    scopes = {ds: None for cost in costs if not isinstance(cost, AdditiveCost) for ds, _ in cost.interactions}
+    products = _products(list(scopes), decisions, choices)
+    variables = len(decisions) + products.count
+    constraints = [optimize.LinearConstraint(_widened(one_choice, variables), 1, 1)]
+    if products.count:
+        constraints.append(optimize.LinearConstraint(products.sums, 0, 0))
     floors = [-np.inf] * len(costs) if lower is None else lower
     for cost, floor in zip(costs, floors, strict=True):
         if not floor <= cost.highest:
@@ -90,12 +101,18 @@ def largest_sum(
             )
     for cost, budget, floor in zip(costs, budgets, floors, strict=True):
         # In units of the span, so that the solver's tolerance means the same for every cost.
-        scaled = cost.scaled_table()[decisions, choices]
+        scaled = _widened(cost.scaled_table()[decisions, choices], variables)
+        if not isinstance(cost, AdditiveCost):
+            for scope, table in cost.scaled_interactions():
+                combinations, places = products.of[scope]
+                scaled[places] += table[tuple(combinations.T)]
         constraints.append(optimize.LinearConstraint(scaled, cost.scale(floor), cost.scale(budget)))
+    integrality = np.arange(variables) < len(decisions)  # products follow from the choices
+    objective = _widened(-gain[decisions, choices], variables)
     while True:
         solved = optimize.milp(
-            -gain[decisions, choices],
-            integrality=np.ones(len(decisions)),
+            objective,
+            integrality=integrality.astype(int),
             bounds=(0, 1),
             constraints=constraints,
             options={"mip_rel_gap": 0},
@@ -105,18 +122,57 @@ def largest_sum(
             if lower is not None:
                 wanted += "".join(f", {cost.name} >= {floor:g}" for cost, floor in zip(costs, lower))
             raise ValueError(f"budgets {wanted} cannot be met by one architecture together; raise one of them")
-        taken = solved.x > 0.5
+        taken = solved.x[: len(decisions)] > 0.5
         arch = choices[taken].astype(np.int32)  # nonzero() lists decisions in order
         if within(arch, costs, budgets, lower):
             return arch
-        constraints.append(optimize.LinearConstraint(taken.astype(float), -np.inf, len(gain) - 1))
+        forbidden = _widened(taken.astype(float), variables)
+        constraints.append(optimize.LinearConstraint(forbidden, -np.inf, len(gain) - 1))
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Variables for combinations of choices, after those of single choices.
+
+    Attributes:
+      count: how many there are.
+      of: decisions -> (choices int [P, len(decisions)], the P places of their variables).
+      sums: float [rows, all variables], 0 where the combinations that hold a choice sum to it.
+    """
+
+    count: int
+    of: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]
+    sums: np.ndarray
+
+
+def _products(scopes: Sequence[tuple[int, ...]], decisions: np.ndarray, choices: np.ndarray) -> _Products:
+    of, place = {}, len(decisions)
+    for scope in scopes:
+        combinations = np.asarray(list(itertools.product(*(choices[decisions == d] for d in scope))), int)
+        combinations = combinations.reshape(-1, len(scope))
+        of[scope] = combinations, np.arange(place, place + len(combinations))
+        place += len(combinations)
+    rows = []
+    for scope, (combinations, places) in of.items():
+        for axis, d in enumerate(scope):
+            for variable in np.flatnonzero(decisions == d):
+                row = np.zeros(place)
+                row[variable] = -1
+                row[places[combinations[:, axis] == choices[variable]]] = 1
+                rows.append(row)
+    return _Products(place - len(decisions), of, np.asarray(rows).reshape(-1, place))
+
+
+def _widened(array: np.ndarray, variables: int) -> np.ndarray:
+    """The array with zeros at the end of its last axis, up to the number of variables."""
+    return np.concatenate([array, np.zeros((*array.shape[:-1], variables - array.shape[-1]))], axis=-1)
 
 
 def likely_within(
     losses: np.ndarray,
     log_probs: np.ndarray,
     archs: np.ndarray,
-    costs: Sequence[AdditiveCost],
+    costs: Sequence[Cost],
     budgets: Sequence[Sequence[float]],
 ) -> np.ndarray:
     """For each k the most probable candidate within its budgets, of those that measure as well as the best of them.
@@ -130,7 +186,7 @@ def likely_within(
         single minibatch nothing is known of the error, and the least loss wins.
       log_probs: float [K, N], log-probabilities of the candidates under theta_k.
       archs: int [N, D], the candidates.
-      costs: J additive costs.
+      costs: J costs.
       budgets: J for each of the K networks.
 
     Returns:
@@ -163,7 +219,7 @@ def likely_within(
 
 def within(
     archs: np.ndarray,
-    costs: Sequence[AdditiveCost],
+    costs: Sequence[Cost],
     budgets: Sequence[float],
     lower: Sequence[float] | None = None,
 ) -> np.ndarray:

@@ -66,6 +66,34 @@ def hypervolume(error: np.ndarray, cost: np.ndarray, reference: Sequence[float] 
     return np.asarray(volumes).reshape(points.shape[:-2])
 
 
+def pareto_front(costs: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Which points no other point dominates: none is as cheap and as good, and better in one of the two.
+
+    Equal points do not dominate each other. A point with a NaN or an infinite value is never on the front, and has no
+    influence on the others.
+
+    Args:
+      costs: float [N], less is better.
+      errors: float [N], less is better.
+
+    Returns:
+      bool [N].
+
+    >>> pareto_front(np.array([1, 2, 3, 2]), np.array([0.5, 0.3, 0.4, 0.3])).tolist()
+    [True, True, False, True]
+    """
+    costs, errors = np.asarray(costs, np.float64), np.asarray(errors, np.float64)
+    if costs.ndim != 1 or costs.shape != errors.shape:
+        raise ValueError(f"costs and errors must both be [N], got {costs.shape} and {errors.shape}")
+    finite = np.flatnonzero(np.isfinite(costs) & np.isfinite(errors))
+    order = finite[np.lexsort((errors[finite], costs[finite]))]
+    first = np.searchsorted(costs[order], costs[order])  # the best of those that cost the same
+    least_cheaper = np.concatenate([[np.inf], np.minimum.accumulate(errors[order])])[first]
+    front = np.zeros(len(costs), bool)
+    front[order] = (errors[order] == errors[order][first]) & (errors[order] < least_cheaper)
+    return front
+
+
 def attainment(error: np.ndarray, cost: np.ndarray, budgets: Sequence[float]) -> np.ndarray:
     """The smallest error that a set of K networks attains within each budget.
 
@@ -129,23 +157,6 @@ def evaluations_to_reach(evaluations: Sequence[int], curve: np.ndarray, level: f
     """
     reached = np.flatnonzero(np.asarray(curve) <= level)
     return float(evaluations[reached[0]]) if len(reached) else float("inf")
-
-
-def evaluations_ratio(evaluations: Sequence[int], curve: np.ndarray, baseline: np.ndarray, at: int) -> float:
-    """Evaluations that a method needs for the regret which a baseline has at `at`, as a part of `at`.
-
-    1/3 means a third of the evaluations.
-
-    Raises:
-      ValueError: if `at` is no recorded count.
-
-    >>> evaluations_ratio([250, 1000, 4000], np.array([0.3, 0.2, 0.1]), np.array([0.5, 0.4, 0.2]), at=4000)
-    0.25
-    """
-    if at not in list(evaluations):
-        raise ValueError(f"at must be a recorded count, one of {list(evaluations)}, got {at}")
-    level = float(np.asarray(baseline)[list(evaluations).index(at)])
-    return evaluations_to_reach(evaluations, curve, level) / at
 
 
 def paired_wilcoxon(first: np.ndarray, second: np.ndarray) -> float:

@@ -1,6 +1,8 @@
-"""Fixtures: the public benchmark tables, where they are at hand."""
+"""Fixtures: the public benchmark tables and inputs that users have, where they are at hand."""
 
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -16,7 +18,8 @@ cli.collect_rarely()
 compilation_cache.enable(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-TABLES = pathlib.Path(__file__).parents[1].parent / "shared" / "tabular"
+SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
+TABLES = SHARED / "tabular"
 
 
 def table_path(name: str) -> pathlib.Path:
@@ -41,3 +44,14 @@ def macro_table(macro_path):
 @pytest.fixture(scope="session")
 def nasbench201_path():
     return table_path("nasbench201_cifar10.npz")
+
+
+@pytest.fixture(scope="session")
+def made_cases(tmp_path_factory):
+    """A folder with `folders/` and `images/`: inputs that users have, and that went wrong once."""
+    program = SHARED / "cases" / "make_cases.py"
+    if not program.is_file():
+        pytest.skip("needs ../shared/cases/make_cases.py, which is not part of the repository")
+    out = tmp_path_factory.mktemp("cases")
+    subprocess.run([sys.executable, program, out], check=True, capture_output=True)
+    return out

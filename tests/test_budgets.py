@@ -1,6 +1,5 @@
 """Budgets: the most probable architecture within them against enumeration, and the search that steers towards them."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from experiments import cifar_search, cli, tabular_budgets
 from jaxnas import knapsack, strategies, tasks
 from jaxnas.cost import AdditiveCost, JointCost
-from jaxnas.results import read_result
+from jaxnas.results import read_result, settings_tree
 from jaxnas.search import budgets
 from jaxnas.spaces.base import Decision, SearchSpace
 from jaxnas.strategies import ImportanceSampling, SharedModel, within_budgets
@@ -75,8 +74,8 @@ def test_an_unreachable_budget_is_refused_with_the_range():
 def test_measured_costs_are_refused():
     search = within_budgets(ImportanceSampling, SPACE, [MACS], [[20], [37]])
     archs, state = search.ask(jax.random.key(0), search.init(jax.random.key(0)))
-    with pytest.raises(ValueError, match=r"losses must be \[S\] here, got shape \(\d+, 2\): .* expected costs"):
-        search.tell(state, archs, jnp.zeros((len(archs), 2)))
+    with pytest.raises(ValueError, match=r"costs must be None here: .* expected costs"):
+        search.tell(state, archs, jnp.zeros(len(archs)), jnp.zeros((len(archs), 1)))
 
 
 def test_expected_cost_is_the_mean_over_all_architectures():
@@ -109,7 +108,7 @@ def searched(method, scale):
 def test_expected_costs_come_to_the_budgets_and_networks_are_within_them(method):
     search, state, expected = searched(method, 1.0)
     found = search.modes(state)
-    mean, scaled = np.asarray(expected[-100:]).mean(0), search.scaled_budgets()
+    mean, scaled = np.asarray(expected[-100:]).mean(0), search._scaled_budgets()
     assert (mean <= scaled + 0.1).all()
     for arch, budget in zip(found, search.budgets):
         fits = knapsack.within(ARCHS, search.cost.costs, budget)
@@ -161,6 +160,7 @@ def test_the_command_returns_networks_within_their_budgets(tmp_path):
         (["--budgets", "20", "--percentiles", "10"], "give either"),
         (["--percentiles", "101"], "between 0 and 100"),
         (["--budgets", "20", "--method=random"], "method must be"),
+        (["--budgets", "20", "--method=importance"], "now called 'shared_model'"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, arguments, words):
@@ -173,7 +173,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, words):
 
 
 def test_registry_methods_that_take_budgets_keep_penalties_in_their_state():
-    for name in ("importance", "importance_plain"):
+    for name in ("shared_model", "importance_sampling"):
         state = strategies.make(name, SPACE, (0.1, 0.2), cost=MACS).init(jax.random.key(0))
         np.testing.assert_allclose(state.penalties, [[0.1], [0.2]])
 
@@ -240,6 +240,6 @@ def test_a_supernet_search_keeps_its_budgets(tmp_path):
     assert first.budgets == {"macs": totals[1], "params": 1e9}
     assert second.macs <= totals[3]
     with pytest.raises(ValueError, match="out of reach"):
-        cifar_search.main(dataclasses.replace(config, workdir=tmp_path / "other", budgets=("1",)))
+        cifar_search.main(settings_tree.replace(config, workdir=tmp_path / "other", budgets=("1",)))
     with pytest.raises(ValueError, match="not both"):
-        cifar_search.main(dataclasses.replace(config, workdir=tmp_path / "other", penalties=(0.1,)))
+        cifar_search.main(settings_tree.replace(config, workdir=tmp_path / "other", penalties=(0.1,)))

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxnas.runtime import array_files
 from jaxnas.runtime import checkpoints as checkpoints_module
 from jaxnas.runtime.checkpoints import CheckpointError, Checkpoints
 
@@ -160,11 +161,11 @@ def test_flipping_a_byte_is_detected(saved, tmp_path):
 
 
 def test_wrong_leaf_in_sound_files_is_detected(tmp_path, monkeypatch):
-    save = checkpoints_module._orbax_save
+    save = array_files.save
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(3)})
         checkpoints.wait()
-        monkeypatch.setattr(checkpoints_module, "_orbax_save", lambda path, tree: save(path, {"x": tree["x"] + 1}))
+        monkeypatch.setattr(array_files, "save", lambda path, tree: save(path, {"x": tree["x"] + 1}))
         checkpoints.save(2, {"x": jnp.ones(3)})
         restored = checkpoints.restore_newest({"x": jnp.ones(3)})
     assert restored.step == 1
@@ -230,7 +231,7 @@ def test_failed_save_is_raised_by_the_next_call_or_the_exit(tmp_path, monkeypatc
     def refuse(*unused):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints_module, "_orbax_save", refuse)
+    monkeypatch.setattr(array_files, "save", refuse)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, jnp.ones(2))
         with pytest.raises(CheckpointError, match="step 1 .*No space left on device"):
@@ -273,7 +274,7 @@ def test_is_quiet_even_when_everything_is_logged(tmp_path, caplog, capfd):
 KILLED = """
 import os, shutil, signal, sys, time
 import numpy as np
-from jaxnas.runtime import checkpoints as checkpoint, digests
+from jaxnas.runtime import array_files, checkpoints as checkpoint, damage
 
 def state(step):
     return {"x": np.full(200_000, step, np.float32) + np.arange(200_000, dtype=np.float32), "step": np.int32(step)}
@@ -304,13 +305,13 @@ def rmtree_half(path, *unused, **also_unused):  # Killed in the middle of deleti
     os.remove(os.path.join(path, "digest.json"))
     die()
 
-seal = digests.seal
+seal = damage.seal
 def patch(point):
     owner, name, when = point.split(":")
     if when == "half":
-        (digests if owner == "digests" else shutil).__dict__[name] = half_written if owner == "digests" else rmtree_half
+        (damage if owner == "damage" else shutil).__dict__[name] = half_written if owner == "damage" else rmtree_half
     else:
-        owner = {"checkpoint": checkpoint, "digests": digests}[owner]
+        owner = {"checkpoint": checkpoint, "array_files": array_files, "damage": damage}[owner]
         setattr(owner, name, doomed(getattr(owner, name), when, 3))
 
 root, points = sys.argv[1], sys.argv[2:]
@@ -330,12 +331,12 @@ for number, point in enumerate(points):
     assert os.WIFSIGNALED(status), (point, status)
 """
 POINTS = {
-    "checkpoint:_orbax_save:before": 2,
-    "checkpoint:_orbax_save:after": 2,
-    "digests:seal:before": 2,
-    "digests:seal:half": 2,
-    "digests:seal:after": 2,
-    "digests:flush_names:before": None,
+    "array_files:save:before": 2,
+    "array_files:save:after": 2,
+    "damage:seal:before": 2,
+    "damage:seal:half": 2,
+    "damage:seal:after": 2,
+    "checkpoint:flush_folder:before": None,
     "shutil:rmtree:half": 3,
     **{f"time{seconds}": None for seconds in (0.3, 0.43, 0.56, 0.69, 0.81, 0.93)},
 }

@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 from experiments import cifar_search, cli
+from jaxnas import spaces
 from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.search import presets
+from jaxnas.search.build import build
 from tests import tiny_search  # noqa: F401 (registers the space)
 from tests.test_tensorboard import read_events
 
@@ -60,8 +63,7 @@ def outcome(workdir):
 
 def final_state(workdir, seed=0):
     config = tyro_config(workdir, seed)
-    _, preset = cifar_search.choose_preset(config)
-    like = cifar_search.build(config, preset).init(seed)
+    like = build(config).init(seed)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return checkpoints.restore_newest(like)
 
@@ -106,7 +108,7 @@ def undisturbed(tmp_path_factory, cache):
 def test_writes_the_contract(undisturbed):
     result = json.loads((undisturbed / "result.json").read_text())
     assert (result["method"], result["space"], result["dataset"], result["seed"]) == (
-        "importance_plain",
+        "importance_sampling",
         "tiny",
         "digits",
         0,
@@ -204,6 +206,8 @@ def fails(capsys, *arguments):
         (["--dataset=digits", "--chunk-size=0"], ["chunk_size", "0"]),
         (["--dataset=digits", "--precision=half"], ["precision", "half", "bfloat16"]),
         (["--dataset=digits", "--batch-size=100000"], ["batch_size", "100000"]),
+        (["--dataset=digits", "--method=importance"], ["method", "now called 'shared_model'"]),
+        (["--dataset=digits", "--method=random"], ["method", "random", "importance_sampling"]),
         (["--dataset=digits", "--cost=joules"], ["joules", "macs"]),
     ],
 )
@@ -237,6 +241,13 @@ def test_unwritable_workdir(capsys, tmp_path):
 
 
 def test_presets_are_complete():
-    for preset in cifar_search.PRESETS.values():
-        assert len(preset.penalties) == 4
-        assert preset.settings == dataclasses.replace(preset.settings)
+    for preset in presets.MEMORY.configs.values():
+        assert len(preset.method.penalties) == 4
+        assert preset.training == dataclasses.replace(preset.training)
+
+
+def test_costs_are_those_of_the_data_sets_own_images():
+    config = presets.MEMORY(dataset="digits", space="nasbench_macro", width=0.25, image_size=4)
+    space = build(config).strategy.space
+    assert space.description == spaces.nasbench_macro(image_size=8, num_classes=10).description
+    assert space.cost("macs").highest < spaces.nasbench_macro().cost("macs").highest / 10  # 8x8 images, not 32x32

@@ -133,10 +133,10 @@ def test_bfloat16_input_keeps_its_dtype_and_float32_gradients_of_weights():
 def test_which_layers_go_by_blocks():
     layer = make_layer()
     assert mbconv.layer_function(layer, False, "cpu") is cpu_layer.apply_layer
-    assert mbconv.layer_function(layer, False, "gpu") is mbconv.apply_layer
+    assert mbconv.layer_function(layer, False, "gpu").func is mbconv.apply_layer
     for backend in ("cpu", "tpu"):
-        assert mbconv.layer_function(layer, True, backend) is batched_layer.apply_layer
+        assert mbconv.layer_function(layer, True, backend).func is batched_layer.apply_layer
     without_expansion = Layer(4, 4, 1, 8, (Operation(3, 1), Operation(3, 3)))
     only_skip = Layer(4, 4, 1, 8, (SKIP,))
     for other in (without_expansion, only_skip):
-        assert mbconv.layer_function(other, False, "cpu") is mbconv.apply_layer
+        assert mbconv.layer_function(other, False, "cpu").func is mbconv.apply_layer

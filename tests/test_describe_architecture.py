@@ -1,5 +1,6 @@
 """The description of one architecture, through the real entry point."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from experiments import cli, describe_architecture
 from jaxnas import spaces
 from jaxnas.results import FoundArchitecture, SearchResult
-from tests import tiny_search  # noqa: F401 (registers the space)
+from jaxnas.results.files import to_plain
+from tests import tiny_search
 
 MACRO = spaces.nasbench_macro()
 ARCH = [0, 1, 2, 1, 0, 0, 2, 1]
@@ -32,7 +34,9 @@ def search_result():
     found = tuple(
         FoundArchitecture(k, 0.1 * k, encoding, "", 1, 1, 1.0, 0.5, 0.5) for k, encoding in enumerate(((0, 0), (1, 0)))
     )
-    return SearchResult("importance", "tiny", "digits", 0, {}, {}, 1, 1.0, found).to_json()
+    result = SearchResult("shared_model", "tiny", "digits", 0, {}, {}, 1, 1.0, found)
+    result = dataclasses.replace(result, space_description=tiny_search.tiny().description)
+    return to_plain(result)
 
 
 def test_an_encoded_architecture(describe):

@@ -10,8 +10,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import pytest
-import tyro
 
+from experiments import cli
 from jaxnas import data, networks, spaces
 from jaxnas.export import saved
 
@@ -41,7 +41,7 @@ def pages_with_python():
 @pytest.mark.parametrize(("name", "arguments"), list(commands()))
 def test_a_command_in_the_documentation_is_understood(name, arguments):
     module = importlib.import_module(f"experiments.{name}")
-    tyro.cli(module.Config, args=shlex.split(arguments))  # exits on an unknown option or a value of the wrong kind
+    cli.parse(module.Config, shlex.split(arguments))  # exits on an unknown option or a value of the wrong kind
 
 
 @pytest.mark.parametrize("page", list(pages_with_python()))
@@ -81,8 +81,8 @@ def repository_pages():
 @pytest.mark.parametrize(
     ("source", "text", "expected"),
     [
-        ("README.md", "[what](docs/ablation.md#here)", "[what](ablation.md#here)"),
-        ("README.md", "![front](docs/pareto.png)", "![front](pareto.png)"),
+        ("README.md", "[what](docs/explanation/ablation.md#here)", "[what](explanation/ablation.md#here)"),
+        ("README.md", "![front](docs/images/pareto.png)", "![front](images/pareto.png)"),
         ("README.md", "[so](CONTRIBUTING.md)", "[so](contributing.md)"),
         ("benchmarks/README.md", "[up](../README.md)", "[up](index.md)"),
         ("README.md", "[asng](jaxnas/asng.py)", "[asng](api/jaxnas.md#jaxnas.asng)"),
@@ -93,7 +93,7 @@ def repository_pages():
             "[`nsga2.py`](api/strategies.md#jaxnas.strategies.nsga2)",
         ),
         ("README.md", "[no page](Makefile), [elsewhere](https://arxiv.org)", "no page, [elsewhere](https://arxiv.org)"),
-        ("README.md", "    [code](docs/method.md)", "    [code](docs/method.md)"),
+        ("README.md", "    [code](docs/explanation/method.md)", "    [code](docs/explanation/method.md)"),
     ],
 )
 def test_links_of_repository_files_lead_to_pages(repository_pages, source, text, expected):

@@ -50,7 +50,7 @@ def test_the_head_s_features_give_the_logits_and_stages_end_where_the_size_chang
     classifier = params["classifier"]
     pooled = features[-1].mean((2, 3))
     np.testing.assert_allclose(pooled @ classifier["kernel"] + classifier["bias"], logits, rtol=1e-4, atol=1e-5)
-    ends = supernet.stage_ends(space)
+    ends = spaces.stage_ends(space)
     assert ends == SPACES[name][1]
     assert len(features) == ends[-1] + 2  # the stem before them and the head after them
     assert all(feature.shape[:2] == (len(archs), 4) for feature in features)
@@ -71,4 +71,4 @@ def test_a_skipped_layer_passes_its_input_on():
 
 def test_a_space_without_supernet_has_no_stages():
     with pytest.raises(ValueError, match="no supernet"):
-        supernet.stage_ends(spaces.SearchSpace("flat", (spaces.Decision("a", ("x", "y")),)))
+        spaces.stage_ends(spaces.SearchSpace("flat", (spaces.Decision("a", ("x", "y")),)))

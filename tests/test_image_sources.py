@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from experiments import make_images
+from jaxnas import data
 from jaxnas.data import crops
-from jaxnas.data.sources import FolderSource, TfdsSource, halves
+from jaxnas.data.parts import halves
+from jaxnas.data.sources import FolderSource, TfdsSource
 from jaxnas.data.streams import DeadImagesError, Stream
 
 
@@ -51,7 +53,7 @@ def test_made_data_set_is_read_as_tfds(made):
     source = TfdsSource("imagenet2012", made)
     assert (len(source), len(source.class_names)) == (48, 4)
     np.testing.assert_array_equal(source.labels(), np.arange(48) % 4)
-    sizes = {crops.Image.open(crops.io.BytesIO(source.read(index)[0])).size for index in range(48)}
+    sizes = {data.decode(source.read(index)[0]).shape for index in range(48)}
     assert len(sizes) > 20
     with pytest.raises(ValueError, match="has no split 'test', only train"):
         TfdsSource("imagenet2012", made, split="test")
@@ -74,12 +76,12 @@ def test_subsets_are_of_the_named_size_disjoint_and_relabelled(made):
 
 def test_dead_images_are_those_that_cannot_be_decoded(folder):
     for name in ("truncated.jpg", "text.jpg", "point.png"):
-        with pytest.raises(crops.DeadImageError):
-            crops.decode((folder / "b" / name).read_bytes(), 16, None)
+        with pytest.raises(data.BadImageError):
+            crops.decode_crop((folder / "b" / name).read_bytes(), 16, None)
     for name in ("long.jpg", "whole.jpg"):
         for generator in (None, np.random.default_rng(0)):
-            assert crops.decode((folder / "b" / name).read_bytes(), 16, generator).shape == (16, 16, 3)
-    long = crops.decode((folder / "b" / "long.jpg").read_bytes(), 16, np.random.default_rng(0))
+            assert crops.decode_crop((folder / "b" / name).read_bytes(), 16, generator).shape == (16, 16, 3)
+    long = crops.decode_crop((folder / "b" / "long.jpg").read_bytes(), 16, np.random.default_rng(0))
     assert abs(long.astype(int) - 140).max() < 5
 
 

@@ -18,7 +18,9 @@ from PIL import Image
 from benchmarks import faults, scaling
 from experiments import cli, imagenet_search, make_images
 from jaxnas.data import sources, streams
-from jaxnas.search.steps import NonFiniteLossError, SearchInterruptedError
+from jaxnas.results import settings_tree
+from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
+from jaxnas.search.build import build
 from tests import tiny_search  # noqa: F401 (registers the space)
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +115,7 @@ def assert_equal_search(workdir, other):
 def test_writes_what_other_searches_write(one_device):
     result = json.loads((one_device / "result.json").read_text())
     assert (result["space"], result["dataset"], result["evaluations"]) == ("tiny", "imagenet2012", STEPS * 2 * 2)
-    assert result["config"]["sync_batch_norm"] is True
+    assert result["config"]["streams"]["sync_batch_norm"] is True
     assert (one_device / "pareto.png").stat().st_size > 5000
     assert np.isfinite(losses(one_device)).all()
 
@@ -253,6 +255,7 @@ def fails(capsys, *arguments, code=2):
         (["--coordinator=host", "--num-processes=1", "--process-id=0"], ["host:port"]),
         (["--coordinator=host:80", "--num-processes=1", "--process-id=1"], ["process_id", "1 of 1"]),
         (["--method=luck"], ["method", "luck"]),
+        (["--method=importance_plain"], ["now called 'importance_sampling'"]),
     ],
 )
 def test_bad_input_is_one_line(capsys, images, tmp_path, arguments, words):
@@ -280,11 +283,11 @@ def own(tmp_path):
 def test_a_folder_of_ones_own_images(own, tmp_path):
     config = imagenet_search.Config(**SHORT, folder=own, workdir=tmp_path / "run", accumulate=2)
     with pytest.raises(streams.DeadImagesError, match="more than the 0"):
-        imagenet_search.main(dataclasses.replace(config, max_dead_images=0))
+        imagenet_search.main(settings_tree.replace(config, max_dead_images=0))
     imagenet_search.main(config)  # goes on in the same folder: the limit is no part of what is searched
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["dataset"] == "folder"
-    assert result["config"]["data"] == sources.FolderSource(own).fingerprint()[:16]
+    assert result["config"]["inputs"]["data"] == sources.FolderSource(own).fingerprint()[:16]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -297,7 +300,7 @@ def test_a_class_of_one_image_is_named(capsys, own, tmp_path):
 
 def test_a_loss_that_is_no_number_names_its_step(own):
     config = imagenet_search.Config(**SHORT, folder=own, accumulate=2)
-    search = imagenet_search.build(config, imagenet_search.choose_preset(config))
+    search = build(config)
     state = search.init(0)
     broken = {**state.params, "classifier": {**state.params["classifier"], "bias": jnp.full(2, jnp.nan)}}
     with pytest.raises(NonFiniteLossError, match="step 1 "):
@@ -306,22 +309,22 @@ def test_a_loss_that_is_no_number_names_its_step(own):
 
 def test_a_signal_ends_the_search_after_a_step(own):
     config = imagenet_search.Config(**SHORT, folder=own, accumulate=2)
-    search = imagenet_search.build(config, imagenet_search.choose_preset(config))
+    search = build(config)
     run = search.run(search.init(0), stop=lambda: True)
     state, _, metrics = next(run)
     assert int(state.step) == len(metrics.finite) < 3
     if int(state.step) == 1:
-        with pytest.raises(SearchInterruptedError, match="step 1 of 2"):
+        with pytest.raises(RunInterruptedError, match="step 1 of 2"):
             next(run)
 
 
 def test_minibatches_must_fit_the_devices(own):
     config = imagenet_search.Config(**SHORT, folder=own)
-    search = imagenet_search.build(config, imagenet_search.choose_preset(config))
-    with pytest.raises(ValueError, match="must have minibatches of batch_size / accumulate = 4 images, got 8"):
+    search = build(config)
+    with pytest.raises(ValueError, match="must have minibatches of batch_size / accumulate = 4 examples, got 8"):
         dataclasses.replace(search, settings=dataclasses.replace(search.settings, accumulate=2))
     with pytest.raises(ValueError, match="cutout must be 0"):
-        dataclasses.replace(search, settings=dataclasses.replace(search.settings, cutout=4))
+        build(settings_tree.replace(config, cutout=4))
 
 
 def test_scaling_counts_a_ring_and_the_dearest_network():
@@ -336,8 +339,5 @@ def test_scaling_counts_a_ring_and_the_dearest_network():
 
 
 def test_the_learning_rate_grows_with_the_minibatch():
-    rates = [
-        imagenet_search.choose_preset(imagenet_search.Config(preset="full", batch_size=size)).settings.learning_rate
-        for size in (256, 1024)
-    ]
+    rates = [imagenet_search.Config(preset="full", batch_size=size).training.learning_rate for size in (256, 1024)]
     np.testing.assert_allclose(rates, [0.125, 0.5])

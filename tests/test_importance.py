@@ -132,3 +132,37 @@ def test_dense_ranks_are_those_of_numpy(seed, distinct):
 
 def test_dense_ranks_know_one_zero():
     np.testing.assert_array_equal(importance.dense_ranks(jnp.asarray([[0.0, -0.0, -1.0]])), [[1, 1, 0]])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, k=st.integers(1, 4), s=st.integers(1, 40), levels=st.integers(1, 12))
+def test_utilities_are_those_of_the_oracle(seed, k, s, levels):
+    """With ties, with weights over many orders of magnitude, and with samples that take no part."""
+    rng = np.random.default_rng(seed)
+    objective = rng.integers(levels, size=(k, s)) / 8
+    weights = np.exp(4 * rng.normal(size=(k, s))) * (rng.random((k, s)) < 0.8)
+    weights[:, 0] += 0.01
+    ours = utility(objective, weights)
+    for own, values, weight in zip(ours, objective, weights):
+        counts = weight > 0
+        wanted = np.asarray(oracles.quantile_utilities(values[counts].tolist(), weight[counts].tolist()))
+        normalised = weight[counts] / weight[counts].sum()
+        # A sample of next to no weight has the value at a point, and a rounding may put it on either side of a bound.
+        np.testing.assert_allclose(own[counts] * normalised, wanted * normalised, atol=3e-6)
+
+
+def test_samples_that_take_no_part_may_have_any_objective():
+    weights = np.asarray([[1, 0, 2, 1, 1, 0]])
+    counts = weights[0] > 0
+    alone = utility([[0.3, 0.1, 0.2, 0.4]], weights[:, counts])
+    for bad in (np.inf, 1e30, 0.0):
+        np.testing.assert_array_equal(utility([[0.3, bad, 0.1, 0.2, 0.4, bad]], weights)[:, counts], alone)
+    np.testing.assert_array_equal(utility([[np.inf, 0.1, 0.1]], [[0, 1, 1]])[:, 1:], 0)  # ties beside an ignored one
+    np.testing.assert_array_equal(utility([[np.inf, np.inf]], [[0, 0]]), 0)
+
+
+def test_memory_of_utilities_does_not_grow_with_the_square_of_the_samples():
+    """K = 1000 and lambda = 4: all pairs of samples would be 64 GB."""
+    rows = jax.ShapeDtypeStruct((1000, 4000), jnp.float32)
+    compiled = jax.jit(importance.weighted_quantile_utility).lower(rows, rows).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 30 * rows.size * rows.dtype.itemsize

@@ -13,7 +13,7 @@ from jaxnas.tasks import introspectability as module
 from tests import test_strategies as contract
 
 CLASSES = 4
-TAKE_MEASURED_COSTS = ("importance_plain", "independent", "random", "nsga2")
+TAKE_MEASURED_COSTS = ("importance_sampling", "independent", "random", "nsga2")
 
 
 def of(features, predicted):
@@ -98,13 +98,14 @@ def tiny():
 def test_on_a_supernet_it_is_the_definition_on_the_active_path():
     space, evaluate, (net, params, images) = tiny()
     archs = jnp.asarray(space.sample_uniform(np.random.default_rng(0), 4))
-    measured = evaluate(archs)
-    assert measured.shape == (4, 2)
+    losses, measured = evaluate(archs)
+    assert losses.shape == (4,)
+    assert measured.shape == (4, 1)
     logits, features = net.apply({"params": params}, images, archs[0], method="apply_with_features")
     wanted = directly([np.asarray(f) for f in features], np.asarray(logits.argmax(-1)))
-    assert float(measured[0, 1]) == pytest.approx(float(module.measured_cost(jnp.float32(wanted))), abs=1e-4)
-    assert np.all((measured[:, 1] >= 0) & (measured[:, 1] <= 1))
-    assert np.ptp(measured[:, 1]) > 0
+    assert float(measured[0, 0]) == pytest.approx(float(module.measured_cost(jnp.float32(wanted))), abs=1e-4)
+    assert np.all((measured >= 0) & (measured <= 1))
+    assert np.ptp(measured) > 0
 
 
 @pytest.mark.parametrize("strategy", [NSGA2, ImportanceSampling])
@@ -115,8 +116,8 @@ def test_a_search_for_it(strategy):
     state = method.init(jax.random.key(0))
     for step in range(25):
         archs, state = method.ask(jax.random.key(step), state)
-        state, _ = method.tell(state, archs, evaluate(archs))
-    losses, costs = np.asarray(evaluate(method.modes(state))).T
+        state, _ = method.tell(state, archs, *evaluate(archs))
+    losses, costs = evaluate(method.modes(state))
     assert costs[1] < costs[0]
     assert losses[0] < losses[1]
 
@@ -126,19 +127,20 @@ def test_measured_costs_take_the_place_of_the_space_s(name):
     """A strategy that is told the costs it would compute itself does the same."""
     method, state, archs = contract.stepped(name)
     losses = contract.task().lookup(archs)
-    both = jnp.stack([losses, method.cost(archs)], axis=1)
-    jax.tree.map(np.testing.assert_array_equal, method.tell(state, archs, losses), method.tell(state, archs, both))
-    (other, _), (same, _) = (method.tell(state, archs, each) for each in (both.at[:, 1].set(1 - both[:, 1]), both))
+    costs = method.cost(archs)[:, None]
+    told = method.tell(state, archs, losses, costs)
+    jax.tree.map(np.testing.assert_array_equal, method.tell(state, archs, losses), told)
+    (other, _), (same, _) = (method.tell(state, archs, losses, each) for each in (1 - costs, costs))
     assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(same)))
     with pytest.raises((AssertionError, ValueError)):
         method.tell(state, archs, losses[:, None])
 
 
-@pytest.mark.parametrize("name", ["importance", "constrained", "evolution"])
+@pytest.mark.parametrize("name", ["shared_model", "constrained", "evolution"])
 def test_strategies_that_cannot_refuse_them(name):
     method, state, archs = contract.stepped(name)
     with pytest.raises(ValueError, match="measured costs cannot serve"):
-        method.tell(state, archs, jnp.zeros((len(archs), 2)))
+        method.tell(state, archs, jnp.zeros(len(archs)), jnp.zeros((len(archs), 1)))
 
 
 def test_nsga2_takes_more_than_two_objectives():
@@ -147,7 +149,7 @@ def test_nsga2_takes_more_than_two_objectives():
         strategies.make("nsga2", space, (0.1,), cost=contract.task().cost, objectives=1)
     method = strategies.make("nsga2", space, (0.0,), samples=3, cost=contract.task().cost, objectives=3)
     corners = jnp.asarray([[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]], jnp.int32)
-    state, _ = method.tell(method.init(jax.random.key(0)), corners, 1 - jnp.eye(3))
+    state, _ = method.tell(method.init(jax.random.key(0)), corners, 1 - jnp.eye(3)[:, 0], 1 - jnp.eye(3)[:, 1:])
     dominated = corners.at[:, 5].set(1)
-    state, _ = method.tell(state, dominated, jnp.ones((3, 3)))
+    state, _ = method.tell(state, dominated, jnp.ones(3), jnp.ones((3, 2)))
     assert sorted(np.asarray(state.archs).tolist()) == corners.tolist()

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from experiments import cifar_search, cli, measure_latency
+from experiments import cli, measure_latency
 from jaxnas import networks, spaces
 from jaxnas.networks import latency
 from jaxnas.networks.latency import LatencyTable
-from jaxnas.search.presets import PRESETS
+from jaxnas.results import settings_tree
+from jaxnas.search import build, presets
 from tests.tiny_search import tiny
 
 TABLE = LatencyTable("tiny", "a device", 4, 1e-3, ((5e-4, 1e-4), (3e-4, 0.0)))
@@ -127,13 +128,13 @@ def test_a_table_of_another_space_is_refused():
 def test_latency_is_a_cost_and_a_budget_of_searches(tmp_path):
     TABLE.write(tmp_path / "l.json")
     space = latency.read(tmp_path / "l.json").added_to(tiny())
-    preset = dataclasses.replace(PRESETS["quickstart"], space="tiny")
-    config = cifar_search.Config(latency=tmp_path / "l.json", budgets=("latency=1.5e-3,macs=3e4",))
-    strategy = cifar_search.choose_strategy(config, preset, space)
+    config = presets.MEMORY(
+        preset="quickstart", space="tiny", latency=tmp_path / "l.json", budgets=("latency=1.5e-3,macs=3e4",)
+    )
+    strategy = build.choose_strategy(config, space)
     assert strategy.budgets == ((1.5e-3, 3e4),)
-    described = cifar_search.describe_config(config, preset)
-    assert described["latency"] == {"device": "a device", "batch_size": 4, "digest": TABLE.digest}
+    assert build.inputs(config)["latency"] == {"device": "a device", "batch_size": 4, "digest": TABLE.digest}
     with pytest.raises(ValueError, match="budget"):
-        cifar_search.choose_strategy(dataclasses.replace(config, budgets=("latency=1e-4",)), preset, space)
+        build.choose_strategy(settings_tree.replace(config, budgets=("latency=1e-4",)), space)
     assert space.cost("latency").total([0, 1]) == pytest.approx(1.5e-3)
     assert networks.build(space, [0, 1]).arch == (0, 1)

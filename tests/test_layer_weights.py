@@ -66,7 +66,11 @@ def test_a_choice_alone_is_the_layer_without_the_others(operation):
     params = init.draw(jax.random.key(0), noisy(layer_weights.declare(layer())))
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 4))
     alone = dataclasses.replace(layer(), operations=(operation,))
-    own = layer_weights.only(params, layer(), operation)
+    own = layer_weights.unpack(params, layer(), operation)
+    if operation.is_skip:
+        own = {layer_weights.SHORTCUT: own} if own else {}
+    else:
+        own = jax.tree.map(lambda array: array[None], own)
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(lambda array: array.shape, layer_weights.declare(alone))
     choice = jnp.int32(layer().operations.index(operation))
     np.testing.assert_allclose(

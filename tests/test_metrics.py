@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxnas import metrics
 
@@ -22,6 +24,38 @@ def test_hypervolume_by_hand():
     # (0.1, 0.6): 1.0 x 0.5; (0.6, 0.1) adds 0.5 x 0.5; (0.7, 0.7) is dominated.
     volume = metrics.hypervolume(np.array([[0.1, 0.6, 0.7], [1.0, 1.0, 1.0]]), np.array([[0.6, 0.1, 0.7], [1, 1, 1]]))
     np.testing.assert_allclose(volume, [0.75, 0.01])
+
+
+def test_pareto_front_by_hand():
+    costs, errors = np.array([1.0, 2.0, 3.0, 2.5]), np.array([0.5, 0.3, 0.2, 0.4])
+    assert metrics.pareto_front(costs, errors).tolist() == [True, True, True, False]
+    # Equal points share a place on the front, or off it; an equal error at a larger cost is dominated.
+    costs, errors = np.array([1.0, 2.0, 3.0, 2.0, 1.0, 4.0, 1.0]), np.array([0.5, 0.3, 0.4, 0.3, 0.6, 0.3, 0.6])
+    assert metrics.pareto_front(costs, errors).tolist() == [True, True, False, True, False, False, False]
+    assert metrics.pareto_front(np.zeros(0), np.zeros(0)).tolist() == []
+
+
+def test_what_is_not_finite_is_not_on_the_pareto_front_and_hides_nothing():
+    nan, inf = np.nan, np.inf
+    costs, errors = np.array([0.0, 1.0, nan, 2.0, -inf, 3.0]), np.array([nan, 0.5, 0.0, inf, 0.0, 0.4])
+    assert metrics.pareto_front(costs, errors).tolist() == [False, True, False, False, False, True]
+    assert metrics.pareto_front(np.array([nan]), np.array([nan])).tolist() == [False]
+    with pytest.raises(ValueError, match=r"both be \[N\], got \(2,\) and \(3,\)"):
+        metrics.pareto_front(np.zeros(2), np.zeros(3))
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.1, 0.2, 0.5, np.nan, np.inf, -np.inf])] * 2), max_size=12))
+def test_pareto_front_equals_its_definition(points):
+    costs, errors = np.array(points, float).reshape(-1, 2).T
+    finite = np.isfinite(costs) & np.isfinite(errors)
+    expected = [
+        ok
+        and not any(
+            f and c <= cost and e <= error and (c, e) != (cost, error) for f, c, e in zip(finite, costs, errors)
+        )
+        for ok, cost, error in zip(finite, costs, errors)
+    ]
+    assert metrics.pareto_front(costs, errors).tolist() == expected
 
 
 def test_hypervolume_ignores_what_lies_beyond_the_reference_point():
@@ -60,10 +94,6 @@ def test_evaluations_to_reach_by_hand():
     assert metrics.evaluations_to_reach(evaluations, curve, 0.3) == 200
     assert metrics.evaluations_to_reach(evaluations, curve, 0.2) == 800
     assert metrics.evaluations_to_reach(evaluations, curve, 0.05) == math.inf
-    assert metrics.evaluations_ratio(evaluations, curve, [0.9, 0.8, 0.5, 0.3], at=400) == 0.25
-    assert metrics.evaluations_ratio(evaluations, curve, [0.9, 0.8, 0.5, 0.3], at=800) == 0.25
-    with pytest.raises(ValueError, match="300"):
-        metrics.evaluations_ratio(evaluations, curve, curve, at=300)
 
 
 def test_wilcoxon_by_hand():

@@ -15,6 +15,7 @@ from jaxnas.strategies.related import budget_evaluator, neural
 from jaxnas.strategies.related.pnag import PNAG
 from jaxnas.tasks import TabularTask, synthetic_table
 from tests import oracles
+from tests.test_constrained import of_span
 
 PENALTIES = (0.02, 0.1, 0.5)
 
@@ -78,7 +79,9 @@ def small():
 @pytest.mark.slow
 def test_a_fit_learns_to_prefer_what_is_better_and_within_the_budget():
     task = small()
-    method = PNAG(task.space, PENALTIES, cost=task.cost, budgets=(0.3, 0.6, 1.0), capacity=108, width=32)
+    method = PNAG(
+        task.space, PENALTIES, cost=task.cost, budgets=of_span(task.cost, (0.3, 0.6, 1.0)), capacity=108, width=32
+    )
     archive = filled(task, 108, np.arange(0, 108, 2))  # every other architecture
     state = method.init(jax.random.key(0)).replace(archive=archive)
     fit = jax.jit(method.fit)
@@ -102,7 +105,7 @@ def test_a_fit_learns_to_prefer_what_is_better_and_within_the_budget():
 )
 def test_what_is_returned_is_always_within_its_budget(seed, budgets, known):
     task = TabularTask.from_table(synthetic_table((3, 4, 3), seed=seed))
-    method = PNAG(task.space, PENALTIES, cost=task.cost, budgets=tuple(budgets), capacity=100)
+    method = PNAG(task.space, PENALTIES, cost=task.cost, budgets=of_span(task.cost, budgets), capacity=100)
     rng = np.random.default_rng(seed)
     archive = filled(task, 100, rng.permutation(36)[:known])
     generated = rng.integers((3, 4, 3), size=(24, 3))
@@ -134,7 +137,7 @@ def test_repeats_are_averaged_and_the_oldest_makes_room():
     ("settings", "named"),
     [
         ({"budgets": (0.5,)}, "budgets"),
-        ({"budgets": (0.5, 2.0, 0.1)}, "2.0"),
+        ({"budgets": (9.0, -2.0, 9.0)}, "-2"),
         ({"founders": 1}, "founders"),
         ({"growth": 0.5}, "growth"),
         ({"capacity": 50}, "capacity"),
@@ -151,7 +154,7 @@ def test_bad_settings_are_errors_that_name_them(settings, named):
 def test_on_nasbench_macro_the_evaluator_ranks_and_the_generator_keeps_budgets(macro_path):
     task = TabularTask.from_table(tasks.read_table(macro_path, "flops"))
     budgets = tuple(np.quantile(task.cost.scaled, (0.1, 0.3, 0.5, 0.7, 0.9)).tolist())
-    method = PNAG(task.space, (0.3, 0.15, 0.08, 0.04, 0.02), cost=task.cost, budgets=budgets)
+    method = PNAG(task.space, (0.3, 0.15, 0.08, 0.04, 0.02), cost=task.cost, budgets=of_span(task.cost, budgets))
     fit, best = jax.jit(method.fit), [task.error[task.cost.scaled <= budget].min() for budget in budgets]
     regret, spent = {"true": [], "shuffled": []}, []
     for name, seed in (("true", 0), ("true", 1), ("true", 2), ("shuffled", 0)):

@@ -11,7 +11,7 @@ import pytest
 from jaxnas import relaxation, tasks
 from jaxnas.cost import AdditiveCost
 from jaxnas.relaxation import RELAXATIONS, Darts, Settings, base
-from jaxnas.search.steps import NonFiniteLossError
+from jaxnas.runtime.loop import NonFiniteLossError
 from jaxnas.spaces import Decision, SearchSpace
 
 TABLE = tasks.synthetic_table((3, 1, 4, 2), seed=3, interaction=0.1)

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import jax.numpy as jnp
 import matplotlib.image
@@ -10,7 +11,9 @@ from rich.console import Console
 
 from jaxnas import report, results
 from jaxnas.report import SearchDisplay
+from jaxnas.report.wording import quantity
 from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult
+from jaxnas.results.files import to_plain
 
 
 def make_result(accuracies=(0.91, 0.90, 0.89), macs=(50_000_000, 52_000_000, 20_000_000), **changes):
@@ -38,6 +41,7 @@ def test_result_round_trip_and_schema(tmp_path):
     document = json.loads((tmp_path / "new" / "result.json").read_text())
     assert list(document) == [
         "method", "space", "dataset", "seed", "config", "versions", "evaluations", "wall_seconds", "architectures",
+        "classes", "images", "space_description",
     ]  # fmt: skip
     assert list(document["architectures"][0]) == [
         "k", "penalty", "encoding", "description", "params", "macs", "probability", "valid_loss", "valid_accuracy",
@@ -96,7 +100,7 @@ def test_foreign_files(tmp_path, text, match):
 )
 def test_wrong_fields(tmp_path, change, match):
     path = tmp_path / "result.json"
-    path.write_text(json.dumps(make_result().to_json() | change))
+    path.write_text(json.dumps(to_plain(make_result()) | change))
     with pytest.raises(ValueError, match=match):
         results.read_result(path)
     with pytest.raises(ValueError, match="no search result at"):
@@ -104,7 +108,7 @@ def test_wrong_fields(tmp_path, change, match):
 
 
 def test_wrong_encoding(tmp_path):
-    document = make_result().to_json()
+    document = to_plain(make_result())
     document["architectures"][1]["encoding"] = [0, "a"]
     (tmp_path / "result.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match=r"'encoding' of architectures\[1\]"):
@@ -179,13 +183,6 @@ def test_pareto(tmp_path, result, recwarn):
         report.plot_pareto(result, tmp_path / "pareto.png", cost="flops")
 
 
-def test_dominated():
-    from jaxnas.report.pareto import _dominated
-
-    costs, accuracies = np.array([1.0, 2.0, 3.0, 2.0, 1.0]), np.array([0.5, 0.7, 0.6, 0.7, 0.4])
-    assert _dominated(costs, accuracies).tolist() == [False, False, True, False, True]
-
-
 def test_display_without_a_terminal():
     console = Console(file=io.StringIO(), width=40)
     with SearchDisplay((0.1, 0.3), 1000, console) as display:
@@ -228,3 +225,36 @@ def test_result_table():
     assert "52.00 M" in text
     assert "91.0%" in text
     assert "importance_sampling on nasbench_macro, digits, seed 3" in text
+
+
+@pytest.mark.parametrize(
+    "budgets", [{"macs": 3e7}, {"latency": 0.0041}, {"macs": 123e6, "params": 1.2e6, "latency": 4e-3}]
+)
+def test_result_table_holds_budgets_and_latency_in_80_columns(budgets):
+    console = Console(file=io.StringIO(), width=80)
+    found = [dataclasses.replace(each, budgets=budgets, latency=0.00397) for each in make_result().architectures]
+    console.print(report.result_table(make_result(architectures=found)))
+    lines = console.file.getvalue().splitlines()
+    rows = [line for line in lines if line.split() and line.split()[0] in ("0", "1", "2")]
+    assert [row.split()[0] for row in rows] == ["0", "1", "2"]
+    words = {"macs": "macs ≤ ", "params": "params ≤ ", "latency": "latency ≤ "}
+    for name, value in budgets.items():
+        assert sum(f"{words[name]}{quantity(name, value)}" in line for line in lines) == 3
+    assert all("3.97 ms" in row and "0.7000" in row and "0.500" in row for row in rows)
+    assert "52.00 M" in rows[1]
+    assert not any("…" in line or "penalty" in line for line in lines)
+
+
+def test_pareto_names_budgets_and_every_cost(tmp_path):
+    found = [
+        dataclasses.replace(each, budgets={"latency": 1e-3 * (each.k + 1)}, latency=9e-4 * (each.k + 1))
+        for each in make_result().architectures
+    ]
+    result = make_result(architectures=found, config={"method": {"cost": "latency"}})
+    report.plot_pareto(result, tmp_path / "pareto.svg")
+    text = (tmp_path / "pareto.svg").read_text()
+    written = re.findall(r"<!-- (.*?) -->", text)  # what a text drawn as outlines is
+    assert "Latency of one image" in written
+    assert {"latency ≤ 1 ms", "latency ≤ 2 ms", "latency ≤ 3 ms"} <= set(written)
+    assert any("labels: budget" in line for line in written)
+    assert not any("penalty" in line for line in written)

@@ -1,24 +1,37 @@
 """The HTML report: what it shows, that it is whole, and that a browser needs nothing else for it."""
 
-import dataclasses
 import html.parser
 import json
 import re
 import shlex
 import shutil
 import urllib.parse
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-import tyro
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-from experiments import cifar_search, cli, repeat
+from experiments import cifar_search, cli
 from experiments import report as report_command
+from jaxnas.networks import latency
 from jaxnas.report import charts
-from jaxnas.report.layer_charts import ranks
-from jaxnas.report.runs import on_front, read_folders
-from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult, history, read_history, theta_field
-from jaxnas.search.presets import PRESETS
+from jaxnas.report.charts import ranks
+from jaxnas.report.labels import place_labels
+from jaxnas.report.runs import read_folders
+from jaxnas.results import (
+    FoundArchitecture,
+    MetricsLog,
+    SearchResult,
+    history,
+    read_history,
+    settings_tree,
+    theta_field,
+)
+from jaxnas.search import presets, repeat
 from jaxnas.spaces import SPACES
 from tests import browser
 
@@ -29,8 +42,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 def description(preset="quickstart", **options):
-    config = dataclasses.replace(cifar_search.Config(), preset=preset, **options)
-    return cifar_search.describe_config(config, cifar_search.choose_preset(config)[1])
+    return settings_tree.to_json(presets.MEMORY(preset=preset, **options), decisive=True)
 
 
 def theta_at(step, space):
@@ -62,7 +74,7 @@ def write_run(folder, space_name=SPACE, archs=ARCHS, budgets=None, with_theta=Tr
         )
         for k, arch in enumerate(archs)
     ]
-    fields = {"method": "importance_plain", "space": space_name, "dataset": "digits", "seed": 0,
+    fields = {"method": "importance_sampling", "space": space_name, "dataset": "digits", "seed": 0,
               "config": description(penalties=(0.1, 0.2, 0.3)), "versions": {"python": "3.11.0", "jaxnas": HOSTILE},
               "evaluations": 480, "wall_seconds": 61.0, "architectures": found}  # fmt: skip
     SearchResult(**(fields | changes)).write(folder / "result.json")
@@ -307,7 +319,7 @@ def test_foreign_and_damaged_files_are_one_line(runs, tmp_path, capsys, case, wo
     "options",
     [
         {},
-        {"seed": 3, "method": "importance", "cost": "params", "penalties": (0.01, 0.5), "weight_steps": 6},
+        {"seed": 3, "method": "shared_model", "cost": "params", "penalties": (0.01, 0.5), "weight_steps": 6},
         {"budgets": ("macs=3e5,params=2e4", "macs=9e5,params=6e4")},
         {"preset": "cpu", "space": "nasbench201", "batch_size": 32, "precision": "bfloat16", "chunk_size": 2},
     ],
@@ -317,16 +329,17 @@ def test_command_repeats_the_search(options):
     line = repeat.command(wanted)
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "experiments.cifar_search"]
-    config = tyro.cli(cifar_search.Config, args=words[3:])
-    made = cifar_search.describe_config(config, cifar_search.choose_preset(config)[1])
+    made = settings_tree.to_json(cli.parse(cifar_search.Config, words[3:]), decisive=True)
     assert json.loads(json.dumps(made)) == wanted
 
 
-def test_no_command_for_settings_without_an_option():
-    assert repeat.command({**description(), "momentum": 0.5}) is None
+def test_no_command_for_what_is_no_configuration():
+    wanted = description()
+    assert repeat.command({**wanted, "method": {**wanted["method"], "temperature": 0.5}}) is None
     assert repeat.command({}) is None
-    assert repeat.command({**description(), "penalties": "many", "seed": [1]}) is None
-    assert set(PRESETS) == {"quickstart", "cpu", "full"}
+    assert repeat.command({**wanted, "method": {**wanted["method"], "penalties": "many"}}) is None
+    assert repeat.command({**wanted, "run": {"seed": [1]}}) is None
+    assert set(presets.MEMORY.configs) == {"quickstart", "cpu", "full"}
 
 
 def test_history_sorts_records_into_curves():
@@ -344,18 +357,110 @@ def test_history_sorts_records_into_curves():
     np.testing.assert_allclose(read.theta, np.full((1, 2, 1, 3), 0.3333))
 
 
-def test_scales_ticks_and_front():
-    scale = charts.Scale(0.0, 10.0, 100.0, 200.0)
-    assert scale(2.5) == 125
-    assert scale.ticks(6) == [0, 2, 4, 6, 8, 10]
-    assert charts.Scale(0.93, 0.99, 0, 1).ticks(4) == pytest.approx([0.94, 0.96, 0.98])
-    assert charts.line_path([(0.0, 1.0), (1.0, np.nan), (2.0, 3.0), (3.0, 4.0)]) == "M0 1M2 3L3 4"
-    costs, errors = np.array([1.0, 2.0, 3.0, 2.5]), np.array([0.5, 0.3, 0.2, 0.4])
-    np.testing.assert_array_equal(on_front(costs, errors), [True, True, True, False])
+def drawing(markup):
+    """A chart as a tree, and the corners of the first path below each hint, by the hint."""
+    root = ElementTree.fromstring(markup)
+    paths = {}
+    for group in root.iter("g"):
+        path = group.find("path")
+        moved = re.findall(r"-?[\d.]+", path.get("transform", ""))  # a mark is drawn at 0, 0 and moved to its place
+        corners = re.findall(r"([ML]) (\S+) (\S+)", path.get("d"))
+        place = moved or [(kind, float(x), float(y)) for kind, x, y in corners]
+        paths.setdefault(group.find("title").text, place)
+    return root, paths
+
+
+def test_points_and_ticks_of_a_chart_stand_at_their_places():
+    points = charts.Points([1e6, 2e6, 4e6], [0.07, 0.04, 0.05], ["var(--k0)"] * 3, ["a", "b", ""], ["A", "B", "C"])
+    root, paths = drawing(charts.cost_error([points], "macs", "error (%)", [(3e6, "var(--k1)")]))
+    (ax, ay), (bx, by), (cx, cy) = ([float(value) for value in paths[name]] for name in "ABC")
+    assert (bx - ax) / (cx - ax) == pytest.approx(1 / 3, abs=0.01)
+    assert (by - ay) / (cy - ay) == pytest.approx(3 / 2, abs=0.01)
+    budget = paths["budget 3M"]
+    assert budget[0][1] == budget[1][1] == pytest.approx((bx + cx) / 2, abs=0.2)
+    texts = [node.text for node in root.iter("text")]
+    assert {"1M", "2M", "3M", "4M", "4", "5", "6", "7", "multiply-adds", "error (%)", "a", "b"} == set(texts)
+    # The third point is dominated: the line of the front ends at the second.
+    lines = [node.get("d") for node in root.iter("path") if "--faint" in node.get("style", "")]
+    front = next(line for line in lines if f"M {round(ax, 1):g} {round(ay, 1):g}" in line)
+    assert front.endswith(f"L {round(bx, 1):g} {round(by, 1):g}")
+
+
+def test_costs_in_seconds_are_called_so():
+    points = charts.Points([0.001, 0.004], [0.07, 0.04], ["var(--k0)"] * 2, ["", ""], ["A", "B"])
+    root, paths = drawing(charts.cost_error([points], "latency", "error (%)", [(0.0025, "var(--k1)")]))
+    assert {"1 ms", "2 ms", "3 ms", "4 ms", "latency"} <= {node.text for node in root.iter("text")}
+    assert "budget 2.5 ms" in paths
+
+
+def test_charts_are_text_and_the_page_s_colours():
+    found = charts.curves("loss", np.arange(3), np.eye(3), ["var(--k0)", "var(--k1)", "var(--soft)"], ["a", "b", "<c>"])
+    root, _ = drawing(found)
+    painted = [node.get("style", "") for node in root.iter() if node.tag in ("path", "text")]
+    values = [value for style in painted for value in re.findall(r"(?:fill|stroke):([^;]+)", style)]
+    assert {"var(--k0)", "var(--k1)", "var(--soft)", "none"} <= set(values)
+    assert all(re.fullmatch(r"none|var\(--\w+\)", value) for value in values)
+    assert {node.tag for node in root.iter()} == {"svg", "g", "path", "text", "title"}
+    assert not [node for node in root.iter() if node.get("id") or "font" in node.get("style", "")]
+
+
+def test_a_curve_breaks_off_where_it_is_nan():
+    values = np.array([0.0, 1.0, np.nan, 3.0, 4.0])[:, None]
+    _, paths = drawing(charts.curves("loss", np.arange(1, 6), values, ["var(--k0)"], ["curve"]))
+    assert [kind for kind, _, _ in paths["curve"]] == ["M", "L", "M", "L"]
     steps, values = charts.binned(np.arange(1, 7), np.arange(6.0)[:, None], bins=3)
     np.testing.assert_array_equal(steps, [2, 4, 6])
     np.testing.assert_array_equal(values[:, 0], [0.5, 2.5, 4.5])
     assert ranks(SPACES["nasbench201"](), 0, "macs") == [0, 1, 3, 4, 2]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8, unique=True))
+@settings(max_examples=10, deadline=None)
+def test_labels_stand_beside_their_points_and_clear_of_others(points):
+    """Ten columns and rows leave a free place for each of a few short names."""
+    figure = Figure(figsize=(8, 8), dpi=72)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-1, 10), ylim=(-1, 10))
+    place_labels(axes, np.array(points, float), [str(index) for index in range(len(points))], fontsize=8)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    pixels = axes.transData.transform(points)
+    assert len(boxes) == len(points)
+    for index, box in enumerate(boxes):
+        assert not any(Bbox.intersection(box, other) for other in boxes[:index])
+        assert not any(box.contains(*pixel) for pixel in pixels)
+        own = pixels[index].clip(box.min, box.max)
+        assert np.hypot(*(own - pixels[index])) < 32
+
+
+def test_a_search_for_latency_shows_latency(tmp_path):
+    space = SPACES[SPACE]()
+    seconds = tuple(tuple(1e-4 * (d + 1) * (c + 1) for c in range(n)) for d, n in enumerate(space.num_choices))
+    table = latency.LatencyTable(SPACE, "a device", 8, 1e-3, seconds)
+    run = write_run(tmp_path / "run", config=description(cost="latency", penalties=(0.1, 0.2, 0.3)))
+    document = json.loads((run / "result.json").read_text())
+    for found, budget in zip(document["architectures"], (0.02, 0.01, 0.0101)):
+        found["latency"] = table.cost.total(np.array(found["encoding"])).item()
+        found["budgets"] = {"latency": budget}
+    (run / "result.json").write_text(json.dumps(document))
+    table.write(run / "latency.json")
+    page = Page(make(tmp_path, run))
+    assert page.count["svg"] == 3 + 3 * 3 + 5 + 1
+    assert "budget 10.1 ms" in page.text
+    assert "latency ≤ 20 ms" in page.text
+    assert "the more latency the choice costs" in page.text
+    first = document["architectures"][0]
+    assert f"{1e3 * first['latency']:.3g} ms latency" in page.text
+    assert "layer 2, mbconv_k5_e6: 800 µs" in page.text  # in the chart of costs by layer
+    (run / "latency.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        make(tmp_path, run)
+
+
+def test_names_of_folders_are_no_markup(runs, tmp_path, capsys):
+    folder = tmp_path / "m[" / "x]"
+    shutil.copytree(runs[0], folder)
+    cli.run(report_command.main, report_command.Config, [str(folder)])
+    assert f"wrote {folder / 'report.html'}" in capsys.readouterr().out
 
 
 def test_equal_folder_names_are_told_apart(runs, tmp_path):

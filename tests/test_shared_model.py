@@ -321,7 +321,7 @@ def state_with_optima(step):
     state = method.init(jax.random.key(0))
     optima = jnp.asarray([[[0, 0, 1, 3], [0, 0, 1, 2]], [[1, 0, 0, 0], [1, 0, 0, 0]], [[2, 0, 1, 1], [0, 0, 0, 0]]])
     state = state.replace(optima=optima.astype(jnp.int32), shares=jnp.asarray([0.5, 0.3, 0.2]))
-    return method, state.replace(memory=state.memory.replace(step=jnp.int32(step)))
+    return method, state.replace(memory=state.memory.replace(step=jnp.int32(step)), fits=jnp.int32(step // 2))
 
 
 def test_the_law_of_the_samples_by_hand():
@@ -364,7 +364,7 @@ def test_the_first_fit_waits_for_samples(samples, steps):
 
 
 def test_shapes():
-    method = make("importance", task().space, PENALTIES, cost=task().cost, samples=2)
+    method = make("shared_model", task().space, PENALTIES, cost=task().cost, samples=2)
     state = method.init(jax.random.key(0))
     archs, state = method.ask(jax.random.key(1), state)
     assert archs.shape == (6, 4)

@@ -10,7 +10,7 @@ import pytest
 from jaxnas import metrics, strategies, tasks
 from jaxnas.strategies.related import archive as archives
 from jaxnas.strategies.related import comparator, pareto
-from jaxnas.strategies.related.populations import Population, together
+from jaxnas.strategies.related.populations import Population, merged
 from jaxnas.strategies.related.smem_nas import SMEMNAS
 from jaxnas.tasks import TabularTask, search_seeds, synthetic_table
 from tests import oracles
@@ -89,7 +89,7 @@ def test_the_main_population_is_the_first_front_exactly():
         for size in (20, 10, 20)
     ]
     main, vice = jax.jit(method.survive)(machine, *groups)
-    union = together(*groups)
+    union = merged(*groups)
     rows = small().rows(union.archs)[np.asarray(union.members)]
     assert len(set(rows)) == len(rows)
     scores = np.asarray(comparator.scores(machine, union.archs, union.archs, union.members, COUNTS))

@@ -83,3 +83,20 @@ def test_an_encoding_is_plain_json():
         "space": "nasbench_macro",
         "encoding": [0, 1, 2, 0, 1, 2, 0, 1],
     }
+
+
+def test_stages_are_the_rows_of_the_table_of_layers():
+    cifar10 = spaces.mbconv_cifar10()
+    assert [len(stage) for stage in spaces.searched_stages(cifar10)] == [2, 3, 4, 3, 3, 1]
+    assert spaces.stage_ends(cifar10) == (1, 3, 6, 10, 13, 16, 17)  # a stage of one fixed layer before them
+    assert [len(stage) for stage in spaces.searched_stages(spaces.mbconv_imagenet())] == [4, 4, 4, 4, 4, 1]
+    assert [list(stage) for stage in spaces.stages(spaces.nasbench201(cells=2))] == [[0, 1], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(spaces.SPACES) if name != "nasbench201"])
+def test_a_stage_begins_where_a_layer_does_not_keep_the_shape(name):
+    space = spaces.SPACES[name]()
+    stages = spaces.searched_stages(space)
+    assert [d for stage in stages for d in stage] == list(range(len(space.layers)))
+    starts = {stage[0] for stage in stages}
+    assert starts == {d for d, layer in enumerate(space.layers) if d == 0 or not layer.keeps_shape}

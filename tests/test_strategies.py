@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnas import asng, strategies
+from jaxnas.leaderboard import on_supernets
 from jaxnas.spaces import Decision, SearchSpace
 from jaxnas.tasks import TabularTask, search_seeds, synthetic_table
 from tests import oracles
@@ -160,8 +161,17 @@ def test_a_space_of_one_architecture_is_found(name):
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known():
-    with pytest.raises(ValueError, match="anealing.*importance.*nsga2"):
+    with pytest.raises(ValueError, match="anealing.*importance_sampling.*nsga2"):
         strategies.make("anealing", task().space, PENALTIES)
+
+
+@pytest.mark.parametrize("former", strategies.RENAMED)
+def test_a_former_name_is_an_error_that_gives_the_new_one(former):
+    new = strategies.RENAMED[former]
+    assert new in strategies.STRATEGIES or new in on_supernets.methods()
+    with pytest.raises(ValueError, match=f"method '{former}' is now called '{new}'"):
+        strategies.make(former, task().space, PENALTIES)
+    assert former not in strategies.STRATEGIES
 
 
 def test_particular_settings_are_checked():
@@ -183,7 +193,7 @@ def test_independent_searches_are_k_plain_asng_searches():
         state, info = method.tell(state, archs, task().lookup(archs))
         for k in range(K):
             own = slice(k * samples, (k + 1) * samples)
-            oracles.asng_step(states[k], np.asarray(archs[own]), np.asarray(info.objective[k]))
+            oracles.asng_step(states[k], np.asarray(archs[own]), np.asarray(info.objective[k, own]))
             for d, row in enumerate(states[k].theta):
                 np.testing.assert_allclose(state.theta[k, d, : len(row)], row, atol=1e-4)
 
@@ -191,7 +201,7 @@ def test_independent_searches_are_k_plain_asng_searches():
 def test_with_one_penalty_importance_sampling_and_independent_searches_are_the_same():
     pair = [
         strategies.make(name, task().space, (0.2,), samples=4, cost=task().cost)
-        for name in ("importance_plain", "independent")
+        for name in ("importance_sampling", "independent")
     ]
     first, second = (search_seeds(task(), method, (200, 400), seeds=4) for method in pair)
     np.testing.assert_array_equal(first, second)

@@ -259,7 +259,7 @@ def test_batched_gradient_is_the_mean_of_each_alone(instance, batching):
     losses = [float(_loss(logits, instance.labels)) for logits, _ in instance.results]
     np.testing.assert_allclose(evaluation.loss, losses, rtol=1e-4)
     accuracies = [float((logits.argmax(-1) == instance.labels).mean()) for logits, _ in instance.results]
-    np.testing.assert_allclose(evaluation.accuracy, accuracies)
+    np.testing.assert_allclose(evaluation.metrics["accuracy"], accuracies)
 
 
 def test_every_choice_of_every_decision_matters(instance):

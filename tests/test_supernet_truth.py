@@ -43,7 +43,8 @@ def compare(tmp_path):
 @pytest.mark.slow
 def test_all_methods_are_compared_by_true_errors(trained, compare, capsys):
     methods = supernet_truth.Config.methods
-    assert {"importance", "independent", "random", "nsga2", "constrained"} <= set(methods) <= set(strategies.STRATEGIES)
+    assert {"shared_model", "independent", "random", "nsga2", "constrained"} <= set(methods)
+    assert set(methods) <= set(strategies.STRATEGIES)
     out = compare(trained, "--evaluations=32", "--search-seeds=2", "--samples=2", "--architectures=20", "--images=32")
     printed = capsys.readouterr().out
     assert "Kendall tau" in printed
@@ -95,6 +96,7 @@ def fails(capsys, run, *arguments, **options):
     ("arguments", "words"),
     [
         (["--methods", "random", "anealing"], ["anealing", "constrained"]),
+        (["--methods", "importance_plain"], ["now called 'importance_sampling'"]),
         (["--evaluations=0"], ["evaluations", "0"]),
         (["--search-seeds=0"], ["search_seeds"]),
         (["--samples=-1"], ["samples", "-1"]),
@@ -121,7 +123,7 @@ def test_a_table_of_another_space(trained, compare, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"seed": 0, "method": "importance", "cost": "macs"}'])
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"seed": 0, "method": "shared_model", "cost": "macs"}'])
 def test_a_folder_without_a_search(compare, capsys, tmp_path, content):
     run = tmp_path / "run"
     run.mkdir()

@@ -18,7 +18,7 @@ def result(*encodings):
         FoundArchitecture(k, penalty, encoding, "", 1, 1, 1.0, 0.5, 0.5)
         for k, (penalty, encoding) in enumerate(zip((0.01, 1.0), encodings))
     )
-    return SearchResult("importance", "toy", "digits", 0, {}, {}, 1, 1.0, found)
+    return SearchResult("shared_model", "toy", "digits", 0, {}, {}, 1, 1.0, found)
 
 
 def test_by_hand():

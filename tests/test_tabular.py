@@ -166,7 +166,7 @@ def test_bad_noise_is_an_error(noise):
 @functools.cache
 def small_search():
     problem = TabularTask.from_table(synthetic_table((3, 4, 3), seed=1), noise=0.02)
-    return problem, strategies.make("importance_plain", problem.space, (0.0, 0.2), samples=3, cost=problem.cost)
+    return problem, strategies.make("importance_sampling", problem.space, (0.0, 0.2), samples=3, cost=problem.cost)
 
 
 def test_a_search_equals_the_loop_over_ask_evaluate_tell():

@@ -11,6 +11,7 @@ from experiments import cli, tabular_search
 from jaxnas import metrics, strategies
 from jaxnas.report import tabular as report
 from jaxnas.tasks import TabularTask, comparison, read_table, synthetic_table
+from jaxnas.tasks.judge import Result
 from tests import oracles
 
 NUM_CHOICES = (3, 2, 4, 3)
@@ -32,7 +33,7 @@ def run(path, out, *arguments):
 @pytest.fixture(scope="module")
 def finished(path, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "new" / "folder"
-    methods = ["importance", "independent", "random"]
+    methods = ["shared_model", "independent", "random"]
     settings = [
         "--cost",
         "flops",
@@ -57,7 +58,7 @@ def test_result_has_the_keys_and_shapes_of_the_contract(finished, path):
     recorded = result["evaluations"]
     assert recorded == sorted(set(recorded))
     assert {250, 300} <= set(recorded)
-    assert set(result["methods"]) == {"importance", "independent", "random", *(f"independent@{n}" for n in (2, 4, 8))}
+    assert set(result["methods"]) == {"shared_model", "independent", "random", *(f"independent@{n}" for n in (2, 4, 8))}
     for method in result["methods"].values():
         assert np.shape(method["relative_regret"]) == (3, 2, len(recorded))
         assert np.shape(method["hypervolume"]) == (3, len(recorded))
@@ -127,10 +128,12 @@ def test_the_module_runs_as_a_program(path, tmp_path, monkeypatch, capsys):
         (["--table", "absent.npz"], "absent.npz"),
         (["--cost", "latency"], "no array 'latency'; it has choices, error, flops, valid"),
         (["--error", "test"], "no array 'test'"),
-        (["--methods", "importance", "anealing"], "'anealing' is not known; choose from importance"),
+        (["--methods", "shared_model", "anealing"], "'anealing' is not known; choose from shared_model"),
         (["--methods", "random", "random"], "twice"),
         (["--methods", "independent", "independent"], "twice"),
-        (["--methods"], "at least one of importance"),
+        (["--methods", "importance"], "method 'importance' is now called 'shared_model'"),
+        (["--methods", "importance_plain"], "method 'importance_plain' is now called 'importance_sampling'"),
+        (["--methods"], "at least one of shared_model"),
         (["--noise", "-0.1"], "noise"),
         (["--noise", "nan"], "noise"),
         (["--noise", "loud"], "loud"),
@@ -178,7 +181,7 @@ def test_a_failed_write_keeps_the_earlier_files(tmp_path):
 
 def test_recorded_counts_hold_the_round_numbers():
     task = TabularTask.from_table(synthetic_table((2, 3)))
-    planned = comparison.plan(["importance", "independent"], task, (0.02,) * 5, 4000)
+    planned = comparison.plan(["shared_model", "independent"], task, (0.02,) * 5, 4000)
     recorded = comparison.recorded_counts(4000, planned)
     assert recorded[0] == 50  # the first multiple of 25 that 8 samples for each of 5 can do
     assert {250, 1000, 2000, 4000} <= set(recorded)
@@ -191,54 +194,56 @@ def test_recorded_counts_hold_the_round_numbers():
 def test_independent_searches_get_only_the_lambdas_that_fit():
     task = TabularTask.from_table(synthetic_table((2, 3)))
     assert list(comparison.plan(["independent"], task, (0.1, 0.2), 10)) == ["independent@2", "independent@4"]
-    assert strategies.STRATEGIES.keys() >= {"importance", "importance_plain", "independent", "random", "nsga2"}
+    assert strategies.STRATEGIES.keys() >= {"shared_model", "importance_sampling", "independent", "random", "nsga2"}
 
 
-def result(regret, volume=None, samples=4):
+def result(regret, recorded, samples=4):
     """A Result with mean regret [seeds, E] for its one penalty."""
     regret = np.asarray(regret, float)
-    volume = 1 - regret if volume is None else np.asarray(volume, float)
-    return comparison.Result(regret[:, None], volume, np.zeros((len(regret), 1, 2), int), samples, 1.0)
+    seeds = len(regret)
+    attainment, encodings = np.zeros((seeds, 4)), np.zeros((seeds, 1, 2), int)
+    return Result(recorded, regret[:, None], 1 - regret, attainment, encodings, recorded[-1], 1.0, samples)
 
 
 def test_reach_by_hand():
     recorded = (500, 1000, 2000, 4000)
     results = {
-        "independent@2": result([[0.9, 0.6, 0.4, 0.3]], samples=2),
-        "independent@8": result([[0.9, 0.7, 0.5, 0.2]], samples=8),
-        "importance": result([[0.45, 0.35, 0.25, 0.2]]),
-        "random": result([[0.9, 0.9, 0.9, 0.9]]),
+        "independent@2": result([[0.9, 0.6, 0.4, 0.3]], recorded, samples=2),
+        "independent@8": result([[0.9, 0.7, 0.5, 0.2]], recorded, samples=8),
+        "shared_model": result([[0.45, 0.35, 0.25, 0.2]], recorded),
+        "random": result([[0.9, 0.9, 0.9, 0.9]], recorded),
     }
-    rows = [(r.method, r.at, r.level, r.samples, r.evaluations, r.ratio) for r in comparison.reaches(recorded, results)]
+    rows = [(r.method, r.at, r.level, r.samples, r.evaluations, r.ratio) for r in comparison.reaches(results)]
     assert rows == [
-        ("importance", 2000, 0.4, 2, 1000, 0.5),
+        ("shared_model", 2000, 0.4, 2, 1000, 0.5),
         ("random", 2000, 0.4, 2, None, None),
-        ("importance", 4000, 0.2, 8, 4000, 1.0),
+        ("shared_model", 4000, 0.2, 8, 4000, 1.0),
         ("random", 4000, 0.2, 8, None, None),
     ]
 
 
 def test_levels_are_reached_at_the_first_count_and_independent_searches_by_any_lambda():
+    recorded = (100, 200, 300)
     results = {
-        "importance": result([[0.3, 0.24, 0.09]]),
-        "independent@2": result([[0.26, 0.26, 0.26]]),
-        "independent@4": result([[0.5, 0.2, 0.2]]),
+        "shared_model": result([[0.3, 0.24, 0.09]], recorded),
+        "independent@2": result([[0.26, 0.26, 0.26]], recorded),
+        "independent@4": result([[0.5, 0.2, 0.2]], recorded),
     }
-    table = report.level_table((100, 200, 300), results)
-    cells = [list(column.cells) for column in table.columns]
-    assert [cell[0] for cell in cells] == ["importance", "100", "200", "300", "300", "300"]
-    assert [cell[1] for cell in cells] == ["independent", "100", "200", "200", "never", "never"]
+    assert report.level_table(results).rows == [
+        ("shared_model", "100", "200", "300", "300", "300"),
+        ("independent", "100", "200", "200", "never", "never"),
+    ]
 
 
 def test_comparison_by_hand():
     steps = np.arange(1.0, 13) / 100
     results = {
-        "importance": result((0.1 + 0 * steps)[:, None]),
-        "random": result((0.1 + steps)[:, None]),
-        "independent@2": result((0.1 - steps)[:, None]),
-        "independent@4": result((0.1 - 2 * steps)[:, None]),
+        "shared_model": result((0.1 + 0 * steps)[:, None], (250,)),
+        "random": result((0.1 + steps)[:, None], (250,)),
+        "independent@2": result((0.1 - steps)[:, None], (250,)),
+        "independent@4": result((0.1 - 2 * steps)[:, None], (250,)),
     }
-    compared = comparison.compare("importance", (250,), results)
+    compared = comparison.compare("shared_model", results)
     assert [(each.baseline, each.better) for each in compared] == [("random", True), ("independent@4", False)] * 2
     # Twelve differences of one sign: p = 2 / 2^12, times four tests.
     np.testing.assert_allclose([each.p_holm for each in compared], 4 * 2 / 2**12)
@@ -247,6 +252,6 @@ def test_comparison_by_hand():
 def test_the_public_table_is_searched_as_published(macro_path):
     """Plain importance sampling on NAS-Bench-Macro, noise 0.03, K = 5: regret about 0.29, 0.22, 0.16."""
     task = TabularTask.from_table(read_table(macro_path, "flops"), noise=0.03)
-    method = strategies.make("importance_plain", task.space, tuple(np.geomspace(0.02, 0.3, 5)), cost=task.cost)
+    method = strategies.make("importance_sampling", task.space, tuple(np.geomspace(0.02, 0.3, 5)), cost=task.cost)
     regret = comparison.run(task, method, (250, 1000, 4000), seeds=16).mean_regret
     assert np.all(regret <= [0.34, 0.26, 0.20])

@@ -1,7 +1,7 @@
 """Phases, resumability in memory, the guard against non-finite losses, and evaluation."""
 
 import dataclasses
-import json
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from jaxnas import data, spaces, supernet
-from jaxnas.search import presets
-from jaxnas.search.search import NonFiniteLossError, Search
-from jaxnas.search.settings import SearchSettings, make_optimizer
+from jaxnas.runtime.loop import NonFiniteLossError
+from jaxnas.search.image_search import image_search
+from jaxnas.search.settings import SearchSettings
 from jaxnas.spaces.mbconv import SKIP, Operation
 from jaxnas.strategies import ImportanceSampling
 from jaxnas.tasks.supernet import FrozenSupernet
@@ -28,6 +28,11 @@ SETTINGS = SearchSettings(
 )
 
 
+@functools.cache
+def digits():
+    return data.load("digits")
+
+
 @pytest.fixture(scope="module")
 def search():
     space = spaces.mbconv_space(
@@ -38,10 +43,9 @@ def search():
         operations=(Operation(3, 2), SKIP),
         head_channels=8,
     )
-    dataset = data.load("digits")
-    train, valid = data.split(dataset, 0.5, seed=0)
+    train, valid = data.split(digits(), 0.5, seed=0)
     strategy = ImportanceSampling(space, penalties=(0.1, 1.0), samples=2)
-    return Search(strategy, supernet.build(space), dataset, train, valid, SETTINGS)
+    return image_search(strategy, supernet.build(space), digits(), train, valid, SETTINGS)
 
 
 def raw(tree):
@@ -121,25 +125,26 @@ def test_evaluation_covers_the_validation_split(search):
     params = search.init(0).params
     archs = jnp.asarray([[0, 0], [1, 1]])
     evaluation = search.evaluate(params, archs)
-    count = -(-len(search.valid.labels) // 16)
-    size = len(search.valid.labels) // count
+    valid, dataset = search.valid.examples, digits()
+    count = -(-len(valid) // 16)
+    size = len(valid) // count
     apply = jax.jit(lambda images, arch: search.supernet.apply({"params": params}, images, arch))
     for index, arch in enumerate(archs):
         losses, hits = [], []
         for start in range(0, count * size, size):
-            labels = search.valid.labels[start : start + size]
-            images = data.normalize(search.valid.images[start : start + size], search.dataset.mean, search.dataset.std)
+            labels = valid.labels[start : start + size]
+            images = data.normalize(valid.images[start : start + size], dataset.mean, dataset.std)
             logits = apply(images, arch)
             losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean())
             hits.append((logits.argmax(-1) == labels).mean())
         np.testing.assert_allclose(evaluation.loss[index], np.mean(losses), rtol=1e-4)
-        np.testing.assert_allclose(evaluation.accuracy[index], np.mean(hits), rtol=1e-5)
+        np.testing.assert_allclose(evaluation.metrics["accuracy"][index], np.mean(hits), rtol=1e-5)
 
 
 def test_weight_decay_spares_norms_and_biases():
     settings = dataclasses.replace(SETTINGS, weight_decay=0.1, momentum=0.0, learning_rate=1.0)
     params = {"layer": {"kernel": jnp.ones(3), "scale": jnp.ones(3)}, "classifier": {"bias": jnp.ones(2)}}
-    optimizer = make_optimizer(settings)
+    optimizer = settings.optimizer()
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_allclose(updates["layer"]["kernel"], -0.1, rtol=1e-6)
     assert not updates["layer"]["scale"].any()
@@ -193,26 +198,3 @@ def test_a_frozen_supernet_is_a_task(search):
     found = task.run(search.strategy, evaluations=8, seed=0)
     assert found.shape == (2, 2)
     np.testing.assert_array_equal(found, task.run(search.strategy, evaluations=8, seed=0))
-
-
-@pytest.mark.parametrize("name", presets.PRESETS)
-def test_presets_survive_their_description(name):
-    preset = presets.PRESETS[name]
-    assert presets.Preset.from_description(json.loads(json.dumps(preset.describe()))) == preset
-
-
-def test_a_description_that_lacks_a_value():
-    description = presets.PRESETS["cpu"].describe()
-    del description["penalties"], description["batch_size"]
-    with pytest.raises(ValueError, match="penalties, batch_size"):
-        presets.Preset.from_description(description)
-
-
-def test_descriptions_from_before_a_setting():
-    preset = presets.PRESETS["cpu"]
-    assert not presets.LATER.keys() & preset.describe().keys()
-    changed = dataclasses.replace(
-        preset, settings=dataclasses.replace(preset.settings, chunk_size=2, precision="bfloat16", accumulate=2)
-    )
-    assert presets.LATER.keys() <= changed.describe().keys()
-    assert presets.Preset.from_description(changed.describe()) == changed

@@ -5,6 +5,7 @@ from jaxnas import spaces
 from jaxnas.spaces.mbconv import SKIP, Operation
 
 
+@spaces.described
 def tiny(width=1.0, image_size=8, num_classes=10):
     return spaces.mbconv_space(
         "tiny",

@@ -1,6 +1,7 @@
 """Images for training: data sets, splits, shuffled minibatches and augmentation.
 
-Data sets are read once, on the host, as uint8 arrays. Shuffling and augmentation are pure functions for use in jit:
+`decode` gives any image file as a viewer shows it, `open_folder` images in folders of classes or splits. Data sets in
+memory are read once, on the host, as uint8 arrays. Shuffling and augmentation are pure functions for use in jit:
 
     dataset = data.load("cifar10", data_dir)
     train, valid = data.split(dataset, 0.5, seed=0)
@@ -12,20 +13,33 @@ Data sets are read once, on the host, as uint8 arrays. Shuffling and augmentatio
 
 from jaxnas.data.augment import augment, normalize
 from jaxnas.data.batches import Cursor, next_indices, start
-from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, channel_statistics, load
-from jaxnas.data.split import Split, resize, resize_dataset, split
+from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, load
+from jaxnas.data.decoding import BadImageError, decode, decode_file
+from jaxnas.data.examples import Examples
+from jaxnas.data.folders import FolderReport, FolderSource, FolderSplits, open_folder
+from jaxnas.data.preprocessing import Normalization, channel_statistics, mirrored
+from jaxnas.data.split import resize, resize_dataset, split
 
 __all__ = [
     "DATASETS",
+    "BadImageError",
     "Cursor",
     "DatasetNotFoundError",
+    "Examples",
+    "FolderReport",
+    "FolderSource",
+    "FolderSplits",
     "ImageDataset",
-    "Split",
+    "Normalization",
     "augment",
     "channel_statistics",
+    "decode",
+    "decode_file",
     "load",
+    "mirrored",
     "next_indices",
     "normalize",
+    "open_folder",
     "resize",
     "resize_dataset",
     "split",

@@ -1,60 +1,60 @@
-"""Decoding and cropping of one encoded image on the host, fit for any thread or process.
+"""One encoded image decoded and cropped on the host, fit for any thread or process.
 
-A JPEG much larger than the crop is decoded at a half, a quarter or an eighth of its size, which libjpeg does without
-computing the rest. Pillow decodes, since OpenCV passes truncated files off as images; OpenCV resizes, several times as
-fast.
+A JPEG much larger than the crop is decoded at a smaller scale, see `jaxnas.data.decoding`. OpenCV resizes, several
+times as fast as Pillow.
 """
 
-import io
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image
+
+from jaxnas.data.decoding import WHITE, BadImageError, EncodedImage, naming
 
 cv2.setNumThreads(1)  # images are cropped side by side already, in threads or processes
 
 MIN_SIDE = 8  # pixels; smaller images hold nothing to learn from
-MAX_PIXELS = 1 << 28  # beyond, a file is taken for a decompression bomb
 SCALE, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)  # share of the area and aspect ratio of a random crop (ProxylessNAS)
 CENTRAL = 0.875  # share of the shorter side that the central crop keeps
 
 
-class DeadImageError(ValueError):
-    """An image cannot be decoded or is too small."""
-
-
-def decode(encoded: bytes, size: int, generator: np.random.Generator | None) -> np.ndarray:
+def decode_crop(
+    encoded: bytes,
+    size: int,
+    generator: np.random.Generator | None,
+    background: Sequence[int] = WHITE,
+    name: str | None = None,
+    central: float = CENTRAL,
+) -> np.ndarray:
     """Decodes and crops one image.
 
     Args:
-      encoded: a JPEG or PNG file.
+      encoded: the bytes of the file, in any format of `jaxnas.data.decode`.
       size: height and width of the result.
       generator: of the random-resized crop (Szegedy et al., arXiv 1409.4842); None for the central crop.
+      background: red, green, blue, on which transparent images are put.
+      name: of the file, for the error.
+      central: share of the shorter side that the central crop keeps.
 
     Returns:
       uint8 [size, size, 3].
 
     Raises:
-      DeadImageError: if it is no image, truncated, or smaller than 8 pixels.
+      BadImageError: if it cannot be decoded, or is smaller than 8 pixels.
     """
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
+    with naming(name):
+        image = EncodedImage(encoded)
         width, height = image.size
-        if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
-            raise DeadImageError(f"{width}x{height} pixels")
-        box = central_box(width, height) if generator is None else random_box(generator, width, height)
+        if min(width, height) < MIN_SIDE:
+            raise BadImageError(f"{width}x{height} pixels, less than {MIN_SIDE}")
+        box = central_box(width, height, central) if generator is None else random_box(generator, width, height)
         # The smallest scale of which the box still has `size` pixels.
         wanted = size / min(box[2] - box[0], box[3] - box[1])
-        image.draft("RGB", (int(np.ceil(width * wanted)), int(np.ceil(height * wanted))))
-        shrunk = (image.size[0] / width, image.size[1] / height) * 2
-        box = tuple(min(edge * scale, limit) for edge, scale, limit in zip(box, shrunk, image.size * 2))
-        image = image if image.mode == "RGB" else image.convert("RGB")
-        pixels = np.asarray(image)
-    except DeadImageError:
-        raise
-    except Exception as error:  # Pillow raises a dozen kinds for broken files.
-        raise DeadImageError(" ".join(str(error).split()) or type(error).__name__) from error
-    return _resized(pixels, box, size)
+        image.shrink(int(np.ceil(width * wanted)), int(np.ceil(height * wanted)))
+        pixels = image.pixels(background)
+        shown = pixels.shape[1::-1] * 2
+        box = tuple(min(edge * (now / was), now) for edge, now, was in zip(box, shown, (width, height) * 2))
+        return _resized(pixels, box, size)
 
 
 def _resized(pixels: np.ndarray, box: tuple[float, ...], size: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def random_box(generator: np.random.Generator, width: int, height: int) -> tuple
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
-def central_box(width: int, height: int) -> tuple[float, float, float, float]:
-    """(left, upper, right, lower) of the central square."""
-    side = CENTRAL * min(width, height)
+def central_box(width: int, height: int, central: float = CENTRAL) -> tuple[float, float, float, float]:
+    """(left, upper, right, lower) of the central square, whose side is a share of the shorter side."""
+    side = central * min(width, height)
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2

@@ -7,7 +7,7 @@ than memory can be shuffled globally.
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,9 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxnas.data.datasets import open_tfds
-from jaxnas.data.split import stratified_partition
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
+from jaxnas.data.folders import FolderSplits, open_folder
 
 
 class ImageSource(Protocol):
@@ -34,8 +32,11 @@ class ImageSource(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
+    def describe(self, index: int) -> str:
+        """What to call an image in messages, such as its file."""
+
     def read(self, index: int) -> tuple[bytes, int]:
-        """One encoded image and its label."""
+        """One encoded image and its label; raises BadImageError if it cannot be read."""
 
     def labels(self) -> np.ndarray:
         """All labels, int32 [N]; may have to read every record."""
@@ -44,76 +45,13 @@ class ImageSource(Protocol):
         """Equal on two hosts that hold the same images."""
 
 
-@dataclass(frozen=True)
-class FolderSource:
-    """A folder with one subfolder of JPEG or PNG files for each class.
-
-    Attributes:
-      root: the folder.
-    """
-
-    root: Path
-
-    def __post_init__(self):
-        object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
-        if not self.root.is_dir():
-            raise ValueError(f"data_dir {self.root} is no folder; it must hold one subfolder of images for each class")
-        if not self._files:
-            raise ValueError(
-                f"data_dir {self.root} has no images: it must hold one subfolder for each class, "
-                f"with files that end in {', '.join(SUFFIXES)}"
-            )
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.root.name
-
-    @functools.cached_property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the subfolders that hold images, in alphabetical order."""
-        return tuple(sorted({Path(file).parts[0] for file in self._files}))
-
-    @functools.cached_property
-    def _files(self) -> tuple[str, ...]:
-        found = []
-        for directory, _, names in os.walk(self.root):
-            relative = Path(directory).relative_to(self.root)
-            if relative.parts and not relative.parts[0].startswith("."):
-                found += [(relative / name).as_posix() for name in names if name.lower().endswith(SUFFIXES)]
-        return tuple(sorted(found))
-
-    @functools.cached_property
-    def _labels(self) -> np.ndarray:
-        label_of = {name: label for label, name in enumerate(self.class_names)}
-        return np.array([label_of[Path(file).parts[0]] for file in self._files], np.int32)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """One file and its label."""
-        return (self.root / self._files[index]).read_bytes(), int(self._labels[index])
-
-    def labels(self) -> np.ndarray:
-        """Labels by the names of the subfolders, int32 [N]."""
-        return self._labels
-
-    def fingerprint(self) -> str:
-        """Names and sizes of all files."""
-        digest = hashlib.sha256()
-        for file in self._files:
-            digest.update(f"{file} {(self.root / file).stat().st_size}\n".encode())
-        return digest.hexdigest()
-
-
 class TfdsSource:
     """One split of a prepared TFDS image classification data set, read from array_record without TensorFlow.
 
     Args:
       name: of the data set, such as imagenet2012.
       data_dir: folder of the prepared data sets.
-      split: of the data set.
+      split: of the data set; `splits` names all.
 
     Raises:
       DatasetNotFoundError: if the files are absent, incomplete or in a format that needs TensorFlow.
@@ -130,11 +68,16 @@ class TfdsSource:
             raise ValueError(f"dataset {name} is no image classification: it has no feature {' and '.join(wrong)}")
         self.name, self.split = name, split
         self.class_names = tuple(features["label"].names)
+        self.splits = tuple(builder.info.splits)
         self._files = [Path(path) for path in builder.info.splits[split].filepaths]
         self._source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def describe(self, index: int) -> str:
+        """The number of a record."""
+        return f"record {index}"
 
     def read(self, index: int) -> tuple[bytes, int]:
         """One record."""
@@ -155,81 +98,66 @@ def _is(features: Any, key: str, kind: str) -> bool:
     return key in features and type(features[key]).__name__ == kind
 
 
-def open_source(name: str, data_dir: str | os.PathLike[str] | None) -> ImageSource:
-    """The training images of a data set: `folder`, or any TFDS data set by its name."""
+@dataclass(frozen=True)
+class TfdsSplits:
+    """The parts of a TFDS data set.
+
+    Attributes:
+      data_dir: folder of the prepared data sets.
+      train: for weights and distributions.
+    """
+
+    data_dir: Path
+    train: TfdsSource
+    valid: None = None
+
+    @functools.cached_property
+    def test(self) -> TfdsSource | None:
+        """For testing trained networks: the split `test`, or else `validation`; None if there is neither."""
+        for split in ("test", "validation"):
+            if split in self.train.splits:
+                return TfdsSource(self.train.name, self.data_dir, split)
+        return None
+
+    def summary(self) -> str:
+        """A line: images and classes."""
+        return (
+            f"weights and distributions learn on: split {self.train.split} of {self.train.name}, {len(self.train):,} "
+            f"images of {len(self.train.class_names):,} classes"
+        )
+
+
+Splits = FolderSplits | TfdsSplits
+
+
+def open_splits(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    valid_folder: str | os.PathLike[str] | None = None,
+    known_bad: Mapping[str, Iterable[tuple[str, int]]] | None = None,
+) -> Splits:
+    """The parts of a data set.
+
+    Args:
+      name: `folder`, or any TFDS data set by its name.
+      data_dir: the folder, see `open_folder`; or that of the prepared TFDS data sets, None for TFDS's own default.
+      valid_folder: with `folder`, another one whose images are for the distributions.
+      known_bad: with `folder`, files that an earlier start could not read, see `open_folder`.
+
+    Raises:
+      DatasetNotFoundError: if TFDS's files are absent or cannot be read.
+      ValueError: as `open_folder` and `TfdsSource`.
+    """
     if name == "folder":
         if data_dir is None:
             raise ValueError("data_dir must name the folder of class subfolders with --dataset folder")
-        return FolderSource(Path(data_dir))
-    return TfdsSource(name, data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+        return open_folder(data_dir, valid_folder, known_bad)
+    if valid_folder is not None:
+        raise ValueError(f"valid_folder needs a folder of images; dataset {name} has splits of its own")
+    data_dir = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return TfdsSplits(data_dir, TfdsSource(name, data_dir))
 
 
-@dataclass(frozen=True, eq=False)
-class Subset:
-    """Some images of a source.
-
-    Attributes:
-      indices: int64 [N], into the source.
-      label_map: int32, the subset's label for each of the source's, -1 for classes left out.
-      class_names: of the subset's labels.
-    """
-
-    indices: np.ndarray
-    label_map: np.ndarray
-    class_names: tuple[str, ...]
-
-
-def halves(
-    source: ImageSource, valid_fraction: float, seed: int, classes: int | None = None, per_class: int | None = None
-) -> tuple[Subset, Subset]:
-    """The parts that weights and distributions learn on, of all images or of a random subset.
-
-    Class by class where the labels are known without reading all records (a folder) or have to be read for the subset;
-    otherwise over all images alike.
-
-    Args:
-      source: where the images are.
-      valid_fraction: share of the second part.
-      seed: of every random choice.
-      classes: how many classes, drawn at random; None for all.
-      per_class: images of each class at most, drawn at random; None for all.
-
-    Returns:
-      (train, valid), disjoint.
-
-    Raises:
-      ValueError: on a class with too few images, naming it, or counts that make no subset.
-    """
-    total = len(source.class_names)
-    if classes is not None and not 2 <= classes <= total:
-        raise ValueError(f"classes must be from 2 to the {total} of {source.name}, got {classes}")
-    if per_class is not None and per_class < 2:
-        raise ValueError(f"images_per_class must be at least 2, one for each half, got {per_class}")
-    if total < 2:
-        raise ValueError(f"data set {source.name} has {total} class; a classification needs two at least")
-    generator = np.random.default_rng(seed)
-    chosen = np.arange(total) if classes is None else np.sort(generator.permutation(total)[:classes])
-    label_map = np.full(total, -1, np.int32)
-    label_map[chosen] = np.arange(len(chosen))
-    names = tuple(source.class_names[label] for label in chosen)
-    if classes is None and per_class is None and not isinstance(source, FolderSource):
-        if not 0 < valid_fraction < 1:
-            raise ValueError(f"valid_fraction must lie strictly between 0 and 1, got {valid_fraction}")
-        order = generator.permutation(len(source))
-        count = round(valid_fraction * len(source))
-        parts: Sequence[np.ndarray] = (np.sort(order[count:]), np.sort(order[:count]))
-        return tuple(Subset(part, label_map, names) for part in parts)
-    labels = label_map[source.labels()]
-    kept = np.flatnonzero(labels >= 0)
-    if per_class is not None:
-        shuffled = generator.permutation(kept)
-        members = [shuffled[labels[shuffled] == label][:per_class] for label in range(len(chosen))]
-        kept = np.sort(np.concatenate(members))
-    for label, count in enumerate(np.bincount(labels[kept], minlength=len(chosen))):
-        if not 0 < round(valid_fraction * count) < count:
-            raise ValueError(
-                f"class {names[label]!r} of {source.name} has {count} image{'' if count == 1 else 's'}, too few "
-                f"for both halves at valid_fraction {valid_fraction}; add images or remove the class"
-            )
-    parts = stratified_partition(labels[kept], valid_fraction, seed)
-    return tuple(Subset(kept[part], label_map, names) for part in parts)
+def open_source(name: str, data_dir: str | os.PathLike[str] | None) -> ImageSource:
+    """The training images of a data set: `folder`, or any TFDS data set by its name."""
+    return open_splits(name, data_dir).train

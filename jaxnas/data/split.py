@@ -1,37 +1,18 @@
 """Host-side preparation: the halves on which weights and distributions learn, and smaller images."""
 
-from __future__ import annotations
-
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # datasets.py uses this module for its own test split
-    from jaxnas.data.datasets import ImageDataset
+from jaxnas.data.datasets import ImageDataset
+from jaxnas.data.examples import Examples
+from jaxnas.data.partition import stratified_partition
 
 # Images shrunk at a time, so that the wider sums stay in cache.
 RESIZE_BLOCK = 256
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A part of a data set.
-
-    Attributes:
-      images: uint8 [N, H, W, 3].
-      labels: int32 [N].
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def split(dataset: ImageDataset, valid_fraction: float, seed: int) -> tuple[Split, Split]:
+def split(dataset: ImageDataset, valid_fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Divides the training images in two, class by class: weights learn on one part, distributions on the other.
 
     The test images take no part. The same arguments always give the same parts.
@@ -49,36 +30,9 @@ def split(dataset: ImageDataset, valid_fraction: float, seed: int) -> tuple[Spli
     """
     train, valid = stratified_partition(dataset.train_labels, valid_fraction, seed)
     return (
-        Split(dataset.train_images[train], dataset.train_labels[train]),
-        Split(dataset.train_images[valid], dataset.train_labels[valid]),
+        Examples(dataset.train_images[train], dataset.train_labels[train]),
+        Examples(dataset.train_images[valid], dataset.train_labels[valid]),
     )
-
-
-def stratified_partition(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of two parts of which the second has `fraction` of each class, rounded to whole examples.
-
-    Args:
-      labels: int [N].
-      fraction: in (0, 1).
-      seed: of the random choice.
-
-    Returns:
-      (rest, chosen), int64 arrays of increasing indices.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"valid_fraction must lie strictly between 0 and 1, got {fraction}")
-    generator = np.random.default_rng(seed)
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = round(fraction * len(members))
-        if not 0 < count < len(members):
-            raise ValueError(
-                f"valid_fraction {fraction} gives {count} of the {len(members)} examples of class {label} to one part "
-                "and the rest to the other; each part needs at least one"
-            )
-        chosen[generator.permutation(members)[:count]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:

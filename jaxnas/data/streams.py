@@ -5,9 +5,10 @@ workers: host p of P takes rows p B/P to (p + 1) B/P. A search that saves t cont
 seen, on any other number of devices.
 """
 
+import concurrent.futures
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -15,10 +16,13 @@ import numpy as np
 from absl import flags
 
 from jaxnas.data import crops
-from jaxnas.data.sources import ImageSource, Subset
+from jaxnas.data.decoding import WHITE, BadImageError, check_background
+from jaxnas.data.parts import Subset
+from jaxnas.data.sources import ImageSource
 
 _LOGGER = logging.getLogger(__name__)
 TRIES = 100  # images read in place of a dead one before the data set is given up
+NAMED = 3  # dead images named in an error
 
 
 class DeadImagesError(ValueError):
@@ -40,6 +44,8 @@ class Stream:
       threads: that decode, where there are no workers.
       workers: processes that decode; 0 for threads of this one.
       max_dead: distinct dead images that are skipped before the stream gives up.
+      mirror: whether `augment` flips, see `jaxnas.data.preprocessing.mirrored`.
+      background: red, green, blue, on which transparent images are put.
     """
 
     source: ImageSource
@@ -52,19 +58,31 @@ class Stream:
     threads: int = 4
     workers: int = 0
     max_dead: int = 100
+    mirror: bool = True
+    background: tuple[int, int, int] = WHITE
 
     def __post_init__(self):
         if self.batch_size < 1 or self.batch_size % self.host[1]:
             raise ValueError(f"batch_size must be a multiple of the {self.host[1]} hosts, got {self.batch_size}")
+        check_background(self.background)
         if not len(self.subset.indices):
             raise ValueError(f"data set {self.source.name} has no image in one of its halves; change valid_fraction")
         for name, least in (("threads", 1), ("workers", 0), ("max_dead", 0), ("size", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
+    def __len__(self) -> int:
+        """Images of one pass."""
+        return len(self.subset.indices)
+
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
         return grain.MapDataset.range(len(self.subset.indices)).seed(self.seed).shuffle().repeat()
+
+    @functools.cached_property
+    def _dead(self) -> set[int]:
+        """Dead images met so far, each reported once."""
+        return set()
 
     def example(self, position: int) -> dict[str, np.ndarray]:
         """The image at one position of the endless stream of the whole job.
@@ -77,15 +95,14 @@ class Stream:
         index, dead = int(self._order[position]), []
         while len(dead) < min(TRIES, count):
             number = int(self.subset.indices[index])
-            encoded, label = self.source.read(number)
             generator = np.random.default_rng((self.seed, position, number)) if self.augment else None
             try:
-                image = crops.decode(encoded, self.size, generator)
-            except crops.DeadImageError:
+                image, label = self._read(number, generator)
+            except BadImageError:
                 dead.append(number)
                 index = (index + 1) % count
                 continue
-            flip = generator is not None and generator.random() < 0.5
+            flip = generator is not None and generator.random() < 0.5 and self.mirror
             padded = np.array(dead + [-1] * (TRIES - len(dead)), np.int64)
             return {
                 "image": image,
@@ -94,9 +111,27 @@ class Stream:
                 "dead": padded,
             }
         raise DeadImagesError(
-            f"{len(dead)} images of {self.source.name} in a row cannot be decoded, from number {dead[0]} on; "
+            f"{len(dead)} images of {self.source.name} in a row cannot be decoded ({self._reasons(dead)}); "
             "the data set is damaged"
         )
+
+    def _read(self, number: int, generator: np.random.Generator | None) -> tuple[np.ndarray, int]:
+        """One image of the source, cropped, and its label."""
+        encoded, label = self.source.read(number)
+        name = self.source.describe(number)
+        return crops.decode_crop(encoded, self.size, generator, self.background, name), label
+
+    def _reason(self, number: int) -> str:
+        """File and reason of a bad image. It is read again, since worker processes hand on numbers alone."""
+        try:
+            self._read(number, None)
+        except BadImageError as error:
+            return str(error)
+        return f"{self.source.describe(number)}: could not be read the first time"
+
+    def _reasons(self, numbers: Sequence[int]) -> str:
+        """The first few."""
+        return "; ".join(map(self._reason, numbers[:NAMED])) + ("; ..." if numbers[NAMED:] else "")
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Minibatches of this host from batch number `start` on, without end.
@@ -119,18 +154,64 @@ class Stream:
         else:
             options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * rows)
             iterable = examples.to_iter_dataset(options).batch(rows)
-        dead: set[int] = set()
         for batch in iterable:
-            met = set(batch.pop("dead").ravel().tolist()) - {-1} - dead
-            dead |= met
-            for number in sorted(met):
-                _LOGGER.warning("image %d of %s is dead and skipped (%d so far)", number, self.source.name, len(dead))
-            if len(dead) > self.max_dead:
-                raise DeadImagesError(
-                    f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "
-                    "max_dead_images allows; mend the data set or raise the limit"
-                )
+            self._report(set(batch.pop("dead").ravel().tolist()) - {-1})
             yield batch
+
+    def once(self) -> Iterator[dict[str, np.ndarray]]:
+        """Every image of the subset once, in its order, as minibatches of this host; all hosts yield equally many.
+
+        Yields:
+          image uint8 [B/P, size, size, 3], label int32 [B/P], weight float32 [B/P], 0 where the minibatch is filled up
+          or an image is dead.
+
+        Raises:
+          DeadImagesError: if more than `max_dead` distinct images are dead.
+        """
+        rows = self.batch_size // self.host[1]
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as threads:
+            for first in range(0, len(self.subset.indices), self.batch_size):
+                begin = first + self.host[0] * rows
+                numbers = self.subset.indices[begin : begin + rows].tolist()
+                read = list(threads.map(self._try_to_read, numbers))
+                self._report([number for number, one in zip(numbers, read) if one is None])
+                batch = {
+                    "image": np.zeros((rows, self.size, self.size, 3), np.uint8),
+                    "label": np.zeros(rows, np.int32),
+                    "weight": np.zeros(rows, np.float32),
+                }
+                for row, one in enumerate(read):
+                    if one is not None:
+                        image, label = one
+                        batch["image"][row] = image
+                        batch["label"][row] = self.subset.label_map[label]
+                        batch["weight"][row] = 1
+                yield batch
+
+    def _try_to_read(self, number: int) -> tuple[np.ndarray, int] | None:
+        """The central crop of an image, and its label; None if it is dead."""
+        try:
+            return self._read(number, None)
+        except BadImageError:
+            return None
+
+    @property
+    def dead(self) -> frozenset[int]:
+        """Dead images met so far, but for those that an earlier start met."""
+        return frozenset(self._dead)
+
+    def _report(self, numbers: Iterable[int]) -> None:
+        """Warns of dead images that were not met before; DeadImagesError if they are too many."""
+        dead = self._dead
+        for number in sorted(set(numbers) - dead - getattr(self.source, "known_bad_numbers", frozenset())):
+            dead.add(number)
+            reason = self._reason(number)
+            _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(dead), reason)
+        if len(dead) > self.max_dead:
+            raise DeadImagesError(
+                f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "
+                f"max_dead_images allows ({self._reasons(sorted(dead))}); remove these images, or raise the limit"
+            )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 network = jaxnas.load("runs/quickstart/exports/k0")
 logits = network(images)                                       # uint8 [B, H, W, 3]
 logits = network.apply(network.variables, network.preprocess(images))
+predictions = export.classify(network, ["photo.jpg"])          # image files of any size
 """
 
 import os
@@ -10,6 +11,7 @@ import pathlib
 
 from jaxnas.export import saved
 from jaxnas.export.card import model_card
+from jaxnas.export.classify import Prediction, classify
 from jaxnas.export.formats import FORMATS, Format, FormatUnavailableError, load_stablehlo
 from jaxnas.export.saved import Network, NetworkDescription
 
@@ -32,6 +34,8 @@ __all__ = [
     "FormatUnavailableError",
     "Network",
     "NetworkDescription",
+    "Prediction",
+    "classify",
     "load",
     "load_stablehlo",
     "model_card",

@@ -1,8 +1,9 @@
 """A model card: what a trained network is, how well it does, and how to use its files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxnas.export.saved import NetworkDescription
+from jaxnas.results.tables import Column, Table, code, escape
 
 
 def model_card(description: NetworkDescription, usages: Mapping[str, str], command: str) -> str:
@@ -24,23 +25,36 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
         ("input", f"float32 [batch, {size}, {size}, 3], normalised as below"),
         ("output", f"logits, float32 [batch, {description.num_classes}]"),
     ]
-    lines = [f"# {description.space}, {description.dataset}", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures), ""]
+    if description.class_names:
+        figures.append(("classes", ", ".join(description.class_names)))
+    lines = [f"# {escape(description.space)}, {escape(description.dataset)}", "", _pairs(figures), ""]
     lines += ["## Architecture", ""]
     lines += [
-        f"- {decision.name}: {decision.choices[choice]}" for decision, choice in zip(space.decisions, arch, strict=True)
+        f"- {escape(decision.name)}: {escape(decision.choices[choice])}"
+        for decision, choice in zip(space.decisions, arch, strict=True)
     ]
-    lines += ["", f"Encoding in `{description.space}` at width {description.width:g}: `{list(arch)}`.", ""]
+    lines += ["", f"Encoding in {code(description.space)} at width {description.width:g}: `{list(arch)}`.", ""]
     mean, std = ([round(value, 6) for value in values] for values in (description.mean, description.std))
     lines += ["## Preprocessing", "", "```python", f"normalised = (images / 255 - {mean}) / {std}", "```", ""]
-    lines += ["Images are RGB, channels last; the division gives float32.", "", "## Use", ""]
+    lines += [
+        "Images are RGB, channels last; the division gives float32. Of an image of another size the central square "
+        f"with {description.crop:.3g} of its shorter side is resized to {size}x{size} first.",
+        "",
+        "## Use",
+        "",
+    ]
     for name, usage in usages.items():
-        lines += [f"`{name}`:", "", "```python", usage, "```", ""]
-    lines += ["## Training", "", f"`{command}`", ""]
+        lines += [f"{code(name)}:", "", "```python", usage, "```", ""]
+    lines += ["## Training", "", code(command), ""]
     lines += ["No decision was taken on test images. Settings:", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {_text(value)} |" for name, value in settings.items()), ""]
+    lines += [_pairs([(name, _text(value)) for name, value in settings.items()]), ""]
     lines += ["Software: " + ", ".join(f"{name} {version}" for name, version in description.versions.items()) + ".", ""]
     return "\n".join(lines)
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    """A table of two columns without headings."""
+    return Table("", (Column(""), Column("")), pairs).markdown()
 
 
 def _text(value: object) -> str:

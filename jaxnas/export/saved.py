@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxnas import data, networks
-from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.files import replacing, to_plain, write_json
 from jaxnas.spaces import SPACES, SearchSpace
 
 DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"
@@ -42,6 +42,8 @@ class NetworkDescription:
       test_accuracy: in [0, 1]; None if unknown.
       trained_with: settings of the training.
       versions: of the software that trained it.
+      class_names: of the outputs; empty where classes have none.
+      crop: share of an image's shorter side that the central square has which the network is shown, in (0, 1].
     """
 
     space: str
@@ -55,6 +57,12 @@ class NetworkDescription:
     test_accuracy: float | None = None
     trained_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    crop: float = 1.0
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number."""
+        return self.class_names[label] if self.class_names else str(label)
 
     def build_space(self) -> SearchSpace:
         """The search space at this width, image size and number of classes; ValueError if it is not known."""
@@ -114,9 +122,7 @@ def save(folder: pathlib.Path, description: NetworkDescription, variables: chex.
     with replacing(folder / WEIGHTS) as temporary:
         arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
         safetensors.numpy.save_file(arrays, temporary, metadata={"format": FORMAT})
-    with replacing(folder / DESCRIPTION) as temporary:
-        document = {"format": FORMAT, **to_plain(description)}
-        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, {"format": FORMAT, **to_plain(description)})
 
 
 def read_description(folder: pathlib.Path) -> NetworkDescription:
@@ -132,7 +138,7 @@ def read_description(folder: pathlib.Path) -> NetworkDescription:
             raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
         names = [field.name for field in dataclasses.fields(NetworkDescription)]
         fields = {name: document[name] for name in names if name in document}
-        fields |= {name: tuple(fields[name]) for name in ("encoding", "mean", "std")}
+        fields |= {name: tuple(fields[name]) for name in ("encoding", "mean", "std", "class_names") if name in fields}
         description = NetworkDescription(**fields)
         description.build_space().validate(description.encoding)
         _check_numbers(description)
@@ -148,6 +154,11 @@ def _check_numbers(description: NetworkDescription) -> None:
         values = getattr(description, name)
         if len(values) != 3 or not all(isinstance(value, int | float) for value in values) or min(values) < 0:
             raise ValueError(f"{name} must be three numbers that are not negative, is {values!r}")
+    names, count = description.class_names, description.num_classes
+    if names and (len(names) != count or not all(isinstance(name, str) for name in names)):
+        raise ValueError(f"class_names must be {count} texts or none, is {names!r}")
+    if not isinstance(description.crop, int | float) or not 0 < description.crop <= 1:
+        raise ValueError(f"crop must be in (0, 1], is {description.crop!r}")
     if min(description.std) <= 0:
         raise ValueError(f"std must be positive, is {description.std!r}")
 

@@ -2,7 +2,7 @@
 
 A method's module opens with a line that names it and holds the paragraphs `Paper:`, `Idea:`, `Faithful:` and
 `Deviations:`, in any order, each ended by an empty line, and `Limits:` where something is known of where it is weak and
-why. docs/methods.md and the leaderboard are made of them.
+why. docs/reference/methods.md and the leaderboard are made of them.
 """
 
 import inspect

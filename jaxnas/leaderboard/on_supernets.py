@@ -12,28 +12,29 @@ import numpy as np
 
 from jaxnas import strategies
 from jaxnas.leaderboard import relaxed, selected
-from jaxnas.leaderboard.standings import Found
-from jaxnas.leaderboard.supernet_problem import Arena, Outcome
+from jaxnas.leaderboard.supernet_problem import Outcome, SupernetProblem
+from jaxnas.tasks.judge import Result, judge
+from jaxnas.tasks.tabular import TabularTask
 
-Method = Callable[[Arena], Outcome]
+Method = Callable[[SupernetProblem], Outcome]
 
 
-def _strategy(name: str, arena: Arena) -> Outcome:
+def _strategy(name: str, problem: SupernetProblem) -> Outcome:
     """A search by ask and tell on the trained supernet."""
-    space = arena.search.strategy.space
-    method = strategies.make(name, space, arena.penalties, cost=arena.cost)
-    step = method.samples * len(arena.penalties)
-    evaluations = arena.evaluations // step * step
-    return Outcome(arena.supernet.run(method, evaluations, arena.seed), arena.training + evaluations)
+    space = problem.search.strategy.space
+    method = strategies.make(name, space, problem.penalties, cost=problem.cost)
+    step = method.samples * len(problem.penalties)
+    evaluations = problem.evaluations // step * step
+    return Outcome(problem.supernet.run(method, evaluations, problem.seed), problem.training + evaluations)
 
 
-def _introspectable(name: str, arena: Arena) -> Outcome:
+def _introspectable(name: str, problem: SupernetProblem) -> Outcome:
     """A search in which introspectability stands in place of the cost."""
-    method = strategies.make(name, arena.search.strategy.space, arena.penalties, cost=arena.cost)
-    step = method.samples * len(arena.penalties)
-    evaluations = arena.evaluations // step * step
-    archs = arena.supernet.run(method, evaluations, arena.seed, arena.supernet.losses_and_introspectability)
-    return Outcome(archs, arena.training + evaluations)
+    method = strategies.make(name, problem.search.strategy.space, problem.penalties, cost=problem.cost)
+    step = method.samples * len(problem.penalties)
+    evaluations = problem.evaluations // step * step
+    archs = problem.supernet.run(method, evaluations, problem.seed, problem.supernet.losses_and_introspectability)
+    return Outcome(archs, problem.training + evaluations)
 
 
 def methods() -> dict[str, Method]:
@@ -41,7 +42,7 @@ def methods() -> dict[str, Method]:
     return {
         **{name: functools.partial(_strategy, name) for name in strategies.STRATEGIES},
         "introspectable_nsga2": functools.partial(_introspectable, "nsga2"),
-        "introspectable_importance": functools.partial(_introspectable, "importance_plain"),
+        "introspectable_importance_sampling": functools.partial(_introspectable, "importance_sampling"),
         "darts": relaxed.darts,
         "rc_darts": relaxed.rc_darts,
         "eg_das": relaxed.eg_das,
@@ -51,21 +52,27 @@ def methods() -> dict[str, Method]:
     }
 
 
-def run(arenas: Sequence[Arena], names: Sequence[str], progress: Callable[[str], None]) -> dict[str, Found]:
-    """Runs every method on every arena.
+def run(
+    problems: Sequence[SupernetProblem], names: Sequence[str], truth: TabularTask, progress: Callable[[str], None]
+) -> dict[str, Result]:
+    """Runs every method on every problem, and judges what it found.
 
     Args:
-      arenas: M of them, each with a supernet of its own.
+      problems: M of them, each with a supernet of its own, and the same penalties and evaluations.
       names: of `methods()`.
+      truth: true errors and costs of all networks, see `supernet_problem.score_all`.
       progress: told the name of each method that is about to run.
     """
     known, found = methods(), {}
     for name in names:
         progress(name)
         started = time.perf_counter()
-        outcomes = [known[name](arena) for arena in arenas]
-        found[name] = Found(
-            archs=np.stack([outcome.archs for outcome in outcomes]),
+        outcomes = [known[name](problem) for problem in problems]
+        found[name] = judge(
+            truth,
+            problems[0].penalties,
+            np.stack([outcome.archs for outcome in outcomes])[:, None],  # [M, 1, K, D]
+            (problems[0].evaluations,),
             spent=float(np.mean([outcome.spent for outcome in outcomes])),
             wall_seconds=time.perf_counter() - started,
         )

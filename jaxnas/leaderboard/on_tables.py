@@ -7,10 +7,10 @@ import numpy as np
 
 from jaxnas import strategies
 from jaxnas.leaderboard.selected import dc_nas_on_table
-from jaxnas.leaderboard.standings import Found
 from jaxnas.relaxation import Assembly
 from jaxnas.strategies.base import Strategy
 from jaxnas.tasks import comparison
+from jaxnas.tasks.judge import Result, judge
 from jaxnas.tasks.tabular import TabularTask
 
 
@@ -30,8 +30,10 @@ def run(
     evaluations: int,
     seeds: int,
     first_seed: int = 0,
-) -> dict[str, Found]:
-    """Searches with every method; each has `evaluations` noisy evaluations for all its K networks together.
+) -> dict[str, Result]:
+    """Searches with every method, and judges what it found.
+
+    Each has `evaluations` noisy evaluations for all its K networks together.
 
     Args:
       task: the table, with its evaluation noise.
@@ -51,13 +53,13 @@ def run(
     if planned:
         comparison.recorded_counts(evaluations, planned)  # refuses too few evaluations before any search
     results = comparison.run_all(task, planned, (evaluations,), seeds, first_seed)
-    found = {
-        name: Found(results[name].encodings, float(evaluations), results[name].wall_seconds)
-        for name in names
-        if name in results
-    }
+    found = {name: results[name] for name in names if name in results}
     if "dc_nas" in names:
         started = time.perf_counter()
         archs = [dc_nas_on_table(task, penalties, evaluations, seed) for seed in range(first_seed, first_seed + seeds)]
-        found["dc_nas"] = Found(np.stack(archs), float(evaluations), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        networks = np.stack(archs)[:, None]  # [M, 1, K, D]
+        found["dc_nas"] = judge(
+            task, penalties, networks, (evaluations,), spent=float(evaluations), wall_seconds=seconds
+        )
     return found

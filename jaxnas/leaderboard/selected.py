@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import selection
-from jaxnas.leaderboard.supernet_problem import Arena, Outcome
+from jaxnas.leaderboard.supernet_problem import Outcome, SupernetProblem
 from jaxnas.selection import dc_nas, stage_wise
 from jaxnas.spaces.mbconv import SKIP
 from jaxnas.tasks.tabular import TabularTask
@@ -46,66 +46,67 @@ def dc_nas_on_table(task: TabularTask, penalties: Sequence[float], evaluations: 
     return found.archs
 
 
-def dc_nas_on_supernet(arena: Arena) -> Outcome:
+def dc_nas_on_supernet(problem: SupernetProblem) -> Outcome:
     """The same on a supernet: represented by how training moved the parameters, judged accurately on more images."""
-    search = arena.search
+    search = problem.search
     space, size = search.strategy.space, search.settings.valid_batch_size
-    generator = np.random.default_rng(arena.seed)
-    archs = np.unique(space.sample_uniform(generator, int(CHEAP_SHARE * arena.evaluations)), axis=0)
-    start = search.init(arena.seed).params
-    change = dc_nas.parameter_change(jax.random.key(arena.seed), space, start, arena.supernet.params)
+    generator = np.random.default_rng(problem.seed)
+    archs = np.unique(space.sample_uniform(generator, int(CHEAP_SHARE * problem.evaluations)), axis=0)
+    start = search.init(problem.seed).params
+    change = dc_nas.parameter_change(jax.random.key(problem.seed), space, start, problem.supernet.params)
     spent = 0.0
 
     def losses(some: np.ndarray, minibatches: int) -> np.ndarray:
         nonlocal spent
         spent += len(some) * minibatches
-        order = generator.permutation(len(search.valid.labels))
+        order = generator.permutation(len(search.valid))
         parts = [order[i * size : (i + 1) * size] for i in range(minibatches)]
-        return np.mean([_losses(arena, some, jnp.asarray(part)) for part in parts], axis=0)
+        return np.mean([_losses(problem, some, jnp.asarray(part)) for part in parts], axis=0)
 
     def accurate(some: np.ndarray) -> np.ndarray:
-        affordable = int(arena.evaluations - spent) // len(some)
-        return losses(some, max(1, min(affordable, len(search.valid.labels) // size)))
+        affordable = int(problem.evaluations - spent) // len(some)
+        return losses(some, max(1, min(affordable, len(search.valid) // size)))
 
-    costs = np.asarray(arena.cost(jnp.asarray(archs)))
+    costs = np.asarray(problem.cost(jnp.asarray(archs)))
     found = dc_nas.select(
-        jax.random.key(arena.seed),
+        jax.random.key(problem.seed),
         archs,
         change[np.arange(len(space.decisions)), archs],
         lambda some: losses(some, 1),
         accurate,
-        min(CLUSTERS, len(archs), max(1, int(arena.evaluations - len(archs)) // len(arena.penalties))),
-        arena.penalties,
+        min(CLUSTERS, len(archs), max(1, int(problem.evaluations - len(archs)) // len(problem.penalties))),
+        problem.penalties,
         costs,
     )
-    return Outcome(found.archs, arena.training + spent)
+    return Outcome(found.archs, problem.training + spent)
 
 
-def _losses(arena: Arena, archs: np.ndarray, indices: jax.Array, at_once: int = 16) -> np.ndarray:
+def _losses(problem: SupernetProblem, archs: np.ndarray, indices: jax.Array, at_once: int = 16) -> np.ndarray:
     """Losses on one minibatch, so many architectures in a program that there is one program."""
     padded = np.concatenate([archs, np.repeat(archs[:1], -len(archs) % at_once, axis=0)]).astype(np.int32)
+    minibatch = problem.search.valid.take(indices)
     parts = [
-        np.asarray(arena.search.evaluate_on(arena.supernet.params, indices, jnp.asarray(part)).loss)
+        np.asarray(problem.search.evaluate_batch(problem.supernet.params, minibatch, jnp.asarray(part)).loss)
         for part in padded.reshape(-1, at_once, archs.shape[1])
     ]
     return np.concatenate(parts)[: len(archs)]
 
 
-def stage_wise_on_supernet(arena: Arena) -> Outcome:
+def stage_wise_on_supernet(problem: SupernetProblem) -> Outcome:
     """A growth with every operation on features of a minibatch; of all candidates the best for each penalty."""
-    search = arena.search
+    search = problem.search
     space, size = search.strategy.space, search.settings.valid_batch_size
     everywhere = min(len(layer.operations) - (SKIP in layer.operations) for layer in space.layers)
-    picked = jax.random.permutation(jax.random.key(arena.seed), len(search.valid.labels))[:size]
-    minibatch = search.minibatch(picked)
-    images = search.steps.prepare(minibatch, None)
+    picked = jax.random.permutation(jax.random.key(problem.seed), len(search.valid))[:size]
+    minibatch = search.valid.take(picked)
+    images = search.prepare(minibatch, None)
 
     @jax.jit
     def program(params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> Sequence[jax.Array]:
         return search.supernet.apply({"params": params}, images, arch, method="apply_with_features")[1]
 
     def features_of(arch: np.ndarray) -> Sequence[jax.Array]:
-        return program(arena.supernet.params, images, jnp.asarray(arch))
+        return program(problem.supernet.params, images, jnp.asarray(arch))
 
     archs, networks = [], 0
     for operation in range(everywhere):
@@ -113,7 +114,9 @@ def stage_wise_on_supernet(arena: Arena) -> Outcome:
         archs.append(grown)
         networks += count
     archs = np.unique(np.concatenate(archs), axis=0)
-    minibatches = max(1, min(int(arena.evaluations - networks) // len(archs), len(search.valid.labels) // size))
-    losses = np.mean([_losses(arena, archs, jnp.arange(i * size, (i + 1) * size)) for i in range(minibatches)], axis=0)
-    chosen = selection.least_objective(losses, np.asarray(arena.cost(jnp.asarray(archs))), arena.penalties)
-    return Outcome(archs[chosen], arena.training + networks + minibatches * len(archs))
+    minibatches = max(1, min(int(problem.evaluations - networks) // len(archs), len(search.valid) // size))
+    losses = np.mean(
+        [_losses(problem, archs, jnp.arange(i * size, (i + 1) * size)) for i in range(minibatches)], axis=0
+    )
+    chosen = selection.least_objective(losses, np.asarray(problem.cost(jnp.asarray(archs))), problem.penalties)
+    return Outcome(archs[chosen], problem.training + networks + minibatches * len(archs))

@@ -1,153 +1,85 @@
-"""Where methods stand on one problem: what they found, judged by true errors, with paired tests against random search.
+"""Where methods stand on one problem: their results in order, and paired tests of each against random search."""
 
-A problem is a table of true errors and costs: a published one, or all networks of a space scored by a supernet that no
-method has touched. All measures are of the K networks that a method names, never of what it measured itself.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxnas import metrics
-from jaxnas.tasks.tabular import TabularTask
+from jaxnas.tasks.judge import MEASURES, Comparison, Result, compare
 
-BUDGETS = (0.25, 0.5, 0.75, 1.0)  # quantiles of the costs of all networks of the space
 FLOOR = "random"  # what every method has to beat
-MEASURES = {"regret": 1.0, "hypervolume": -1.0}  # name -> sign: smaller is better, or larger
+SIGNIFICANT = 0.05  # largest corrected p-value of a method that beats it
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one method found with M seeds.
+class Standings:
+    """Methods on one problem. Build it with `Standings.of`.
 
     Attributes:
-      archs: int [M, K, D], a network for each penalty.
-      spent: what each search cost, in the problem's unit.
-      wall_seconds: time of all searches, compiling included.
+      results: by the method's name, least median regret first.
+      tests: by method and measure, of each method but random search against it, Holm-corrected over the problem.
     """
 
-    archs: np.ndarray
-    spent: float
-    wall_seconds: float
+    results: Mapping[str, Result]
+    tests: Mapping[tuple[str, str], Comparison]
+
+    @classmethod
+    def of(cls, results: Mapping[str, Result]) -> "Standings":
+        """Orders results and tests them; all must have the same seeds and counts of evaluations."""
+        ordered = dict(sorted(results.items(), key=lambda item: float(np.median(item[1].at_end("relative_regret")))))
+        others = [name for name in results if name != FLOOR and FLOOR in results]
+        pairs = [(name, FLOOR, measure, results[name].evaluations[-1]) for name in others for measure in MEASURES]
+        return cls(ordered, {(test.method, test.measure): test for test in compare(results, pairs, np.median)})
+
+    @property
+    def seeds(self) -> int:
+        """M, of each method."""
+        return len(next(iter(self.results.values())).hypervolume)
+
+    def beats_random(self, name: str, measure: str) -> bool:
+        """Whether the median is better than that of random search, and the difference is significant."""
+        test = self.tests.get((name, measure))
+        return test is not None and test.better and test.p_holm < SIGNIFICANT
 
 
-@dataclass(frozen=True)
-class Standing:
-    """One method on one problem.
+def as_json(standings: Standings, **settings: Any) -> dict[str, Any]:
+    """A problem's part of result.json; the regret is the mean over penalties, infinite attainments become None."""
 
-    Attributes:
-      regret: float [M], relative regret, mean over penalties.
-      hypervolume: float [M], of the K networks.
-      attainment: float [M, 4], the least error within the budgets; infinite where no network keeps one.
-      archs: int [M, K, D].
-      spent: what each search cost, in the problem's unit.
-      wall_seconds: time of all searches.
-      p_regret: of the paired test against random search, Holm-corrected over the problem; None for random search.
-      p_hypervolume: the same for the hypervolume.
-    """
+    def p_holm(name: str, measure: str) -> float | None:
+        return standings.tests[name, measure].p_holm if (name, measure) in standings.tests else None
 
-    regret: np.ndarray
-    hypervolume: np.ndarray
-    attainment: np.ndarray
-    archs: np.ndarray
-    spent: float
-    wall_seconds: float
-    p_regret: float | None = None
-    p_hypervolume: float | None = None
-
-
-def budgets(task: TabularTask) -> np.ndarray:
-    """The budgets of a problem as scaled costs R, float [4]."""
-    return np.quantile(task.cost.scaled, BUDGETS)
-
-
-def judge(task: TabularTask, penalties: Sequence[float], found: Mapping[str, Found]) -> dict[str, Standing]:
-    """Judges what methods found by true errors, and tests each against random search.
-
-    Args:
-      task: the true errors and costs of all networks; its noise plays no part.
-      penalties: eps_k.
-      found: by the method's name; all with the same seeds.
-
-    Returns:
-      The standings, least median regret first.
-    """
-    objective, limits = task.objective(penalties), budgets(task)
-    measured = {}
-    for name, each in found.items():
-        rows = task.rows(each.archs)  # [M, K]
-        error, cost = task.error[rows], task.cost.scaled[rows]
-        measured[name] = {
-            "regret": metrics.relative_regret(objective, rows).mean(-1),
-            "hypervolume": metrics.hypervolume(error, cost),
-            "attainment": metrics.attainment(error, cost, limits),
-        }
-    corrected = _tests(measured)
-    standings = {
-        name: Standing(
-            **measured[name],
-            archs=each.archs,
-            spent=each.spent,
-            wall_seconds=each.wall_seconds,
-            p_regret=corrected.get((name, "regret")),
-            p_hypervolume=corrected.get((name, "hypervolume")),
-        )
-        for name, each in found.items()
-    }
-    return dict(sorted(standings.items(), key=lambda item: float(np.median(item[1].regret))))
-
-
-def _tests(measured: Mapping[str, Mapping[str, np.ndarray]]) -> dict[tuple[str, str], float]:
-    """Holm-corrected p-values of all methods and measures against random search, as one family."""
-    if FLOOR not in measured:
-        return {}
-    tests = [(name, measure) for name in measured if name != FLOOR for measure in MEASURES]
-    p_values = [metrics.paired_wilcoxon(measured[name][measure], measured[FLOOR][measure]) for name, measure in tests]
-    return dict(zip(tests, metrics.holm(p_values).tolist())) if tests else {}
-
-
-def beats_random(standing: Standing, floor: Standing, measure: str, level: float = 0.05) -> bool:
-    """Whether the median is better than that of random search, and the difference is significant."""
-    p_value = getattr(standing, f"p_{measure}")
-    better = MEASURES[measure] * (np.median(getattr(standing, measure)) - np.median(getattr(floor, measure))) < 0
-    return bool(p_value is not None and p_value < level and better)
-
-
-def as_json(standings: Mapping[str, Standing], **settings: Any) -> dict[str, Any]:
-    """A problem's part of result.json; infinite attainments become None."""
     return {
         **settings,
+        "evaluations": next(iter(standings.results.values())).evaluations[-1],
         "methods": {
             name: {
-                "relative_regret": each.regret,
-                "hypervolume": each.hypervolume,
+                "relative_regret": each.at_end("relative_regret"),
+                "hypervolume": each.at_end("hypervolume"),
                 "attainment": each.attainment,
-                "encodings": each.archs,
+                "encodings": each.encodings,
                 "spent": each.spent,
                 "wall_seconds": each.wall_seconds,
-                "p_regret": each.p_regret,
-                "p_hypervolume": each.p_hypervolume,
+                "p_regret": p_holm(name, "relative_regret"),
+                "p_hypervolume": p_holm(name, "hypervolume"),
             }
-            for name, each in standings.items()
+            for name, each in standings.results.items()
         },
     }
 
 
-def from_json(content: Mapping[str, Any]) -> dict[str, Standing]:
-    """The standings that `as_json` wrote."""
-    standings = {}
+def from_json(content: Mapping[str, Any]) -> Standings:
+    """The standings that `as_json` wrote; of the regret there is only the mean over penalties, as [M, 1, 1]."""
+    results = {}
     for name, each in content["methods"].items():
         attainment = np.array(each["attainment"], np.float64)  # None becomes NaN
-        standings[name] = Standing(
-            regret=np.array(each["relative_regret"]),
-            hypervolume=np.array(each["hypervolume"]),
+        results[name] = Result(
+            evaluations=(content["evaluations"],),
+            relative_regret=np.array(each["relative_regret"])[:, None, None],
+            hypervolume=np.array(each["hypervolume"])[:, None],
             attainment=np.where(np.isnan(attainment), np.inf, attainment),
-            archs=np.array(each["encodings"]),
+            encodings=np.array(each["encodings"]),
             spent=each["spent"],
             wall_seconds=each["wall_seconds"],
-            p_regret=each["p_regret"],
-            p_hypervolume=each["p_hypervolume"],
         )
-    return standings
+    return Standings.of(results)

@@ -16,22 +16,24 @@ import numpy as np
 
 from jaxnas import data
 from jaxnas.search.search import Search
+from jaxnas.search.sources import InMemory
 from jaxnas.strategies.base import Cost
 from jaxnas.tasks.supernet import FrozenSupernet
 from jaxnas.tasks.tables import Table
 from jaxnas.tasks.tabular import TabularTask
 
 BACKWARD = 2  # a gradient's backward pass in forward passes
+JUDGED = 100_000  # networks that a judge scores at most
 AT_ONCE = 500  # networks in one program of the judge
 
 
 @dataclass(frozen=True, eq=False)
-class Arena:
+class SupernetProblem:
     """What every method is given on a supernet.
 
     Attributes:
       supernet: weights trained under uniform architectures, which methods may use as they are.
-      seed: of this arena; methods draw their keys from it.
+      seed: of this problem; methods draw their keys from it.
       penalties: eps_k.
       cost: scaled cost R(c).
       evaluations: what a method may spend beside the supernet's training.
@@ -69,7 +71,7 @@ class Arena:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one search on one arena found.
+    """What one search on one problem found.
 
     Attributes:
       archs: int32 [K, D], a network for each penalty.
@@ -88,7 +90,7 @@ def train(search: Search, seed: int) -> FrozenSupernet:
     raise ValueError("search must have steps of the distributions after those of the weights, and has none")
 
 
-def judge(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str) -> TabularTask:
+def score_all(supernet: FrozenSupernet, test: data.Examples, cost: Cost, name: str) -> TabularTask:
     """All networks of the space, scored on test images by a supernet.
 
     Args:
@@ -103,9 +105,9 @@ def judge(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str) -> 
     Raises:
       ValueError: if the space is too large to be enumerated.
     """
-    search = dataclasses.replace(supernet.search, valid=test)
+    search = dataclasses.replace(supernet.search, valid=InMemory(test))
     space = search.strategy.space
-    archs = all_architectures(space.num_choices)
+    archs = space.enumerate(JUDGED)
     losses = []
     for start in range(0, len(archs), AT_ONCE):
         part = archs[start : start + AT_ONCE]
@@ -114,20 +116,3 @@ def judge(supernet: FrozenSupernet, test: data.Split, cost: Cost, name: str) -> 
     error = 1 - np.exp(-np.concatenate(losses, dtype=np.float64))
     table = Table.from_arrays(archs, error, np.asarray(cost(archs), np.float64))
     return TabularTask.from_table(table, name=name)
-
-
-def all_architectures(num_choices: tuple[int, ...], largest: int = 100_000) -> np.ndarray:
-    """Every architecture of a space in lexicographic order, int32 [N, D].
-
-    Raises:
-      ValueError: if there are more than `largest`.
-
-    >>> all_architectures((2, 3)).tolist()
-    [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
-    """
-    count = int(np.prod(num_choices, dtype=np.float64))
-    if count > largest:
-        raise ValueError(
-            f"space has {count:,} networks, of which a judge can score at most {largest:,}; take a smaller"
-        )
-    return np.stack(np.unravel_index(np.arange(count), num_choices), axis=-1).astype(np.int32)

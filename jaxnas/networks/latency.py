@@ -34,7 +34,7 @@ from jaxnas import networks
 from jaxnas.cost import AdditiveCost
 from jaxnas.networks.cell import Cell
 from jaxnas.networks.mbconv import MBConvLayer
-from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.files import to_plain, write_json
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.spaces.nasbench201 import EDGES, OPERATIONS
 
@@ -58,6 +58,7 @@ class LatencyTable:
       fixed: seconds of the parts that no decision changes.
       table: D rows, row d with the seconds of its C_d choices.
       image_size: height and width of the images; None where unknown.
+      space_description: what the space was built from, see `SearchSpace.description`; None where unknown.
       check: how predictions compare with measured whole networks; empty where they were not.
       versions: of the software.
     """
@@ -68,6 +69,7 @@ class LatencyTable:
     fixed: float
     table: tuple[tuple[float, ...], ...]
     image_size: int | None = None
+    space_description: Mapping[str, Any] | None = None
     check: Mapping[str, float] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -77,7 +79,7 @@ class LatencyTable:
         return AdditiveCost(NAME, "seconds", self.fixed, self.table)
 
     def added_to(self, space: SearchSpace) -> SearchSpace:
-        """The space with latency among its costs; ValueError if the table is of another space."""
+        """The space with latency among its costs; ValueError if the table is not of this space at this size."""
         choices = tuple(len(row) for row in self.table)
         if self.space != space.name or choices != space.num_choices:
             raise ValueError(
@@ -85,19 +87,32 @@ class LatencyTable:
                 f"{space.name!r} with choices {space.num_choices}; measure it: "
                 f"python -m experiments.measure_latency --space {space.name}"
             )
+        if self.space_description is not None and space.description is not None:
+            if self.space_description != space.description:
+                raise ValueError(
+                    f"the latency table is of {_in_words(self.space_description)}, the search is on "
+                    f"{_in_words(space.description)}; measure that one with python -m experiments.measure_latency"
+                )
+        elif self.image_size is not None and self.image_size != getattr(space, "image_size", self.image_size):
+            raise ValueError(
+                f"the latency table is of images of size {self.image_size}, the search is on {space.name!r} with "
+                f"image_size {space.image_size}; measure that one with python -m experiments.measure_latency"
+            )
         return dataclasses.replace(space, costs=(*space.costs, self.cost))
 
     @property
     def digest(self) -> str:
         """Tells tables apart: the first digits of the SHA-256 of what costs are made from."""
-        numbers = json.dumps([self.space, self.fixed, self.table])
+        numbers = json.dumps([self.space_description or self.space, self.fixed, self.table])
         return hashlib.sha256(numbers.encode()).hexdigest()[:16]
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, whole or not at all."""
-        with replacing(path) as temporary:
-            document = {"format": FORMAT, **to_plain(self)}
-            temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, {"format": FORMAT, **to_plain(self)}, indent=1)
+
+
+def _in_words(description: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in description.items())
 
 
 def read(path: str | os.PathLike[str]) -> LatencyTable:
@@ -118,6 +133,8 @@ def read(path: str | os.PathLike[str]) -> LatencyTable:
         seconds = [table.fixed, *(seconds for row in table.table for seconds in row)]
         if not all(np.isfinite(value) and value >= 0 for value in seconds) or not all(table.table):
             raise ValueError("fixed and table must hold seconds, 0 or more")
+        if not isinstance(table.space_description, Mapping | None):
+            raise ValueError(f"space_description must be an object, is {table.space_description!r:.60}")
     except OSError as error:
         raise ValueError(f"latency table {path} cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -217,6 +234,7 @@ def measure(
         fixed=fixed,
         table=table,
         image_size=space.image_size,
+        space_description=space.description,
         check=compare((operations_only + fixed)[CALIBRATION:], measured[CALIBRATION:]),
         versions={"python": platform.python_version(), "jax": jax.__version__},
     )

@@ -23,8 +23,8 @@ import optax
 
 from jaxnas import distribution
 from jaxnas.cost import AdditiveCost, JointCost
-from jaxnas.search.settings import sgd
 from jaxnas.spaces.base import SearchSpace
+from jaxnas.supernet.optimizers import sgd
 
 # (params, weights [D, C], batch) -> float32 []; differentiable in the first two.
 Loss = Callable[[chex.ArrayTree, jax.Array, Any], jax.Array]
@@ -126,6 +126,11 @@ class Losses:
 
     train: jax.Array
     valid: jax.Array
+
+    @property
+    def finite(self) -> np.ndarray:
+        """Whether the training loss is finite, bool []."""
+        return np.isfinite(self.train)
 
 
 class Relaxation(Protocol):

@@ -38,7 +38,7 @@ from jaxnas.strategies import NSGA2
 from jaxnas.strategies import base as strategies
 
 STRENGTHS = (0.0, 0.1, 0.3, 1.0)  # lambda: one block-level search each
-FLOOR = 1e-3  # norms below it are not brought up to 1: they vanish where a decision is made
+LEAST_NORM = 1e-3  # norms below it are not brought up to 1: they vanish where a decision is made
 
 
 def enhanced_gradient(loss_gradient: jax.Array, cost_gradient: jax.Array, strength: jax.Array) -> jax.Array:
@@ -52,7 +52,7 @@ def enhanced_gradient(loss_gradient: jax.Array, cost_gradient: jax.Array, streng
 
 
 def _unit_rows(gradient: jax.Array) -> jax.Array:
-    return gradient / jnp.maximum(jnp.linalg.norm(gradient, axis=-1, keepdims=True), FLOOR)
+    return gradient / jnp.maximum(jnp.linalg.norm(gradient, axis=-1, keepdims=True), LEAST_NORM)
 
 
 @dataclass(frozen=True)
@@ -147,10 +147,12 @@ class Assembly:
         genomes, inner = self._inner.ask(key, state.inner)
         return self.library.decode(genomes), AssemblyState(inner, genomes)
 
-    def tell(self, state: AssemblyState, archs: jax.Array, losses: jax.Array) -> tuple[AssemblyState, jax.Array]:
-        """Takes the losses of what was asked about last; the diagnostics are the objectives, float32 [K, S]."""
+    def tell(
+        self, state: AssemblyState, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[AssemblyState, strategies.Info]:
+        """Takes the losses of what was asked about last, float [S]."""
         chex.assert_shape(archs, (len(state.genomes), len(self.space.decisions)))
-        inner, info = self._inner.tell(state.inner, state.genomes, losses)
+        inner, info = self._inner.tell(state.inner, state.genomes, losses, costs)
         return state.replace(inner=inner), info
 
     def modes(self, state: AssemblyState) -> jax.Array:

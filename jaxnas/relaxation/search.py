@@ -21,7 +21,7 @@ import optax
 
 from jaxnas import data
 from jaxnas.relaxation import base
-from jaxnas.search.steps import NonFiniteLossError
+from jaxnas.runtime import loop, programs
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def search(
 
     Raises:
       ValueError: if there is no target, or one that cannot be met, or a split is smaller than a minibatch.
-      NonFiniteLossError: naming the target and the first step (from 1) with a loss that is no number.
+      NonFiniteLossError: naming the target and the first step (from 1) with a loss that is not finite.
     """
     if not len(targets):
         raise ValueError("targets must hold at least one penalty or budget, got none")
@@ -103,24 +103,36 @@ def search(
         cursors = [_start(key, split, batch_size) for key, split in zip(keys, (train, valid))]
         # The first program's donated arrays must not be the caller's.
         run = _Run(jax.tree.map(jnp.copy, state), keys, *cursors)
-        history = []
-        for first in range(0, method.settings.steps, steps_per_dispatch):
-            count = min(steps_per_dispatch, method.settings.steps - first)
-            run, part = _run_steps(method, loss, run, train, valid, jnp.int32(count), batch_size, steps_per_dispatch)
-            part = jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], part)
-            broken = ~np.isfinite(part.train)
-            if broken.any():
-                raise NonFiniteLossError(
-                    f"loss is not finite at step {first + 1 + int(broken.argmax())} for target {target}; "
-                    f"lower the learning rate ({method.settings.learning_rate})"
-                )
-            history.append(part)
-        archs.append(method.derive(run.state, target))
-        alphas.append(np.asarray(run.state.alpha))
-        losses.append(jax.tree.map(lambda *parts: np.concatenate(parts), *history))
-        trained.append(run.state.params)
+        state, history = _run_to_end(method, loss, run, train, valid, target, batch_size, steps_per_dispatch)
+        archs.append(method.derive(state, target))
+        alphas.append(np.asarray(state.alpha))
+        losses.append(history)
+        trained.append(state.params)
     stacked = jax.tree.map(lambda *rows: np.stack(rows), *losses)
     return Found(np.stack(archs), np.stack(alphas), stacked, tuple(trained))
+
+
+def _run_to_end(
+    method: base.Relaxation,
+    loss: base.Loss,
+    run: _Run,
+    train: Any,
+    valid: Any,
+    target: base.Target,
+    batch_size: int,
+    length: int,
+) -> tuple[base.State, base.Losses]:
+    """The state after the last step, and the losses of all T steps, numpy [T]."""
+    total = method.settings.steps
+    advice = f"for target {target}; lower the learning rate ({method.settings.learning_rate})"
+
+    def dispatch(run: _Run, step: int) -> tuple[_Run, base.Losses, bool]:
+        count = min(length, total - step)
+        run, losses = _run_steps(method, loss, run, train, valid, jnp.int32(count), batch_size, length)
+        return run, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], losses), False
+
+    runs, losses = zip(*loop.run_programs(run, 0, total, dispatch, advice=lambda _: advice))
+    return runs[-1].state, jax.tree.map(lambda *parts: np.concatenate(parts), *losses)
 
 
 def _start(key: jax.Array, split: Any, batch_size: int) -> data.Cursor | None:
@@ -150,8 +162,7 @@ def _run_steps(
     batch_size: int,
     length: int,
 ) -> tuple[_Run, base.Losses]:
-    """The first `count` of `length` steps; a fixed length keeps one compiled program."""
-    nothing = base.Losses(train=jnp.float32(jnp.nan), valid=jnp.float32(jnp.nan))
+    """The first `count` of `length` steps."""
 
     def step(run: _Run) -> tuple[_Run, base.Losses]:
         train_batch, train_cursor = _next(run.keys[0], run.train, train, batch_size)
@@ -159,7 +170,4 @@ def _run_steps(
         state, losses = method.step(run.state, loss, train_batch, valid_batch)
         return run.replace(state=state, train=train_cursor, valid=valid_cursor), losses
 
-    def body(run: _Run, active: jax.Array) -> tuple[_Run, base.Losses]:
-        return jax.lax.cond(active, step, lambda run: (run, nothing), run)
-
-    return jax.lax.scan(body, run, jnp.arange(length) < count)
+    return programs.first_steps(step, run, count, length)

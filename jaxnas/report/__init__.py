@@ -2,12 +2,14 @@
 
 from jaxnas.report import tensorboard
 from jaxnas.report.pareto import plot_pareto
-from jaxnas.report.progress import SearchDisplay, result_table
-from jaxnas.report.tensorboard import TensorBoardLog
+from jaxnas.report.progress import SearchDisplay, TrainingDisplay, result_table
+from jaxnas.report.tensorboard import TensorBoardListener, TensorBoardLog
 
 __all__ = [
     "SearchDisplay",
+    "TensorBoardListener",
     "TensorBoardLog",
+    "TrainingDisplay",
     "plot_pareto",
     "result_table",
     "tensorboard",

@@ -1,118 +1,113 @@
-"""Charts as SVG: axes with round ticks, curves over steps, and cost against error."""
+"""The charts of a page, drawn by matplotlib: cost against error, curves, costs by layer, theta over time."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from jaxnas.report.markup import Node, add, element, number, svg, text, title
-from jaxnas.report.runs import on_front
+from jaxnas.metrics import pareto_front
+from jaxnas.report.labels import place_labels
+from jaxnas.report.svg import Canvas
+from jaxnas.report.wording import COSTS, count, quantity, short_name
+from jaxnas.spaces import SearchSpace
 
 BINS = 60  # points of a curve: with more, the noise of minibatches hides its course
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 34
-MARKERS = ("circle", "square", "diamond", "triangle", "wedge")  # one for each series, in turn
+MARKERS = ("o", "s", "D", "^", "v")  # one for each series, in turn
+LINES = ("solid", "dashed", "dotted")
+_WIDTH = 360.0  # of the charts that have a row for each decision
+_SIZE = 11  # of letters
 
 
 def color(k: int) -> str:
-    """The colour of network k in every figure of a report; `style.py` defines it for light and dark mode."""
+    """The colour of network k in every figure of a page; the style sheet defines it for light and dark mode."""
     return f"var(--k{k})"
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Maps data to places in a drawing, linearly.
+class Points:
+    """One series of a chart of cost against error.
 
     Attributes:
-      low: of the data.
-      high: of the data, greater than `low`.
-      start: place of `low`.
-      end: place of `high`.
+      costs: [N].
+      errors: [N], in [0, 1].
+      colors: [N].
+      labels: [N], written beside the points; "" for none.
+      details: [N], shown where the pointer rests on a point.
+      marker: one of `MARKERS`.
+      line: how the points that no other of the series dominates are joined: one of `LINES`, or None for not at all.
+      hollow: whether the marks are small and empty, for what others are compared with.
     """
 
-    low: float
-    high: float
-    start: float
-    end: float
+    costs: Sequence[float]
+    errors: Sequence[float]
+    colors: Sequence[str]
+    labels: Sequence[str]
+    details: Sequence[str]
+    marker: str = MARKERS[0]
+    line: str | None = "solid"
+    hollow: bool = False
 
-    def __call__(self, value: float) -> float:
-        """The place of a value."""
-        return self.start + (float(value) - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round numbers within the data, at most so many."""
-        step = round_step((self.high - self.low) / max(1, most - 1))
-        first = math.ceil(self.low / step - 1e-9)
-        return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+    @property
+    def places(self) -> np.ndarray:
+        """Costs and errors in per cent, float [N, 2]."""
+        return np.stack([np.asarray(self.costs, float), 100 * np.asarray(self.errors, float)], axis=1)
 
 
-def round_step(least: float) -> float:
-    """The least of 1, 2, 2.5 and 5 times a power of ten that is no smaller.
+def cost_error(
+    series: Sequence[Points],
+    cost: str,
+    error_name: str,
+    budgets: Sequence[tuple[float, str]] = (),
+    cloud: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Markup:
+    """Cost against error.
 
-    >>> round_step(0.03), round_step(7), round_step(2.2)
-    (0.05, 10.0, 2.5)
+    Args:
+      series: the points.
+      cost: name of the cost, of the axis across.
+      error_name: of the axis up, in per cent.
+      budgets: (cost, colour) of the largest costs allowed.
+      cloud: costs and errors [N] of all networks of a table, drawn faint, those near the points.
     """
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= least * (1 - 1e-9))
-
-
-def spread(values: np.ndarray, margin: float, zero: bool = False) -> tuple[float, float]:
-    """Bounds of an axis for values: a margin on both sides, from 0 on if asked; never empty."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    if zero:
-        low = min(low, 0.0)
-    room = (high - low) * margin or max(abs(high) * 0.1, 1e-3)
-    return (low if zero and low == 0 else low - room), high + room
-
-
-def tick_label(value: float) -> str:
-    """A tick for people: 1500 is "1.5k"."""
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:.6g}{name}"
-    return f"{value:.6g}"
-
-
-def axes(
-    x: Scale, y: Scale, x_name: str, y_name: str, show: Callable[[float], str] = tick_label, x_ticks: int = 6
-) -> Node:
-    """Grid, ticks and names of both axes."""
-    group = element("g", class_="axes")
-    for value in y.ticks(5):
-        at = y(value)
-        add(group, element("line", x1=x.start, x2=x.end, y1=at, y2=at, class_="grid"))
-        add(group, text(x.start - 6, at + 3.5, show(value), "end", class_="tick"))
-    for value in x.ticks(x_ticks):
-        at = x(value)
-        add(group, element("line", x1=at, x2=at, y1=y.start, y2=y.start + 4, class_="axis"))
-        add(group, text(at, y.start + 16, tick_label(value), "middle", class_="tick"))
-    add(group, element("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))
-    add(group, text(x.end, y.start + 30, x_name, "end", class_="name"))
-    return add(group, text(2, y.end - 8, y_name, class_="name"))
-
-
-def line_path(points: Sequence[tuple[float, float]]) -> str:
-    """The `d` of a line through points; where one is NaN it breaks off."""
-    parts, pen = [], "M"
-    for x, y in points:
-        if math.isfinite(x) and math.isfinite(y):
-            parts.append(f"{pen}{number(round(x, 1))} {number(round(y, 1))}")
-            pen = "L"
-        else:
-            pen = "M"
-    return "".join(parts)
-
-
-def binned(steps: np.ndarray, values: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """Means of values [T, ...] over at most `bins` runs of neighbouring steps, which end at the steps returned."""
-    parts = np.array_split(np.arange(len(steps)), min(bins, len(steps)))
-    return np.array([steps[part[-1]] for part in parts]), np.array([values[part].mean(0) for part in parts])
+    canvas = Canvas(410, 300)
+    axes = _axes(canvas, COSTS[cost], error_name, lambda value, _: quantity(cost, value, 6))
+    axes.margins(0.1, 0.16)
+    fronts, panel = [], canvas.color("var(--panel)")
+    for budget, tint in budgets:
+        line = axes.axvline(budget, color=canvas.color(tint), linewidth=1.5, linestyle=(0, (2, 2)))
+        canvas.hint(line, f"budget {quantity(cost, budget)}")
+    for each in series:
+        if each.line:
+            fronts.append(np.unique(each.places[pareto_front(each.costs, each.errors)], axis=0))
+            axes.plot(*fronts[-1].T, color=canvas.color("var(--faint)"), linewidth=1.6, linestyle=each.line)
+    for each in series:
+        for index, place in enumerate(each.places):
+            # Networks that agree lie on one place: the first is drawn larger, and shows around the others.
+            later = int((each.places[index + 1 :] == place).all(1).sum())
+            tint = canvas.color(each.colors[index])
+            size = (11 + 6 * later) * (1.0 if each.marker == "o" else 0.9)  # shapes with corners look larger
+            style = {"color": tint, "markeredgecolor": panel, "markeredgewidth": 1.5, "markersize": size}
+            if each.hollow:
+                style |= {"color": panel, "markeredgecolor": tint, "markersize": 8}
+            canvas.hint(axes.plot(*place, each.marker, zorder=3, **style), each.details[index])
+    axes.autoscale_view()
+    axes.autoscale(False)  # what follows is drawn within these limits
+    if cloud is not None:
+        fronts.append(_cloud(canvas, axes, cloud[0], 100 * cloud[1]))
+    places = np.concatenate([each.places for each in series])
+    names = [name for each in series for name in each.labels]
+    place_labels(axes, places, names, fronts, color=canvas.color("var(--ink)"), fontsize=_SIZE)
+    return canvas.to_html(f"{error_name} against {COSTS[cost]}")
 
 
 def curves(
     name: str, steps: np.ndarray, values: np.ndarray, colors: Sequence[str], labels: Sequence[str], zero: bool = False
-) -> Node:
+) -> Markup:
     """Curves over steps, one for each network.
 
     Args:
@@ -123,153 +118,167 @@ def curves(
       labels: [K], shown where the pointer rests on a curve.
       zero: whether the axis begins at 0.
     """
-    width, height = 360, 220
+    canvas = Canvas(360, 220)
+    axes = _axes(canvas, "step", name, lambda value, _: count(value, 6))
     steps, values = binned(steps, values)
-    first = steps[0] if len(steps) > 1 else steps[0] - 1
-    x = Scale(first, steps[-1], _LEFT, width - _RIGHT)
-    y = Scale(*spread(values, 0.06, zero), height - _BOTTOM, _TOP + 16)
-    drawing = svg(width, height, f"{name} over steps", axes(x, y, "step", name, x_ticks=5))
-    for k in range(values.shape[1]):
-        points = [(x(step), y(value)) for step, value in zip(steps, values[:, k])]
-        line = element("path", title(labels[k]), d=line_path(points), class_="curve", style=f"stroke:{colors[k]}")
-        add(drawing, line)
-        if math.isfinite(points[-1][1]):
-            add(drawing, element("circle", cx=points[-1][0], cy=points[-1][1], r=2.6, style=f"fill:{colors[k]}"))
-    return drawing
+    axes.margins(0, 0.06)
+    for k, curve in enumerate(values.T):
+        tint = canvas.color(colors[k])
+        drawn = axes.plot(steps, curve, color=tint, linewidth=2, solid_capstyle="round")
+        drawn += axes.plot(steps[-1], curve[-1], "o", color=tint, markersize=5, markeredgewidth=0)
+        canvas.hint(drawn, labels[k])
+    axes.set_ylim(bottom=0 if zero else None)
+    return canvas.to_html(f"{name} over steps")
 
 
-@dataclass(frozen=True)
-class Points:
-    """One series of a chart of cost against error.
+def layer_costs(space: SearchSpace, archs: np.ndarray, index: int, costs: Sequence[str]) -> Markup:
+    """Costs of one network, one row for each decision: the first to the left of its names, others to the right.
 
-    Attributes:
-      name: of the series.
-      costs: [N].
-      errors: [N], in [0, 1].
-      colors: [N].
-      labels: [N], written beside the points; "" for none.
-      details: [N], shown where the pointer rests on a point.
-      marker: one of `MARKERS`.
-      line: how the points that no other of the series beats are joined: solid, dashed, dotted, or None for not at all.
-      hollow: whether the marks are small and empty, for what others are compared with.
-    """
-
-    name: str
-    costs: Sequence[float]
-    errors: Sequence[float]
-    colors: Sequence[str]
-    labels: Sequence[str]
-    details: Sequence[str]
-    marker: str = "circle"
-    line: str | None = "solid"
-    hollow: bool = False
-
-
-def pareto(
-    series: Sequence[Points],
-    cost_name: str,
-    error_name: str,
-    budgets: Sequence[tuple[float, str]] = (),
-    cloud: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Node:
-    """Cost against error.
+    Bars of all networks have one scale, so that the pictures compare.
 
     Args:
-      series: the points.
-      cost_name: with the unit, of the axis across.
-      error_name: of the axis up, in per cent.
-      budgets: (cost, colour) of the largest costs allowed.
-      cloud: costs and errors [N] of all networks of a table, drawn faint, those near the points.
+      space: with the costs.
+      archs: int [K, D], of all networks.
+      index: which of them is drawn.
+      costs: names of costs of the space.
     """
-    width, height = 410, 300
-    costs = np.concatenate([np.asarray(each.costs, float) for each in series] + [[budget for budget, _ in budgets]])
-    errors = 100 * np.concatenate([np.asarray(each.errors, float) for each in series])
-    x = Scale(*spread(costs, 0.1), _LEFT, width - _RIGHT)
-    y = Scale(*spread(errors, 0.16), height - _BOTTOM, _TOP + 16)
-    drawing = svg(width, height, f"{error_name} against {cost_name}", axes(x, y, cost_name, error_name))
-    taken: list[tuple[float, float, float, float]] = []
-    if cloud is not None:
-        dots, front = _cloud(x, y, *cloud)
-        taken += _along(front)
-        add(drawing, dots, element("path", d=line_path(front), class_="truth"))
-    for budget, tint in budgets:
-        line = element("line", x1=x(budget), x2=x(budget), y1=y.start, y2=y.end, class_="budget")
-        line.set("style", f"stroke:{tint}")
-        add(drawing, add(line, title(f"budget {tick_label(budget)}")))
-    places = [[(x(at), y(100 * error)) for at, error in zip(each.costs, each.errors)] for each in series]
-    for each, points in zip(series, places):
-        if each.line and len(points) > 1:
-            front = on_front(np.asarray(each.costs, float), np.asarray(each.errors, float))
-            joined = sorted({point for point, best in zip(points, front) if best})
-            taken += _along(joined)
-            add(drawing, element("path", d=line_path(joined), class_=f"front {each.line}"))
-        taken += [(px - 7, py - 7, px + 7, py + 7) for px, py in points]
-    for each, points in zip(series, places):
-        for index, (px, py) in enumerate(points):
-            # Networks that agree lie on one place: the first is drawn larger, and shows around the others.
-            size = 4.0 if each.hollow else 5.5 + 3.0 * points[index + 1 :].count((px, py))
-            point = marker(each.marker, px, py, each.colors[index], size, each.hollow)
-            add(drawing, add(point, title(each.details[index])))
-        for index, (px, py) in enumerate(points):
-            if each.labels[index]:
-                box = _free_place(px, py, 6.6 * len(each.labels[index]), taken, x, y)
-                taken.append(box)
-                add(drawing, text(box[0], box[3] - 3, each.labels[index], class_="label"))
-    return drawing
+    names = [decision.name for decision in space.decisions] + ["stem, head"]
+    chosen = [decision.choices[choice] for decision, choice in zip(space.decisions, archs[index])] + ["always there"]
+    middle, room, height = 74.0, 42.0, 17.0 * len(names)
+    side = (_WIDTH - middle) / len(costs) - room
+    canvas = Canvas(_WIDTH, 22 + height)
+    tints = [canvas.color(color(index))] * len(space.decisions) + [canvas.color("var(--faint)")]
+    style = {"color": canvas.color("var(--soft)"), "fontsize": _SIZE}
+    for place, name in enumerate(costs):
+        cost = space.cost(name)
+        rows = np.array([[*(row[c] for row, c in zip(cost.table, arch)), cost.fixed] for arch in archs], float)
+        most = rows.max() or 1.0
+        axes = canvas.axes(room + place * (side + room) + (middle - room if place else 0), 20, side, height)
+        axes.set(xlim=(0, most) if place else (most, 0), ylim=(len(names) - 0.5, -0.5), xticks=(), yticks=())
+        values = rows[index]
+        edges = {"edgecolor": tints, "linewidth": 2 * (values > 0), "joinstyle": "round"}  # rounds the corners
+        bars = axes.barh(range(len(names)), values, 0.6, color=tints, **edges)
+        axes.bar_label(bars, [quantity(name, value) if value else "0" for value in values], padding=4, **style)
+        total = f"{COSTS[name]} {quantity(name, float(cost.total(archs[index])))}"
+        axes.set_title(total, loc="right" if place == 0 else "left", pad=7, weight="bold", **style)
+        if place == 1:
+            axes.set_yticks(range(len(names)), names, ha="center", va="center", color=canvas.color("var(--ink)"))
+            axes.tick_params(axis="y", pad=middle / 2)
+        for bar, value, decision, choice in zip(bars, values, names, chosen):
+            exact = quantity(name, value) if cost.unit == "seconds" else f"{int(value):,} {cost.unit}"
+            canvas.hint(bar, f"{decision}, {choice}: {exact}")
+    return canvas.to_html(f"costs by layer of network {index}")
 
 
-def _along(points: Sequence[tuple[float, float]]) -> list[tuple[float, float, float, float]]:
-    """Small boxes along a line, which labels keep clear of."""
-    boxes = []
-    for (x1, y1), (x2, y2) in zip(points, points[1:]):
-        for share in np.linspace(0, 1, 2 + int(math.dist((x1, y1), (x2, y2)) / 8)):
-            x, y = x1 + share * (x2 - x1), y1 + share * (y2 - y1)
-            boxes.append((x - 3, y - 3, x + 3, y + 3))
-    return boxes
+def theta_rows(space: SearchSpace, steps: np.ndarray, theta: np.ndarray, k: int, cost: str, first: int = 0) -> Markup:
+    """theta_k over steps: for each decision a band that its choices share by their probabilities.
+
+    Args:
+      space: with a cost that orders the choices.
+      steps: int [T].
+      theta: float [T, D, C].
+      k: of its colour.
+      cost: name of the cost.
+      first: the step that the distributions began at, where theta is uniform.
+    """
+    counts = np.asarray(space.num_choices)
+    uniform = np.where(np.arange(theta.shape[2]) < counts[:, None], 1 / counts[:, None], 0)
+    steps, theta = np.append(first, steps), np.concatenate([uniform[None], theta])
+    kept = np.unique(np.linspace(0, len(steps) - 1, min(BINS, len(steps))).round().astype(int))
+    steps, theta = steps[kept], theta[kept]
+    row, left, right = 22.0, 58.0, 94.0
+    height = row * len(space.decisions)
+    canvas = Canvas(_WIDTH, 6 + height + 34)
+    axes = canvas.axes(left, 6, _WIDTH - left - right, height)
+    axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+    axes.set_ylim(len(space.decisions), 0)
+    _steps_axis(canvas, axes, "step", 4)
+    axes.set_yticks(np.arange(len(space.decisions)) + 0.45, [decision.name for decision in space.decisions])
+    for d, decision in enumerate(space.decisions):
+        place = ranks(space, d, cost)
+        order = sorted(range(len(place)), key=place.__getitem__)
+        shares = np.cumsum(theta[:, d, order] / np.maximum(theta[:, d].sum(-1, keepdims=True), 1e-9), axis=1)
+        edges = d + 0.82 * (1 - np.pad(shares, ((0, 0), (1, 0))))  # [T, C_d + 1], from the bottom of the band
+        for rank, choice in enumerate(order):
+            outline = np.append(edges[:, rank + 1], edges[::-1, rank])
+            tint = canvas.color(shade(k, rank, len(order)))
+            band = axes.fill(np.append(steps, steps[::-1]), outline, color=tint, linewidth=0)
+            canvas.hint(band, f"{decision.name}, {decision.choices[choice]}: {theta[-1, d, choice]:.3f} at the end")
+        best = int(theta[-1, d].argmax())
+        words = f"{short_name(decision.choices[best])} {100 * theta[-1, d, best]:.0f}%"
+        style = {"textcoords": "offset points", "va": "center", "fontsize": _SIZE}
+        axes.annotate(words, (axes.get_xlim()[1], d + 0.45), (6, 0), color=canvas.color("var(--ink)"), **style)
+    return canvas.to_html(f"theta of network {k} over steps")
 
 
-def marker(kind: str, x: float, y: float, tint: str, size: float = 5.5, hollow: bool = False) -> Node:
-    """The mark of a point: full, with an edge of the page's colour that keeps neighbours apart, or hollow."""
-    style = f"fill:var(--panel);stroke:{tint}" if hollow else f"fill:{tint}"
-    if kind == "circle":
-        return element("circle", cx=x, cy=y, r=size, class_="point", style=style)
-    corners = {
-        "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
-        "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
-        "triangle": ((0, -1.2), (1.15, 0.9), (-1.15, 0.9)),
-        "wedge": ((0, 1.2), (1.15, -0.9), (-1.15, -0.9)),
-    }[kind]
-    points = " ".join(f"{number(x + size * dx)},{number(y + size * dy)}" for dx, dy in corners)
-    return element("polygon", points=points, class_="point", style=style)
+def ranks(space: SearchSpace, decision: int, cost: str) -> list[int]:
+    """The place of each choice of a decision in the order of its cost, cheapest 0; equal ones in their own order."""
+    row = space.cost(cost).table[decision]
+    order = sorted(range(len(row)), key=lambda choice: (row[choice], choice))
+    return [order.index(choice) for choice in range(len(row))]
 
 
-def _cloud(x: Scale, y: Scale, costs: np.ndarray, errors: np.ndarray) -> tuple[Node, list[tuple[float, float]]]:
-    """All networks of a table within the axes as one path of dots, and the places of its Pareto front."""
-    errors = 100 * np.asarray(errors, float)
-    inside = (costs >= x.low) & (costs <= x.high) & (errors >= y.low) & (errors <= y.high)
-    dots = {(round(x(cost)), round(y(error))) for cost, error in zip(costs[inside], errors[inside])}
-    path = element("path", d="".join(f"M{px} {py}h0" for px, py in sorted(dots)), class_="cloud")
-    front = on_front(costs, errors) & inside
-    order = np.argsort(costs[front])
-    return path, [(x(cost), y(error)) for cost, error in zip(costs[front][order], errors[front][order])]
+def shade(k: int, rank: int, choices: int) -> str:
+    """The colour of a choice of network k: the dearer, the darker (in dark mode, the brighter)."""
+    share = round(12 + 88 * rank / max(1, choices - 1))
+    return f"color-mix(in oklab, {color(k)} {share}%, var(--panel))"
 
 
-def _free_place(
-    px: float, py: float, width: float, taken: Sequence[tuple[float, float, float, float]], x: Scale, y: Scale
-) -> tuple[float, float, float, float]:
-    """A box for a label beside a point that covers least of what is there, within the axes where possible."""
-    best, least = (px + 9, py - 7, px + 9 + width, py + 7), math.inf
-    for dx, dy in ((9, -12), (9, 12), (-9 - width, -12), (-9 - width, 12), (-width / 2, -19), (-width / 2, 19),
-                   (14, 25), (14, -25), (-14 - width, 25), (-14 - width, -25)):  # fmt: skip
-        box = (px + dx, py + dy - 7, px + dx + width, py + dy + 7)
-        covered = sum(_overlap(box, other) for other in taken)
-        outside = max(0.0, x.start - box[0]) + max(0.0, box[2] - x.end) + max(0.0, y.end - box[1])
-        outside += max(0.0, box[3] - y.start)
-        if covered + 1e3 * outside < least:
-            best, least = box, covered + 1e3 * outside
-    return best
+def binned(steps: np.ndarray, values: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+    """Means of values [T, ...] over at most `bins` runs of neighbouring steps, which end at the steps returned."""
+    parts = np.array_split(np.arange(len(steps)), min(bins, len(steps)))
+    return np.array([steps[part[-1]] for part in parts]), np.array([values[part].mean(0) for part in parts])
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    return max(0.0, across) * max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+def key(marker: str, line: str | None, name: str, hollow: bool = False) -> Markup:
+    """The mark of a series in a legend."""
+    canvas = Canvas(34, 14)
+    axes = canvas.axes(0, 0, 34, 14)
+    axes.set_axis_off()
+    axes.set(xlim=(0, 34), ylim=(0, 14))
+    if line:
+        axes.plot([1, 33], [7, 7], color=canvas.color("var(--faint)"), linewidth=1.6, linestyle=line)
+    fill = canvas.color("var(--panel)" if hollow else "var(--soft)")
+    axes.plot(17, 7, marker, color=fill, markeredgecolor=canvas.color("var(--soft)"), markersize=7.5)
+    return canvas.to_html(f"mark of {name}", class_="key")
+
+
+def _axes(canvas: Canvas, x_name: str, y_name: str, show: Callable[[float, int], str]) -> Axes:
+    """Axes with a grid, and the names at their ends."""
+    axes = canvas.axes(46, 28, canvas.width - 60, canvas.height - 62)
+    _steps_axis(canvas, axes, x_name, 5)
+    axes.xaxis.set_major_formatter(FuncFormatter(show))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axes.grid(axis="y", color=canvas.color("var(--rule)"), linewidth=1)
+    axes.set_axisbelow(True)
+    style = {"color": canvas.color("var(--soft)"), "fontsize": _SIZE, "weight": "bold"}
+    axes.annotate(y_name, (0, 1), (-44, 8), xycoords="axes fraction", textcoords="offset points", **style)
+    return axes
+
+
+def _steps_axis(canvas: Canvas, axes: Axes, name: str, ticks: int) -> None:
+    """The axis across: a line, round ticks, and its name at the right end."""
+    axes.spines["bottom"].set_visible(True)
+    axes.spines["bottom"].set_color(canvas.color("var(--faint)"))
+    axes.tick_params(axis="x", length=4, width=1, color=canvas.color("var(--faint)"))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=(1, 2, 2.5, 5, 10)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value, 6)))
+    style = {"ha": "right", "color": canvas.color("var(--soft)"), "fontsize": _SIZE, "weight": "bold"}
+    axes.annotate(name, (1, 0), (0, -30), xycoords="axes fraction", textcoords="offset points", **style)
+
+
+def _cloud(canvas: Canvas, axes: Axes, costs: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Draws all networks of a table within the axes, and their Pareto front; the front [N, 2], cheapest first."""
+    points = np.stack([np.asarray(costs, float), errors], axis=1)
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    inside = ((points >= [x0, y0]) & (points <= [x1, y1])).all(1)
+    dots = np.unique(axes.transData.transform(points[inside]).round(), axis=0)  # one for each pixel
+    path = Path(np.repeat(dots, 2, axis=0) + np.tile([[0, 0], [0.01, 0]], (len(dots), 1)),
+                np.tile([Path.MOVETO, Path.LINETO], len(dots)))  # fmt: skip
+    style = {"edgecolor": canvas.color("var(--faint)"), "linewidth": 2.4, "capstyle": "round", "alpha": 0.45}
+    axes.add_patch(PathPatch(path, transform=None, facecolor="none", **style))
+    front = points[pareto_front(costs, errors) & inside]
+    front = front[np.argsort(front[:, 0])]
+    axes.plot(*front.T, color=canvas.color("var(--ink)"), linewidth=1.1, alpha=0.55)
+    return front

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from jaxnas.report.charts import color
-from jaxnas.report.layer_charts import short_name
-from jaxnas.report.markup import Node, add, element, number, svg, text, title
-from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
+from jaxnas.report.svg import Node, add, element, number, svg, text, title
+from jaxnas.report.wording import short_name
+from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace, searched_stages
 from jaxnas.spaces.mbconv import Layer, Operation
 from jaxnas.spaces.nasbench201 import EDGES
 
@@ -15,7 +15,6 @@ _CELL = 48.0  # width of a layer's place
 _GAP = 12.0  # between stages
 _AXIS = 74.0  # height of the line that a network's data flows along
 _HEIGHT = 128.0
-_FIXED = "var(--faint)"
 
 
 def draw(space: SearchSpace, arch: np.ndarray, k: int) -> Node:
@@ -38,16 +37,6 @@ def draw_names(description: str, k: int) -> Node:
     return _plain(description.split(" | "), k)
 
 
-def stages(space: MBConvSpace) -> list[list[int]]:
-    """The searched layers of each stage: it begins where the shape changes."""
-    groups: list[list[int]] = []
-    for index, layer in enumerate(space.layers):
-        if index == 0 or not layer.keeps_shape:
-            groups.append([])
-        groups[-1].append(index)
-    return groups
-
-
 def _layers(space: MBConvSpace, arch: np.ndarray, k: int) -> Node:
     """Blocks along a line: as wide as the kernel, as high as the expansion; stages on bands with their shape."""
     places, nodes, x = [], [], 4.0
@@ -61,7 +50,7 @@ def _layers(space: MBConvSpace, arch: np.ndarray, k: int) -> Node:
     for layer in space.fixed_layers:
         nodes.append(_fixed_block(x, short_name(layer.operations[0].name).split()[0], "fixed", _hint("fixed", layer)))
         x += _CELL
-    for group in stages(space):
+    for group in searched_stages(space):
         x += _GAP
         first, last = space.layers[group[0]], space.layers[group[-1]]
         width = _CELL * len(group)

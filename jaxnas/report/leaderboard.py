@@ -5,53 +5,52 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
 
-from jaxnas.leaderboard.standings import BUDGETS, FLOOR, Standing, beats_random
+from jaxnas.leaderboard.standings import FLOOR, SIGNIFICANT, Standings
 from jaxnas.metrics import REFERENCE_POINT
+from jaxnas.results.tables import Column, Table
+from jaxnas.tasks.judge import MEASURES
 
 
-def median(values: np.ndarray) -> float:
-    """The median, infinite values among them."""
-    return float(np.quantile(values, 0.5, method="lower") if np.isinf(values).any() else np.median(values))
-
-
-def standings_table(title: str, standings: Mapping[str, Standing]) -> Table:
+def standings_table(title: str, standings: Standings) -> Table:
     """All measures of all methods on one problem; a star marks what beats random search."""
-    table = Table(title=f"{title}: medians over seeds; * better than {FLOOR}, p < 0.05 (Wilcoxon, Holm)")
-    table.add_column("method", no_wrap=True)
-    for column in ("regret", "quartiles", "hypervolume", *(f"error in {share:.0%}" for share in BUDGETS)):
-        table.add_column(column, justify="right")
-    table.add_column("spent", justify="right")
-    table.add_column("seconds", justify="right")
-    for name, each in standings.items():
-        stars = {"regret": "", "hypervolume": ""}
-        if name != FLOOR and FLOOR in standings:
-            stars = {measure: "*" if beats_random(each, standings[FLOOR], measure) else "" for measure in stars}
-        low, high = np.quantile(each.regret, (0.25, 0.75))
-        table.add_row(
-            name,
-            f"{median(each.regret):.3f}{stars['regret']}",
-            f"{low:.2f}-{high:.2f}",
-            f"{median(each.hypervolume):.4f}{stars['hypervolume']}",
-            *(_percent(median(column)) for column in each.attainment.T),
-            f"{each.spent:,.0f}",
-            f"{each.wall_seconds:.1f}",
+    rows = []
+    for name, each in standings.results.items():
+        low, middle, high = np.quantile(each.at_end("relative_regret"), (0.25, 0.5, 0.75))
+        stars = {measure: "*" if standings.beats_random(name, measure) else "" for measure in MEASURES}
+        # Not the median: between a number and infinity there is none.
+        attained = np.quantile(each.attainment, 0.5, axis=0, method="lower")
+        rows.append(
+            (
+                name,
+                f"{middle:.3f}{stars['relative_regret']} ({low:.2f} to {high:.2f})",
+                f"{np.median(each.at_end('hypervolume')):.4f}{stars['hypervolume']}",
+                " / ".join(f"{100 * error:.2f}" if np.isfinite(error) else "-" for error in attained),
+                f"{each.spent:,.0f}",
+                f"{each.wall_seconds:.0f}",
+            )
         )
-    return table
+    return Table(
+        f"{title}: medians over seeds; * better than {FLOOR}, p < {SIGNIFICANT:g} (Wilcoxon, Holm)",
+        (
+            Column("method", "name"),
+            "regret (quartiles)",
+            "hypervolume",
+            "attainment, %",
+            "spent, evaluations",
+            "seconds",
+        ),
+        rows,
+    )
 
 
-def _percent(error: float) -> str:
-    return f"{100 * error:.2f}" if np.isfinite(error) else "-"
-
-
-def figure(problems: Mapping[str, Mapping[str, Standing]]) -> Figure:
+def figure(problems: Mapping[str, Standings]) -> Figure:
     """Regret and hypervolume of every method on every problem: medians and quartiles, one row for each problem."""
-    longest = max(len(standings) for standings in problems.values())
+    longest = max(len(standings.results) for standings in problems.values())
     drawn = Figure(figsize=(11, (0.8 + 0.26 * longest) * len(problems)), layout="constrained")
     rows = drawn.subplots(len(problems), 2, squeeze=False)
     for (title, standings), (left, right) in zip(problems.items(), rows):
-        _dots(left, standings, "regret")
+        _dots(left, standings, "relative_regret")
         _dots(right, standings, "hypervolume")
         left.set_xlabel("relative regret, mean over penalties (less is better)")
         right.set_xlabel(f"hypervolume to {REFERENCE_POINT} (more is better)")
@@ -60,14 +59,15 @@ def figure(problems: Mapping[str, Mapping[str, Standing]]) -> Figure:
     return drawn
 
 
-def _dots(axes: Axes, standings: Mapping[str, Standing], measure: str) -> None:
-    places = np.arange(len(standings))[::-1]
-    values = np.stack([getattr(each, measure) for each in standings.values()], axis=1)  # [M, methods]
+def _dots(axes: Axes, standings: Standings, measure: str) -> None:
+    names = list(standings.results)
+    places = np.arange(len(names))[::-1]
+    values = np.stack([each.at_end(measure) for each in standings.results.values()], axis=1)  # [M, methods]
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
-    colours = ["tab:orange" if name == FLOOR else "tab:blue" for name in standings]
+    colours = ["tab:orange" if name == FLOOR else "tab:blue" for name in names]
     axes.hlines(places, low, high, colors=colours, linewidth=3, alpha=0.35)
     axes.scatter(middle, places, c=colours, s=24, zorder=3)
-    if FLOOR in standings:
-        axes.axvline(middle[list(standings).index(FLOOR)], color="tab:orange", linewidth=0.8, linestyle=":")
-    axes.set_yticks(places, list(standings))
+    if FLOOR in names:
+        axes.axvline(middle[names.index(FLOOR)], color="tab:orange", linewidth=0.8, linestyle=":")
+    axes.set_yticks(places, names)
     axes.grid(axis="x", alpha=0.3)

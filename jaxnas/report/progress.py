@@ -2,19 +2,28 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from rich import progress
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from jaxnas import strategies
+from jaxnas.report.wording import duration, quantity, within
+from jaxnas.results import tables
 from jaxnas.results.result import SearchResult
+from jaxnas.results.tables import Column
+from jaxnas.search.loop import Start
 
 _LIVE_SECONDS, _LINE_SECONDS = 0.1, 5.0
+_SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +42,7 @@ class _Snapshot:
 
 
 class SearchDisplay:
-    """Shows a search on a console. Use it as a context manager.
+    """Shows a search on a console: a listener of `search.loop.run`, or a context manager around calls of `update`.
 
     On a terminal it is a live table with a row for each of the K distributions; elsewhere (a log file, continuous
     integration) one line at the start, at each new phase, at the end, and every few seconds between.
@@ -59,6 +68,14 @@ class SearchDisplay:
         self._shown_phase = ""
         self._began: tuple[float, int] | None = None
 
+    @classmethod
+    def of(cls, strategy: strategies.Strategy, total_steps: int, console: Console | None = None) -> "SearchDisplay":
+        """A display that tells a strategy's networks apart by their penalties, or by the first of their budgets."""
+        budgets = strategy.budgets_by_name
+        if budgets is None:
+            return cls(strategy.penalties, total_steps, console)
+        return cls([next(iter(budget.values())) for budget in budgets], total_steps, console, "budget")
+
     def __enter__(self) -> "SearchDisplay":
         if self._live is not None:
             self._live.start()
@@ -67,6 +84,21 @@ class SearchDisplay:
     def __exit__(self, *unused: object) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def on_start(self, start: Start) -> None:
+        """Says where the search goes on, and begins to show it."""
+        announce(start, self.console)
+        self.__enter__()
+        self.update(start.step, "compiling")
+
+    def on_steps(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Shows the last of some steps, if it is time to."""
+        last = records[-1]
+        self.update(last["step"], last["phase"], **{name: last[name] for name in _SHOWN if name in last})
+
+    def on_end(self) -> None:
+        """Ends the live table."""
+        self.__exit__()
 
     def update(
         self,
@@ -136,7 +168,7 @@ class SearchDisplay:
     def _head(self, shown: _Snapshot) -> list[str]:
         parts = [f"step {shown.step}/{self.total_steps}", shown.phase]
         if shown.seconds_left is not None:
-            parts.append(f"{_duration(shown.seconds_left)} left")
+            parts.append(f"{duration(shown.seconds_left)} left")
         if shown.train_loss is not None:
             parts.append(f"train loss {shown.train_loss:.3f}")
         return parts
@@ -169,33 +201,66 @@ class SearchDisplay:
         return Group(head, bar, table, *([Text(shown.note, style="dim")] if shown.note else []))
 
 
+class TrainingDisplay:
+    """A bar for the training of one network, gone when it ends; nothing where the console is no terminal.
+
+    Args:
+      name: of the network.
+      console: where to write.
+    """
+
+    def __init__(self, name: str, console: Console):
+        columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
+        self._name = name
+        self._bar = progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+    def on_start(self, start: Start) -> None:
+        """Says where the training goes on, and shows the bar."""
+        announce(start, self._bar.console)
+        self._bar.start()
+        self._task = self._bar.add_task(escape(self._name), total=start.total, completed=start.step)
+
+    def on_steps(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=records[-1]["step"])
+
+    def on_end(self) -> None:
+        """Removes the bar."""
+        self._bar.stop()
+
+
+def announce(start: Start, console: Console) -> None:
+    """Says which checkpoints are damaged, and after which step a run goes on."""
+    for skipped in start.skipped:
+        words = f"checkpoint of step {skipped.step} is damaged, going back to step {start.step}: {skipped.path}"
+        console.print(words, markup=False)
+    if start.step:
+        console.print(f"resuming after step {start.step} of {start.total}")
+
+
 def result_table(result: SearchResult) -> Group:
     """The K networks of a search, a row each; what they are made of, too long for a column, below."""
-    table = Table(
-        title=f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}", title_justify="left"
-    )
-    for name in ("k", "penalty", "multiply-adds", "parameters", "loss", "accuracy", "probability"):
-        table.add_column(name, justify="right", no_wrap=True)
-    with_latency = any(found.latency is not None for found in result.architectures)
-    if with_latency:
-        table.add_column("latency", justify="right", no_wrap=True)
-    with_budgets = any(found.budgets for found in result.architectures)
-    if with_budgets:
-        table.add_column("budget", justify="right")
-    for found in result.architectures:
-        table.add_row(
-            str(found.k),
-            f"{found.penalty:.4g}",
-            _count(found.macs),
-            _count(found.params),
-            _optional(found.valid_loss, ".4f"),
-            _optional(found.valid_accuracy, ".1%"),
-            _optional(found.probability, ".3f"),
-            *([f"{1e3 * found.latency:.3g} ms"] if with_latency else []),
-            *([", ".join(f"{name} {value:.4g}" for name, value in found.budgets.items())] if with_budgets else []),
-        )
+    found = result.architectures
+    columns = {
+        "k": [str(each.k) for each in found],
+        "penalty": [f"{each.penalty:.4g}" for each in found],
+        "budget": [within(each).replace(", ", "\n") for each in found],
+        "multiply-\nadds": [_count(each.macs) for each in found],
+        "para-\nmeters": [_count(each.params) for each in found],
+        "latency": [_optional(each.latency, lambda value: quantity("latency", value)) for each in found],
+        "loss": [_optional(each.valid_loss, "{:.4f}".format) for each in found],
+        "accuracy": [_optional(each.valid_accuracy, "{:.1%}".format) for each in found],
+        "prob-\nability": [_optional(each.probability, "{:.3f}".format) for each in found],
+    }
+    # 80 columns hold what tells the networks apart, and no more: budgets take the place of penalties.
+    left_out = {"penalty" if any(each.budgets for each in found) else "budget"}
+    left_out |= set() if any(each.latency is not None for each in found) else {"latency"}
+    shown = {name: cells for name, cells in columns.items() if name not in left_out}
+    title = f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}"
+    heads = [Column(name, "name") if name == "budget" else name for name in shown]
+    table = tables.Table(title, heads, list(zip(*shown.values()))).rich(compact=True)
     # Text, since brackets in a description are no markup.
-    return Group(table, *(Text(f"k={found.k}: {found.description}") for found in result.architectures))
+    return Group(table, *(Text(f"k={each.k}: {each.description}") for each in found))
 
 
 def _columns(shown: _Snapshot) -> list[tuple[str, np.ndarray, int]]:
@@ -211,16 +276,6 @@ def _columns(shown: _Snapshot) -> list[tuple[str, np.ndarray, int]]:
     return [(name, values, digits) for name, values, digits in columns if values is not None]
 
 
-def _duration(seconds: float) -> str:
-    if not np.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def _count(value: int) -> str:
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= unit:
@@ -228,5 +283,5 @@ def _count(value: int) -> str:
     return str(value)
 
 
-def _optional(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _optional(value: float | None, show: Callable[[float], str]) -> str:
+    return "-" if value is None else show(value)

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnas import tasks
+from jaxnas.networks import latency
+from jaxnas.report.wording import searched_cost
 from jaxnas.results.history import History, read_history
 from jaxnas.results.metrics_log import read_metrics
-from jaxnas.results.result import FoundArchitecture, SearchResult, read_result
-from jaxnas.spaces import SPACES, SearchSpace
+from jaxnas.results.result import FoundArchitecture, SearchResult, read_result, space_of
+from jaxnas.search.execute import LATENCY_FILE
+from jaxnas.spaces import SearchSpace
 
 EXPORT_SUFFIXES = (".stablehlo", ".onnx", ".safetensors")
 MODEL_CARD = "model_card.md"
@@ -26,7 +29,7 @@ class Run:
       name: of its folder.
       folder: that it wrote into.
       result: what it found.
-      space: its search space; None where this version does not know it.
+      space: its search space, see `space_of`, with measured latency if the folder has it; None where it is not known.
       history: its curves; None without a metrics.jsonl.
       exports: exported files of each network by k, only those that exist.
       tested: by k, test accuracies in [0, 1] of the network trained from scratch, one for each seed.
@@ -41,10 +44,19 @@ class Run:
     tested: dict[int, tuple[float, ...]]
 
     @property
+    def found(self) -> Sequence[FoundArchitecture]:
+        """The networks."""
+        return self.result.architectures
+
+    @property
     def cost(self) -> str:
-        """What the search penalised or gave budgets of."""
-        cost = self.result.config.get("cost")
-        return cost if cost in ("macs", "params") else "macs"
+        """What the search penalised or gave budgets of, where the choices' costs are known."""
+        cost = searched_cost(self.result)
+        return cost if self.knows(cost) else "macs"
+
+    def knows(self, cost: str) -> bool:
+        """Whether the costs of single choices are known."""
+        return self.space is not None and cost in [each.name for each in self.space.costs]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,24 +124,22 @@ def read_folders(folders: Sequence[str | os.PathLike]) -> tuple[list[Run], list[
 def read_truth(path: str | os.PathLike) -> Truth:
     """Reads a table of true errors, see `tasks.read_table`; OSError or ValueError if it is none."""
     table = tasks.read_table(path, "error")  # Costs come from the space.
-    counts = [len(decision.choices) for decision in table.decisions]
-    archs = np.stack(np.unravel_index(np.arange(len(table.error)), counts), axis=1)
-    return Truth(pathlib.Path(path).name, archs, table.error)
+    return Truth(pathlib.Path(path).name, table.archs, table.error)
 
 
 def _read_run(folder: pathlib.Path) -> Run:
     result = read_result(folder / "result.json")
-    space = SPACES[result.space]() if result.space in SPACES else None
     if not result.architectures:
         raise ValueError(f"{folder / 'result.json'} holds no architectures")
+    try:
+        space = space_of(result)
+        if space is not None and (folder / LATENCY_FILE).exists():
+            space = latency.read(folder / LATENCY_FILE).added_to(space)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'result.json'}: {error}") from error
     for found in result.architectures:
         if not all(type(value) in (int, float) for value in (found.budgets or {}).values()):
             raise ValueError(f"{folder / 'result.json'}: budgets must be numbers, got {dict(found.budgets)!r:.60}")
-        if space is not None:
-            try:
-                space.validate(found.encoding)
-            except ValueError as error:
-                raise ValueError(f"{folder / 'result.json'}: {error}") from error
     history = None
     log = folder / "metrics.jsonl"
     if log.exists():
@@ -188,39 +198,3 @@ def _methods(path: pathlib.Path) -> list[Baseline] | None:
             raise ValueError(f"{path} is a damaged result of tabular_search: method {name!r} ({error})") from error
         baselines.append(Baseline(f"{name} ({path.parent.name})", penalties, archs))
     return baselines
-
-
-def on_front(costs: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Which points [N] no other one beats in one respect without losing in the other; bool [N]."""
-    front = np.zeros(len(costs), bool)
-    best = np.inf
-    for index in np.lexsort((errors, costs)):
-        if errors[index] < best:
-            best = errors[index]
-            front[index] = True
-    return front
-
-
-def label(found: FoundArchitecture) -> str:
-    """What tells one network from the others: its budget or its penalty.
-
-    >>> label(FoundArchitecture(0, 0.1, (), "", 1, 1, None, None, None))
-    'penalty 0.1'
-    >>> label(FoundArchitecture(0, 0.1, (), "", 1, 1, None, None, None, {"macs": 3e7}))
-    'macs ≤ 30M'
-    """
-    if found.budgets:
-        return ", ".join(f"{name} ≤ {count(value)}" for name, value in found.budgets.items())
-    return f"penalty {found.penalty:.3g}"
-
-
-def count(value: float) -> str:
-    """A large number for people, three digits.
-
-    >>> count(91_849_216), count(1_235_050), count(512), count(0)
-    ('91.8M', '1.24M', '512', '0')
-    """
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * unit:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxnas.results.history import SERIES, TRAINING
+from jaxnas.search.loop import Start
 
 
 def check_installed() -> None:
@@ -72,6 +73,31 @@ class TensorBoardLog:
 
     def _write(self, step: int, **content: Any) -> None:
         self._file.write_event(self._event(wall_time=time.time(), step=step, **content))
+
+
+class TensorBoardListener:
+    """Writes a run's records to a `TensorBoardLog`: a listener of `search.loop.run`.
+
+    Args:
+      folder: made if absent.
+      distributions: K.
+    """
+
+    def __init__(self, folder: str | os.PathLike, distributions: int):
+        check_installed()
+        self._folder, self._distributions = folder, distributions
+
+    def on_start(self, start: Start) -> None:
+        """Opens the log."""
+        self._log = TensorBoardLog(self._folder, start.step, self._distributions, start.records)
+
+    def on_steps(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the scalars."""
+        self._log.extend(records)
+
+    def on_end(self) -> None:
+        """Closes the log."""
+        self._log.__exit__()
 
 
 def _layout(distributions: int) -> dict[str, dict[str, list]]:

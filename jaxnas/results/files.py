@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import pathlib
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,19 +45,60 @@ def to_plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a temporary path beside `path` to write to, and moves it to `path` if all went well."""
+    """Gives a temporary path beside `path` to write to, and moves it to `path` if all went well.
+
+    A reader, and whoever looks after a crash or a power failure, finds the old file or the new one, whole. The
+    temporary file is a new one under a unique name and on the disk before it is moved; a link at `path` is replaced,
+    not followed. The mode is that of any new file: 0o666 less the process's umask.
+
+    Raises:
+      OSError: if the file cannot be written; what was at `path` is as before.
+    """
     final = pathlib.Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, for writers that choose the format by it.
-    descriptor, name = tempfile.mkstemp(prefix=f".{final.stem}-", suffix=final.suffix, dir=final.parent)
-    temporary = pathlib.Path(name)
+    temporary = final.with_name(f".{final.stem[:100]}-{secrets.token_hex(8)}{final.suffix}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        os.close(descriptor)
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp keeps its files from everybody else.
+        flush(temporary)
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    flush_folder(final.parent)
+
+
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:
+    """Writes a value as strict JSON, through `replacing`.
+
+    Paths that are not UTF-8 are Python strings with lone surrogates, which UTF-8 cannot hold; they are written as
+    JSON's escapes and read back as they were.
+
+    Args:
+      path: the file.
+      value: what `to_plain` takes.
+      indent: of the lines; None for one line.
+
+    Raises:
+      OSError: if the file cannot be written.
+      ValueError: if the value cannot be written as JSON.
+    """
+    text = json.dumps(to_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    with replacing(path) as temporary:
+        temporary.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
+
+
+def flush(path: str | os.PathLike) -> None:
+    """Forces the content of a file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(folder: str | os.PathLike) -> None:
+    """Forces the names in a folder to the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        flush(folder)

@@ -9,7 +9,8 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.files import write_json
+from jaxnas.spaces import SPACES, SearchSpace, from_description
 from jaxnas.version import __version__
 
 
@@ -61,6 +62,10 @@ class SearchResult:
       evaluations: architecture-minibatch losses used for theta.
       wall_seconds: how long it took.
       architectures: [K], one for each distribution, ordered by penalty; with budgets in the order these were given.
+      classes: names of the classes, in the order of the labels; None where a search does not know them.
+      images: number of images of each class that the search learnt on; None where it does not know them.
+      space_description: what the space of the costs is built from, see `jaxnas.spaces.from_description`; None where it
+        is not known, as of a space of one's own, and in results of earlier versions.
     """
 
     method: str
@@ -72,9 +77,13 @@ class SearchResult:
     evaluations: int
     wall_seconds: float
     architectures: tuple[FoundArchitecture, ...]
+    classes: tuple[str, ...] | None = None
+    images: Mapping[str, int] | None = None
+    space_description: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "architectures", tuple(self.architectures))
+        object.__setattr__(self, "classes", None if self.classes is None else tuple(self.classes))
         penalties = [float(found.penalty) for found in self.architectures]
         with_budgets = any(found.budgets for found in self.architectures)
         if not with_budgets and penalties != sorted(penalties):
@@ -83,15 +92,9 @@ class SearchResult:
         if len(set(indices)) < len(indices):
             raise ValueError(f"architectures must hold one for each k, got k = {indices}")
 
-    def to_json(self) -> dict[str, Any]:
-        """The result as strict JSON; numbers that are not finite are None."""
-        return to_plain(self)
-
     def write(self, path: str | os.PathLike) -> None:
         """Writes the result; a reader finds the old file or the new one, never half of it."""
-        with replacing(path) as temporary:
-            text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(path, self)
 
 
 def read_result(path: str | os.PathLike) -> SearchResult:
@@ -119,6 +122,35 @@ def read_result(path: str | os.PathLike) -> SearchResult:
         raise ValueError(f"{path} is not a search result: {error}") from error
 
 
+def space_of(result: SearchResult) -> SearchSpace | None:
+    """The space whose costs a result tells, built from its description.
+
+    A result without one, of an earlier version, is taken to be of the space of that name with default arguments if the
+    costs of all its networks are those of that space.
+
+    Returns:
+      The space; None where it is not known.
+
+    Raises:
+      ValueError: if the description is damaged or of another space, or an encoding does not belong to the space.
+    """
+    if result.space_description is not None:
+        space = from_description(result.space_description)
+        if space.name != result.space:
+            raise ValueError(f"space_description is of space {space.name!r}, the result of {result.space!r}")
+        for found in result.architectures:
+            space.validate(found.encoding)
+        return space
+    if result.space not in SPACES:
+        return None
+    space = SPACES[result.space]()
+    for found in result.architectures:
+        arch = space.validate(found.encoding)
+        if (space.cost("params").total(arch), space.cost("macs").total(arch)) != (found.params, found.macs):
+            return None
+    return space
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, this library and what it computes with."""
     others = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
@@ -136,6 +168,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "evaluations": _INTEGER,
     "wall_seconds": _NUMBER,
     "architectures": (list,),
+    "classes": (list, type(None)),
+    "images": (dict, type(None)),
+    "space_description": (dict, type(None)),
     "k": _INTEGER,
     "penalty": _NUMBER,
     "encoding": (list,),

@@ -1,83 +1,49 @@
-"""Checkpoints of a search that survive kills, full disks and flipped bits. The only file that knows of Orbax.
+"""Checkpoints of a run that survive kills, full disks and flipped bits.
 
 A checkpoint is one folder, named by its step:
 
     checkpoints/1200/state/        the leaves of the state, written by Orbax under their names in the tree
-    checkpoints/1200/digest.json   sha256 of every file and of every leaf
+    checkpoints/1200/digest.json   sha256 of every file and of every leaf, see `jaxnas.runtime.damage`
 
-It is built under a hidden name and renamed when it is whole and on the disk, so a folder named by a number is always a
-complete checkpoint. The digests then tell what happened to it afterwards: a restore verifies them and falls back to
-the checkpoint before.
+Orbax writes and reads the arrays. Its commit, its background thread and its retention are not used: the digests of all
+files must be in a folder before it is committed, and Orbax writes files of its own in the very call that renames the
+folder, so there is no place for the digests between the two. A folder is therefore built under a hidden name, sealed
+and renamed here, in one thread, and what Orbax has not committed it cannot retain or delete. Nor does Orbax keep a copy
+of a state whose buffers the caller donates to the next step: on CPUs its view of an array is the buffer itself.
 """
 
-import contextlib
-import dataclasses
 import logging
 import os
 import pathlib
-import re
 import shutil
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint
-from orbax.checkpoint import v1 as ocp
 
-from jaxnas.runtime import digests, named_leaves
+from jaxnas.results.files import flush_folder
+from jaxnas.runtime import array_files, damage, devices, named_leaves
+from jaxnas.runtime.array_files import one_line
+from jaxnas.runtime.damage import Restored
 
 _LOGGER = logging.getLogger(__name__)
 _STATE = "state"
-_BUILDING, _DELETING, _CORRUPT = ".saving-", ".deleting-", "corrupt-"
-
-# Orbax renamed these between 0.11 and 0.12.
-_orbax_save = ocp.save if hasattr(ocp, "save") else ocp.save_pytree
-_orbax_load = ocp.load if hasattr(ocp, "load") else ocp.load_pytree
+_BUILDING, _DELETING = ".saving-", ".deleting-"
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message is one line for the user."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """A checkpoint that was found corrupt.
-
-    Attributes:
-      step: its step.
-      path: where it lies now, set aside under another name where that was possible.
-      reason: what is wrong with it.
-    """
-
-    step: int
-    path: pathlib.Path
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """The newest whole checkpoint.
-
-    Attributes:
-      step: its step.
-      state: pytree with the structure, shapes and dtypes that were asked for.
-      skipped: newer checkpoints that were corrupt, newest first.
-    """
-
-    step: int
-    state: chex.ArrayTree
-    skipped: tuple[Skipped, ...] = ()
-
-
 class Checkpoints:
     """The checkpoints of one run, in one local folder; use it as a context manager.
 
     `save` copies the state to the host before it returns, so the caller may donate the state's buffers to the next
-    step at once; the writing goes on in a thread. In a run of several processes one alone uses it
-    (`shared_checkpoints`).
+    step at once; the writing goes on in a thread. In a job of several processes each has one: process 0 alone needs
+    the folder, reads and writes, and sends the others what it read.
 
     Args:
       directory: the folder, made if absent.
@@ -94,11 +60,12 @@ class Checkpoints:
         self.keep = keep
         self._thread: threading.Thread | None = None
         self._error: CheckpointError | None = None
-        self._corrupt: set[int] = set()
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot make the folder {self.directory}: {_one_line(error)}") from error
+        self._writes = devices.is_host_zero()
+        if self._writes:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CheckpointError(f"cannot make the folder {self.directory}: {one_line(error)}") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -113,9 +80,9 @@ class Checkpoints:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Steps of the checkpoints on disk, oldest first, without those known to be corrupt."""
+        """Steps of the checkpoints on disk, oldest first."""
         names = [path.name for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir()]
-        return tuple(sorted(int(name) for name in names if name == str(int(name)) and int(name) not in self._corrupt))
+        return tuple(sorted(int(name) for name in names if name == str(int(name))))
 
     def save(self, step: int, state: chex.ArrayTree) -> None:
         """Saves a state in the background, after the save before it has ended.
@@ -128,6 +95,8 @@ class Checkpoints:
           CheckpointError: if the save before this one failed.
           ValueError: if `step` is negative or older than the newest checkpoint, or a leaf is not an array.
         """
+        if not self._writes:
+            return
         self.wait()
         newest = max(self.steps, default=0)
         if step < newest:
@@ -151,7 +120,7 @@ class Checkpoints:
             raise error
 
     def restore_newest(self, like: chex.ArrayTree) -> Restored | None:
-        """Restores the newest whole checkpoint.
+        """Restores the newest whole checkpoint, the same on every process.
 
         Corrupt checkpoints are skipped with a warning and, once an older one is restored, renamed `corrupt-STEP`.
 
@@ -163,39 +132,25 @@ class Checkpoints:
           The checkpoint, or None if the folder holds none.
 
         Raises:
-          CheckpointError: if every checkpoint is corrupt, or one is whole but of another structure than `like`.
+          CheckpointError: if every checkpoint is corrupt, or one is whole but of another structure than `like`;
+            on processes other than 0 a ValueError with its message.
         """
-        self.wait()
-        skipped: list[Skipped] = []
-        for step in reversed(self.steps):
-            path = self.directory / str(step)
-            try:
-                state = _read(path, step, like)
-            except digests.BrokenSealError as error:
-                _LOGGER.warning("checkpoint of step %d is corrupt, trying the one before: %s: %s", step, path, error)
-                skipped.append(Skipped(step, path, str(error)))
-            else:
-                return Restored(step, state, tuple(self._set_aside(corrupt) for corrupt in skipped))
-        if skipped:
-            raise CheckpointError(
-                f"every checkpoint in {self.directory} is corrupt (step {skipped[0].step}: {skipped[0].reason}); "
-                "move the folder away to start anew"
-            )
-        return None
+        restored = devices.together(lambda: self._restore(like) if self._writes else None)
+        step = int(devices.broadcast(jnp.int32(-1 if restored is None else restored.step)))
+        if step < 0:
+            return None
+        state = devices.broadcast(jax.tree.map(jnp.asarray, like) if restored is None else restored.state)
+        return Restored(step, state, () if restored is None else restored.skipped)
 
-    def _set_aside(self, corrupt: Skipped) -> Skipped:
-        self._corrupt.add(corrupt.step)
-        path, copy = self.directory / f"{_CORRUPT}{corrupt.step}", 1
-        while path.exists():
-            copy += 1
-            path = self.directory / f"{_CORRUPT}{corrupt.step}-{copy}"
+    def _restore(self, like: chex.ArrayTree) -> Restored | None:
+        self.wait()
+        folders = [(step, self.directory / str(step)) for step in reversed(self.steps)]
         try:
-            corrupt.path.rename(path)
-        except OSError as error:  # A folder that one may only read can still be restored from.
-            _LOGGER.warning("could not set %s aside: %s", corrupt.path, _one_line(error))
-            return corrupt
-        self._corrupt.discard(corrupt.step)
-        return dataclasses.replace(corrupt, path=path)
+            return damage.newest_whole(folders, lambda step, folder: _read(folder, step, like))
+        except damage.DamagedError as error:
+            raise CheckpointError(
+                f"every checkpoint in {self.directory} is corrupt ({error}); move the folder away to start anew"
+            ) from error
 
     def _save_in_thread(self, step: int, leaves: list[named_leaves.Leaf]) -> None:
         building, final = self.directory / f"{_BUILDING}{step}", self.directory / str(step)
@@ -206,60 +161,60 @@ class Checkpoints:
             building.mkdir()
             _write(building, step, leaves)
             if final.exists():  # A folder cannot be replaced by a rename; a kill in between falls back on the older.
-                self._delete(final)
+                _delete(final)
             os.rename(building, final)
-            digests.flush_names(self.directory)
+            flush_folder(self.directory)
         except Exception as error:  # Whatever Orbax, the file system or the disk came up with.
             shutil.rmtree(building, ignore_errors=True)
             self._error = CheckpointError(
-                f"could not save the checkpoint of step {step} in {self.directory}: {_one_line(error)}; "
+                f"could not save the checkpoint of step {step} in {self.directory}: {one_line(error)}; "
                 "earlier checkpoints are untouched"
             )
             self._error.__cause__ = error
             return
-        self._corrupt.discard(step)
         for old in self.steps[: -self.keep]:
             try:
-                self._delete(self.directory / str(old))
+                _delete(self.directory / str(old))
             except OSError as error:
-                _LOGGER.warning("could not delete the old checkpoint of step %d: %s", old, _one_line(error))
+                _LOGGER.warning("could not delete the old checkpoint of step %d: %s", old, one_line(error))
 
-    def _delete(self, path: pathlib.Path) -> None:
-        """Deletes a checkpoint; renamed first, lest a kill leave half of it under its name."""
-        doomed = path.with_name(f"{_DELETING}{path.name}")
-        os.rename(path, doomed)
-        shutil.rmtree(doomed)
+
+def _delete(path: pathlib.Path) -> None:
+    """Deletes a checkpoint; renamed first, so that a kill leaves no half of it under its name."""
+    doomed = path.with_name(f"{_DELETING}{path.name}")
+    os.rename(path, doomed)
+    shutil.rmtree(doomed)
 
 
 def _write(folder: pathlib.Path, step: int, leaves: list[named_leaves.Leaf]) -> None:
     """Writes a whole checkpoint into an empty folder and forces it to the disk."""
-    with _quiet_orbax():  # Orbax refuses arrays without elements; their signatures tell all about them.
-        _save_alone(folder / _STATE, {leaf.name: leaf.value for leaf in leaves if leaf.value.size})
-    digests.seal(folder, {"step": step, "leaves": [{**leaf.signature(), "sha256": leaf.digest()} for leaf in leaves]})
+    # Orbax refuses arrays without elements; their signatures tell all about them.
+    array_files.save(folder / _STATE, {leaf.name: leaf.value for leaf in leaves if leaf.value.size})
+    described = [{**leaf.signature(), "sha256": damage.array_digest(leaf.value)} for leaf in leaves]
+    damage.seal(folder, {"step": step, "leaves": described})
 
 
 def _read(folder: pathlib.Path, step: int, like: chex.ArrayTree) -> chex.ArrayTree:
     """Reads a checkpoint into the structure of `like`, after verifying all of it."""
     try:
-        body = digests.verify(folder)  # Before Orbax sees the files: its C++ reader was made for sound ones.
+        body = damage.verify(folder)  # Before Orbax sees the files: its C++ reader was made for sound ones.
     except PermissionError as error:
-        raise CheckpointError(f"cannot read the checkpoint {folder}: {_one_line(error)}") from error
+        raise CheckpointError(f"cannot read the checkpoint {folder}: {one_line(error)}") from error
     if body["step"] != step:
-        raise digests.BrokenSealError(f"it was saved as step {body['step']}")
+        raise damage.DamagedError(f"it was saved as step {body['step']}")
     found = {entry["name"]: entry for entry in body["leaves"]}
     _check_match(folder, found, named_leaves.signatures(like))
     stored = {name: np.empty(entry["shape"], entry["dtype"]) for name, entry in found.items()}
     full = {name: value for name, value in stored.items() if value.size}
     if full:
         try:
-            with _quiet_orbax():
-                stored |= _load_alone(folder / _STATE, full)
+            stored |= array_files.load(folder / _STATE, full)
         except Exception as error:  # The files are what was written, so this is no corruption to skip.
-            raise CheckpointError(f"Orbax cannot read the checkpoint {folder}: {_one_line(error)}") from error
+            raise CheckpointError(f"Orbax cannot read the checkpoint {folder}: {one_line(error)}") from error
     leaves = {name: named_leaves.Leaf(name, np.asarray(stored[name]), entry["key"]) for name, entry in found.items()}
     for name, leaf in leaves.items():
-        if leaf.digest() != found[name]["sha256"]:
-            raise digests.BrokenSealError(f"the leaf {name} is not what was saved")
+        if damage.array_digest(leaf.value) != found[name]["sha256"]:
+            raise damage.DamagedError(f"the leaf {name} is not what was saved")
     return named_leaves.from_host(leaves, like)
 
 
@@ -275,53 +230,3 @@ def _check_match(folder: pathlib.Path, found: dict[str, Any], wanted: dict[str, 
 
 def _describe(entry: dict[str, Any] | None) -> str:
     return f"{entry['key'] or entry['dtype']}{entry['shape']}" if entry else "absent"
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    # Under Orbax lies TensorStore, whose messages quote whole specifications around what the system said.
-    reason = re.search(r"([^:\[\]]+) \[os_error_code=|\[OS error \d+: ([^\]]+)\]", text)
-    if reason:
-        return (reason[1] or reason[2]).strip()
-    return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _save_alone(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays, also in one of several processes, without waiting for the others, which do not save."""
-    if jax.process_count() == 1:
-        _orbax_save(path, arrays)
-        return
-    # Orbax's newer interface compares folders across processes whatever its options say; this one does not.
-    options = _orbax_options()
-    handler = orbax.checkpoint.PyTreeCheckpointHandler(multiprocessing_options=options)
-    with orbax.checkpoint.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-        checkpointer.save(path, arrays)
-
-
-def _load_alone(path: pathlib.Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if jax.process_count() == 1:
-        return _orbax_load(path, like)
-    with ocp.Context(multiprocessing_options=_orbax_options()):
-        return _orbax_load(path, like)
-
-
-def _orbax_options() -> ocp.options.MultiprocessingOptions:
-    own = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
-    )
-
-
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Keeps Orbax's progress reports, written through absl's logger, out of the run's log."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)

@@ -119,6 +119,11 @@ def together(function: Callable[[], Result]) -> Result:
     return result
 
 
+def from_first(text: Callable[[], str]) -> str:
+    """What a function returns on process 0, on every process; where it raises there, every process raises."""
+    return _gather_texts(together(lambda: text() if is_host_zero() else ""))[0]
+
+
 def check_agreement(description: Mapping[str, Any]) -> None:
     """Compares what must not differ between processes, such as the configuration and a fingerprint of the data.
 
@@ -192,7 +197,7 @@ def spread(tree: Tree) -> Tree:
     """Puts equal parts of this process's arrays on its devices.
 
     Args:
-      tree: numpy arrays [A, R, ...]: A minibatches of R images.
+      tree: numpy arrays [A, R, ...]: A minibatches of R examples.
 
     Returns:
       Arrays [local devices, A, R / local devices, ...], to go into what `on_devices` returned.
@@ -208,15 +213,21 @@ def spread(tree: Tree) -> Tree:
     return jax.device_put(jax.tree.map(cut, tree), _placement())
 
 
-def on_devices(function: Callable[..., Any], donate: bool = False) -> Callable[..., Any]:
+def on_devices(function: Callable[..., Any], static: int, donate: bool = False) -> Callable[..., Any]:
     """The function on every device at once, each with its part of the arguments' leading axis.
 
     Args:
-      function: its last argument is static; inside it `average` is known.
+      function: inside it `average` and `index` are known.
+      static: the argument that is no array.
       donate: whether the first argument's buffers are reused for the result.
     """
-    last = function.__code__.co_argcount - 1
-    return jax.pmap(function, axis_name=AXIS, donate_argnums=(0,) if donate else (), static_broadcasted_argnums=(last,))
+    donated = (0,) if donate else ()
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=donated, static_broadcasted_argnums=(static,))
+
+
+def index() -> jax.Array:
+    """The number of the device among all devices of all processes, within `on_devices`: int32 []."""
+    return jax.lax.axis_index(AXIS)
 
 
 def average(tree: Tree) -> Tree:
@@ -224,9 +235,9 @@ def average(tree: Tree) -> Tree:
     return jax.lax.pmean(tree, AXIS)
 
 
-def on_each(value: float) -> np.ndarray:
-    """A number for every local device, float32 [local devices]."""
-    return np.full(jax.local_device_count(), value, np.float32)
+def on_each(value: np.generic) -> np.ndarray:
+    """A number for every local device, [local devices]."""
+    return np.full(jax.local_device_count(), value)
 
 
 def abandon(code: int) -> None:

@@ -4,7 +4,6 @@ What a checkpoint holds: every leaf with its name, typed random keys as the inte
 """
 
 import dataclasses
-import hashlib
 from typing import Any
 
 import chex
@@ -30,10 +29,6 @@ class Leaf:
     def signature(self) -> dict[str, Any]:
         """What must agree for the leaf to fit into a tree."""
         return _signature(self.name, self.value, self.key)
-
-    def digest(self) -> str:
-        """The sha256 of the bytes."""
-        return hashlib.sha256(np.ascontiguousarray(self.value).reshape(-1).view(np.uint8)).hexdigest()
 
 
 def to_host(tree: chex.ArrayTree) -> list[Leaf]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import distribution, knapsack, selection, strategies
+from jaxnas import selection
 from jaxnas.networks import latency
 from jaxnas.results.result import FoundArchitecture, SearchResult, versions
 
 if TYPE_CHECKING:  # training stands above reports
     from jaxnas.search.search import Search
     from jaxnas.search.steps import State
-    from jaxnas.search.streamed import StreamedSearch
 
 
 def summarise(
-    search: Search | StreamedSearch,
+    search: Search,
     state: State,
     *,
     method: str,
@@ -28,7 +26,9 @@ def summarise(
     seed: int,
     config: Mapping[str, Any],
     seconds: float,
-    dataset: str | None = None,
+    dataset: str,
+    classes: Sequence[str] | None = None,
+    images: Mapping[str, int] | None = None,
 ) -> SearchResult:
     """What a search found: for each k the best candidate of all distributions on the whole validation split.
 
@@ -40,7 +40,9 @@ def summarise(
       seed: of the search.
       config: everything needed to repeat it, JSON-ready.
       seconds: how long it took.
-      dataset: name of the data; None for that of the search's own `dataset`.
+      dataset: name of the data.
+      classes: names of its classes, where they are known.
+      images: number of images of each class, where they are known.
 
     Returns:
       The result; its `write` makes `result.json`.
@@ -53,12 +55,12 @@ def summarise(
     key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
     theta = np.asarray(state.strategy.theta)
     archs = selection.candidates(key, state.strategy.theta, candidates)
-    penalties = strategy.penalties
-    if isinstance(strategy, strategies.WithinBudgets):
+    if strategy.budgets_by_name is not None:  # the modes may exceed budgets
         archs = np.unique(np.concatenate([strategy.modes(state.strategy), archs]), axis=0)
-        penalties = np.asarray(state.strategy.inner.penalties)[:, 0].tolist()
+    penalties = strategy.penalties_in_use(state.strategy)
     minibatches = jax.tree.map(np.asarray, search.evaluate_minibatches(state.params, archs))
-    chosen, budgets = _choose(strategy, theta, archs, minibatches.loss)
+    chosen = strategy.select(state.strategy, archs, minibatches.loss)
+    budgets = strategy.budgets_by_name or [None] * len(penalties)
     evaluation = jax.tree.map(lambda leaf: leaf.mean(0), minibatches)
     archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
     with_latency = any(cost.name == latency.NAME for cost in space.costs)
@@ -72,7 +74,7 @@ def summarise(
             macs=int(space.cost("macs").total(arch)),
             probability=float(np.prod(theta[k, np.arange(len(arch)), arch])),
             valid_loss=float(evaluation.loss[k]),
-            valid_accuracy=float(evaluation.accuracy[k]),
+            valid_accuracy=float(evaluation.metrics["accuracy"][k]) if "accuracy" in evaluation.metrics else None,
             budgets=budgets[k],
             latency=float(space.cost(latency.NAME).total(arch)) if with_latency else None,
         )
@@ -82,24 +84,14 @@ def summarise(
     return SearchResult(
         method=method,
         space=space.name,
-        dataset=search.dataset.name if dataset is None else dataset,
+        dataset=dataset,
         seed=seed,
         config=config,
         versions=versions(),
         evaluations=distribution_steps * strategy.samples * len(strategy.penalties),
         wall_seconds=seconds,
         architectures=found,
+        classes=classes,
+        images=images,
+        space_description=space.description,
     )
-
-
-def _choose(
-    strategy: strategies.Strategy, theta: np.ndarray, archs: np.ndarray, losses: np.ndarray
-) -> tuple[np.ndarray, list[dict[str, float] | None]]:
-    """Which candidate is the answer for each k, int [K], and the budgets that it had to keep."""
-    if not isinstance(strategy, strategies.WithinBudgets):
-        chosen = selection.least_objective(losses.mean(0), strategy.cost(archs), strategy.penalties)
-        return chosen, [None] * len(chosen)
-    costs = strategy.cost.costs
-    log_probs = np.asarray(distribution.log_prob(jnp.asarray(theta), jnp.asarray(archs)))
-    chosen = knapsack.likely_within(losses, log_probs, archs, costs, strategy.budgets)
-    return chosen, [dict(zip((cost.name for cost in costs), budget)) for budget in strategy.budgets]

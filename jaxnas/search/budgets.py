@@ -1,7 +1,7 @@
 """Budgets as they are given to a command: numbers of one cost, or several costs by name."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def parse(texts: Sequence[str], cost: str) -> tuple[dict[str, float], ...]:
@@ -28,6 +28,15 @@ def parse(texts: Sequence[str], cost: str) -> tuple[dict[str, float], ...]:
                 f"budgets must all name the same costs, got {', '.join(budgets[0])} and then {', '.join(budget)}"
             )
     return tuple({name: budget[name] for name in budgets[0]} for budget in budgets)
+
+
+def to_texts(budgets: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
+    """Budgets as `parse` reads them, with every cost by its name.
+
+    >>> to_texts(({"macs": 60e6, "params": 1e6},))
+    ('macs=60000000.0,params=1000000.0',)
+    """
+    return tuple(",".join(f"{name}={value!r}" for name, value in budget.items()) for budget in budgets)
 
 
 def _parse_one(text: str, cost: str) -> dict[str, float]:

@@ -1,149 +1,128 @@
-"""A search from its newest checkpoint to its end, or to the signal that asks it to stop."""
+"""A run from its newest checkpoint to its end, or to the signal that asks it to stop: of a search or a retraining.
+
+What happens on the way is written to `metrics.jsonl` and told to listeners, such as a display or a log for TensorBoard.
+"""
 
 import contextlib
-import dataclasses
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
-from rich.console import Console
-
-from jaxnas import strategies
-from jaxnas.report import SearchDisplay, TensorBoardLog
-from jaxnas.results import MetricsLog, keeps_theta, read_metrics, theta_field
+from jaxnas.results import MetricsLog, read_metrics
 from jaxnas.runtime.checkpoints import Checkpoints
-from jaxnas.runtime.shared_checkpoints import SharedCheckpoints
-from jaxnas.search.search import Search
-from jaxnas.search.steps import SearchInterruptedError, State, StepMetrics
-from jaxnas.search.streamed import StreamedSearch
+from jaxnas.runtime.damage import Skipped
+from jaxnas.runtime.loop import RunInterruptedError, stop_on_signals
 
-SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record, on the live display
+State = TypeVar("State")
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether SIGTERM or SIGINT came. A second one has its usual effect, at once."""
-    received = []
+class Trainer(Protocol[State]):
+    """What is run.
 
-    def receive(number: int, frame: FrameType | None) -> None:
-        del frame
-        received.append(number)
-        restore()
+    Attributes:
+      total_steps: steps of the whole run.
+    """
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    total_steps: int
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        for number in before:
-            signal.signal(number, receive)
-    except ValueError:  # not in the main thread: whoever started it looks after signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(received)
-    finally:
-        restore()
+    def run(self, state: State, stop: Callable[[], bool]) -> Iterator[tuple[Any, ...]]:
+        """Yields tuples after some steps each: the state, then what they measured."""
+
+    def records(self, step: int, state: State, *measured: Any) -> list[dict[str, Any]]:
+        """Records for metrics.jsonl of what `run` yielded; `step` steps were done before. The last has the step now."""
 
 
-def records(step: int, phase: str, metrics: StepMetrics, seconds: float) -> list[dict[str, Any]]:
-    """One record a step for metrics.jsonl: what the phase has measured, after `step` steps done before."""
-    measured = {
-        field.name: np.asarray(getattr(metrics, field.name))
-        for field in dataclasses.fields(metrics)
-        if field.name != "finite"
-    }
-    measured = {name: values for name, values in measured.items() if not np.isnan(values).any()}
-    return [
-        {
-            "step": step + index + 1,
-            "phase": phase,
-            **{name: values[index].tolist() for name, values in measured.items()},
-            "wall_seconds": round(seconds, 3),
-        }
-        for index in range(len(metrics.finite))
-    ]
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+      step: steps done before; 0 for a fresh run.
+      total: steps of the whole run.
+      records: of the steps done; none on processes that do not report.
+      skipped: newer checkpoints that were damaged.
+    """
+
+    step: int
+    total: int
+    records: list[dict[str, Any]]
+    skipped: tuple[Skipped, ...]
+
+
+class Listener(Protocol):
+    """What follows a run."""
+
+    def on_start(self, start: Start) -> None:
+        """Called before the first step."""
+
+    def on_steps(self, records: list[dict[str, Any]]) -> None:
+        """Called after some steps with their records."""
+
+    def on_end(self) -> None:
+        """Called at the end, also after an error."""
 
 
 def run(
-    search: Search | StreamedSearch,
-    seed: int,
+    trainer: Trainer[State],
+    state: State,
     workdir: Path,
-    checkpoints: Checkpoints | SharedCheckpoints,
-    console: Console,
+    checkpoints: Checkpoints,
     *,
     checkpoint_seconds: float,
+    listeners: Sequence[Listener] = (),
     report: bool = True,
-    with_tensorboard: bool = False,
 ) -> tuple[State, float]:
-    """Runs a search to its end from the newest checkpoint, and logs what it measures.
+    """Runs to the end from the newest checkpoint, and logs what is measured.
 
     Args:
-      search: the search.
-      seed: of its first state.
+      trainer: a search or a retraining.
+      state: before the first step.
       workdir: where `metrics.jsonl` lies.
-      checkpoints: where its states lie.
-      console: for progress.
+      checkpoints: where the states lie.
       checkpoint_seconds: seconds between checkpoints.
+      listeners: what follows the run.
       report: whether this process writes the log; one of a job does.
-      with_tensorboard: whether it writes event files for TensorBoard too.
 
     Returns:
-      The state at the end, and the seconds that the search took in all.
+      The state at the end, and the seconds that the run took in all.
 
     Raises:
-      SearchInterruptedError: after SIGTERM or SIGINT; the checkpoint of the last step is whole.
+      RunInterruptedError: after SIGTERM or SIGINT; the checkpoint of the last step is whole.
     """
-    total = search.settings.total_steps
-    state, step, before = search.init(seed), 0, 0.0
+    step, skipped, records = 0, (), []
     restored = checkpoints.restore_newest(state)
     if restored is not None:
-        state, step = restored.state, restored.step
-        for skipped in restored.skipped:
-            console.print(f"checkpoint of step {skipped.step} is damaged, going back to step {step}: {skipped.path}")
-        console.print(f"resuming after step {step} of {total}")
-    log_path = workdir / "metrics.jsonl"
-    within = isinstance(search.strategy, strategies.WithinBudgets)
-    shown_as = [budget[0] for budget in search.strategy.budgets] if within else search.strategy.penalties
-    display = SearchDisplay(shown_as, total, console, name="budget" if within else "penalty")
+        state, step, skipped = restored.state, restored.step, restored.skipped
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
-        log = stack.enter_context(MetricsLog(log_path)) if report else None
+        log = stack.enter_context(MetricsLog(workdir / "metrics.jsonl")) if report else None
         if log is not None:
             log.truncate_after(step)
-        board = None
-        if report and with_tensorboard:
-            earlier = read_metrics(log_path) if step else []
-            board = TensorBoardLog(workdir / "tensorboard", step, len(search.strategy.penalties), earlier)
-            stack.enter_context(board)
-        stack.enter_context(display)
-        if step and report:
-            before = max((record["wall_seconds"] for record in read_metrics(log_path)), default=0.0)
+            records = read_metrics(log.path) if step else []
+        before = max((record["wall_seconds"] for record in records), default=0.0)
+        for listener in listeners:
+            listener.on_start(Start(step, trainer.total_steps, records, skipped))
+            stack.callback(listener.on_end)
         started = saved = time.monotonic()
         saved_step = step
-        display.update(step, "compiling")
         try:
-            for next_state, phase, metrics in search.run(state, stop):
+            for next_state, *measured in trainer.run(state, stop):
                 state = next_state
-                steps = records(step, phase, metrics, before + time.monotonic() - started)
-                if "loss" in steps[-1] and keeps_theta(step + len(steps), len(steps), total):
-                    steps[-1] |= theta_field(state.strategy.theta)
-                for record in steps if log is not None else ():
-                    log.append(record)
-                if board is not None:
-                    board.extend(steps)
-                step += len(steps)
-                shown = {name: steps[-1][name] for name in SHOWN if name in steps[-1]}
-                display.update(step, phase, **shown)
-                if time.monotonic() - saved >= checkpoint_seconds or step == total:
+                records = trainer.records(step, state, *measured)
+                seconds = round(before + time.monotonic() - started, 3)
+                for record in records:
+                    record["wall_seconds"] = seconds
+                    if log is not None:
+                        log.append(record)
+                for listener in listeners:
+                    listener.on_steps(records)
+                step = records[-1]["step"]
+                if time.monotonic() - saved >= checkpoint_seconds or step == trainer.total_steps:
                     checkpoints.save(step, state)
                     saved, saved_step = time.monotonic(), step
-        except SearchInterruptedError:
+        except RunInterruptedError:
             if saved_step < step:
                 checkpoints.save(step, state)
             raise

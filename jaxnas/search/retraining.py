@@ -7,8 +7,9 @@ programs continues as if nothing had happened.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import chex
 import flax.linen as nn
@@ -20,8 +21,10 @@ import optax
 
 from jaxnas import data
 from jaxnas.data.randaugment import randaugment
-from jaxnas.search import settings
-from jaxnas.search.search import Examples, NonFiniteLossError
+from jaxnas.runtime import loop, programs
+from jaxnas.supernet.optimizers import sgd
+
+Tree = TypeVar("Tree")
 
 AUGMENTATIONS = ("standard", "cutout", "randaugment")
 
@@ -85,7 +88,8 @@ class RetrainState:
       variables: "params" and "batch_stats" of the network.
       average: their exponential moving average.
       optimizer: state of the optax chain.
-      data_key: random key, constant, of the order of the images.
+      data_key: random key, constant, of the order of the images; None, as is the cursor, where they are streamed, and
+        their position follows from `step`.
       cursor: position in the training images.
     """
 
@@ -94,8 +98,8 @@ class RetrainState:
     variables: chex.ArrayTree
     average: chex.ArrayTree
     optimizer: optax.OptState
-    data_key: jax.Array
-    cursor: data.Cursor
+    data_key: jax.Array | None = None
+    cursor: data.Cursor | None = None
 
 
 @flax.struct.dataclass
@@ -104,6 +108,140 @@ class Score:
 
     loss: jax.Array
     accuracy: jax.Array
+
+    @property
+    def finite(self) -> np.ndarray:
+        """Whether the loss is finite, bool []."""
+        return np.isfinite(self.loss)
+
+
+def first_state(
+    network: nn.Module,
+    settings: RetrainSettings,
+    total_steps: int,
+    image_size: int,
+    keys: tuple[jax.Array, jax.Array],
+    **fields: Any,
+) -> RetrainState:
+    """The state before the first step.
+
+    Args:
+      network: what is trained.
+      settings: how.
+      total_steps: of the whole training.
+      image_size: height and width of images.
+      keys: random keys of the steps and of the first weights.
+      **fields: others of the state; `params` in place of random weights.
+    """
+    step_key, params_key = keys
+    variables = _init_variables(network, image_size, params_key)
+    params = fields.pop("params", None)
+    if params is not None:
+        chex.assert_trees_all_equal_shapes(params, variables["params"])
+        variables = {**variables, "params": jax.tree.map(jnp.asarray, params)}
+    return RetrainState(
+        step=jnp.int32(0),
+        key=step_key,
+        variables=variables,
+        average=jax.tree.map(jnp.copy, variables),
+        optimizer=make_optimizer(settings, total_steps).init(variables["params"]),
+        **fields,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_variables(network: nn.Module, image_size: int, key: jax.Array) -> chex.ArrayTree:
+    return dict(network.init(key, jnp.zeros((1, image_size, image_size, 3))))
+
+
+def make_optimizer(settings: RetrainSettings, total_steps: int) -> optax.GradientTransformation:
+    """The optax chain of a training."""
+    return sgd(
+        settings.learning_rate,
+        steps=total_steps,
+        warmup=settings.warmup,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def descend(
+    network: nn.Module,
+    settings: RetrainSettings,
+    total_steps: int,
+    state: RetrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    dropout_key: jax.Array,
+    average: Callable[[Tree], Tree] = lambda tree: tree,
+) -> tuple[RetrainState, Score]:
+    """One step on augmented images [B, H, W, 3]; `average` is the mean over devices, each with its own images."""
+
+    def loss(params: chex.ArrayTree) -> tuple[jax.Array, tuple[jax.Array, chex.ArrayTree]]:
+        variables = {**state.variables, "params": params}
+        rngs = {"dropout": dropout_key}
+        logits, updates = network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), settings.label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updates)
+
+    (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables["params"])
+    score = Score(value, (logits.argmax(-1) == labels).mean())
+    gradient, updates, score = average((gradient, updates, score))
+    optimizer = make_optimizer(settings, total_steps)
+    change, optimizer = optimizer.update(gradient, state.optimizer, state.variables["params"])
+    variables = {"params": optax.apply_updates(state.variables["params"], change), **updates}
+    # Early averages would hold on to the first weights; the share grows to its final value (as TensorFlow's do).
+    kept = jnp.minimum(settings.average, (1 + state.step) / (10 + state.step))
+    state = state.replace(
+        step=state.step + 1,
+        variables=variables,
+        average=optax.incremental_update(variables, state.average, 1 - kept),
+        optimizer=optimizer,
+    )
+    return state, score
+
+
+class Trainer(Protocol):
+    """What a training offers, whatever its images come from.
+
+    Attributes:
+      settings: of the training.
+      total_steps: of the whole training.
+      test_every: epochs between tests that are recorded; 0 for none.
+    """
+
+    settings: RetrainSettings
+    total_steps: int
+    test_every: int
+
+    def init(self, seed: int, params: chex.ArrayTree | None = None) -> RetrainState:
+        """The state before the first step."""
+
+    def run(self, state: RetrainState, stop: Callable[[], bool] = loop.never) -> Iterator[tuple[RetrainState, Score]]:
+        """Trains from `state` to the end."""
+
+    def records(self, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
+        """A record for metrics.jsonl of what `run` yielded."""
+
+    def test(self, variables: chex.ArrayTree) -> Score:
+        """The score on all test images."""
+
+
+def records(trainer: Trainer, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
+    """A record for metrics.jsonl of what a training yielded; `step` steps were done before."""
+    done = int(state.step)
+    before, after = (number * trainer.settings.epochs / trainer.total_steps for number in (step, done))
+    record = {
+        "step": done,
+        "epoch": round(after, 3),
+        "train_loss": score.loss,
+        "train_accuracy": score.accuracy,
+    }
+    if trainer.test_every and int(after) // trainer.test_every > int(before) // trainer.test_every:
+        test = trainer.test(state.average)
+        record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
+    return [record]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +252,13 @@ class Retraining:
       network: module with `__call__(images, train) -> logits`, see `networks.build`.
       dataset: its images at the network's resolution.
       settings: the rest.
+      test_every: epochs between tests that are recorded; 0 for none. No decision is taken on them.
     """
 
     network: nn.Module
     dataset: data.ImageDataset
     settings: RetrainSettings
+    test_every: int = 0
 
     def __post_init__(self):
         examples = len(self.dataset.train_labels)
@@ -133,9 +273,9 @@ class Retraining:
         return self.settings.epochs * (len(self.dataset.train_labels) // self.settings.batch_size)
 
     @functools.cached_property
-    def train(self) -> Examples:
+    def train(self) -> data.Examples:
         """Training images, on the device for the whole training."""
-        return Examples(jnp.asarray(self.dataset.train_images), jnp.asarray(self.dataset.train_labels))
+        return data.Examples(jnp.asarray(self.dataset.train_images), jnp.asarray(self.dataset.train_labels))
 
     def init(self, seed: int, params: chex.ArrayTree | None = None) -> RetrainState:
         """The state before the first step.
@@ -145,96 +285,60 @@ class Retraining:
           params: first weights, such as `networks.inherit` gives them; None for random ones.
         """
         key, params_key, data_key = jax.random.split(jax.random.key(seed), 3)
-        variables = self._init_variables(params_key)
-        if params is not None:
-            chex.assert_trees_all_equal_shapes(params, variables["params"])
-            variables = {**variables, "params": jax.tree.map(jnp.asarray, params)}
-        return RetrainState(
-            step=jnp.int32(0),
-            key=key,
-            variables=variables,
-            average=jax.tree.map(jnp.copy, variables),
-            optimizer=self._optimizer.init(variables["params"]),
+        return first_state(
+            self.network,
+            self.settings,
+            self.total_steps,
+            self.dataset.train_images.shape[1],
+            (key, params_key),
+            params=params,
             data_key=data_key,
             cursor=data.start(data_key, len(self.dataset.train_labels)),
         )
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _init_variables(self, key: jax.Array) -> chex.ArrayTree:
-        return dict(self.network.init(key, jnp.zeros((1, *self.dataset.train_images.shape[1:]))))
-
-    @property
-    def _optimizer(self) -> optax.GradientTransformation:
-        given = self.settings
-        return settings.sgd(
-            given.learning_rate,
-            steps=self.total_steps,
-            warmup=given.warmup,
-            momentum=given.momentum,
-            weight_decay=given.weight_decay,
-            clip_norm=given.clip_norm,
-        )
-
-    def run(self, state: RetrainState) -> Iterator[tuple[RetrainState, Score]]:
+    def run(self, state: RetrainState, stop: Callable[[], bool] = loop.never) -> Iterator[tuple[RetrainState, Score]]:
         """Trains from `state` to the end.
 
         The arrays of a yielded state are donated to the next program: save or copy it before going on.
+
+        Args:
+          state: from `init`, an earlier run or a checkpoint.
+          stop: asked after each program whether to end the training there.
 
         Yields:
           After each program: the state, and the mean score of its training minibatches.
 
         Raises:
-          NonFiniteLossError: if a loss was no number; the state is lost.
+          NonFiniteLossError: naming the first step (from 1) with a loss that is not finite; the state is lost.
+          RunInterruptedError: after `stop` asked for it; the state yielded last holds all that was done.
         """
-        step = int(state.step)
-        while step < self.total_steps:
-            count = min(self.settings.steps_per_dispatch, self.total_steps - step)
-            state, score = self._run_steps(state, self.train, jnp.int32(count))
-            if not np.isfinite(score.loss):
-                raise NonFiniteLossError(
-                    f"loss is not finite between steps {step + 1} and {step + count}; lower the learning rate "
-                    f"({self.settings.learning_rate})"
-                )
-            step += count
-            yield state, jax.tree.map(float, score)
+        advice = f"of {self.total_steps}; lower the learning rate ({self.settings.learning_rate})"
+        steps = loop.run_programs(
+            state, int(state.step), self.total_steps, self._dispatch, advice=lambda _: advice, stop=stop
+        )
+        for state, score in steps:
+            yield state, Score(float(score.loss.mean()), float(score.accuracy.mean()))
+
+    def records(self, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
+        """A record for metrics.jsonl of what `run` yielded; `step` steps were done before."""
+        return records(self, step, state, score)
+
+    def _dispatch(self, state: RetrainState, step: int) -> tuple[RetrainState, Score, bool]:
+        count = min(self.settings.steps_per_dispatch, self.total_steps - step)
+        state, score = self._run_steps(state, self.train, jnp.int32(count))
+        return state, jax.tree.map(lambda leaf: np.asarray(leaf)[:count], score), False
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def _run_steps(self, state: RetrainState, train: Examples, count: jax.Array) -> tuple[RetrainState, Score]:
-        def step(_: int, carry: tuple[RetrainState, Score]) -> tuple[RetrainState, Score]:
-            state, total = carry
-            state, score = self._step(state, train)
-            return state, jax.tree.map(jnp.add, total, score)
+    def _run_steps(self, state: RetrainState, train: data.Examples, count: jax.Array) -> tuple[RetrainState, Score]:
+        step = functools.partial(self._step, train=train)
+        return programs.first_steps(step, state, count, self.settings.steps_per_dispatch)
 
-        state, total = jax.lax.fori_loop(0, count, step, (state, Score(jnp.float32(0), jnp.float32(0))))
-        return state, jax.tree.map(lambda value: value / count, total)
-
-    def _step(self, state: RetrainState, train: Examples) -> tuple[RetrainState, Score]:
-        given = self.settings
+    def _step(self, state: RetrainState, train: data.Examples) -> tuple[RetrainState, Score]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        indices, cursor = data.next_indices(state.data_key, state.cursor, given.batch_size)
+        indices, cursor = data.next_indices(state.data_key, state.cursor, self.settings.batch_size)
         images, labels = self._augmented(augment_key, train.images[indices]), train.labels[indices]
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, self.dataset.num_classes), given.label_smoothing)
-
-        def loss(params: chex.ArrayTree) -> tuple[jax.Array, tuple[jax.Array, chex.ArrayTree]]:
-            variables = {**state.variables, "params": params}
-            rngs = {"dropout": dropout_key}
-            logits, updates = self.network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
-            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updates)
-
-        value_and_gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, (logits, updates)), gradient = value_and_gradient(state.variables["params"])
-        change, optimizer = self._optimizer.update(gradient, state.optimizer, state.variables["params"])
-        variables = {"params": optax.apply_updates(state.variables["params"], change), **updates}
-        # Early averages would hold on to the first weights; the share grows to its final value (as TensorFlow's do).
-        kept = jnp.minimum(given.average, (1 + state.step) / (10 + state.step))
-        state = state.replace(
-            step=state.step + 1,
-            variables=variables,
-            average=optax.incremental_update(variables, state.average, 1 - kept),
-            optimizer=optimizer,
-            cursor=cursor,
-        )
-        return state, Score(value, (logits.argmax(-1) == labels).mean())
+        state, score = descend(self.network, self.settings, self.total_steps, state, images, labels, dropout_key)
+        return state.replace(cursor=cursor), score
 
     def _augmented(self, key: jax.Array, images: jax.Array) -> jax.Array:
         given = self.settings

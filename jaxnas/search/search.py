@@ -2,28 +2,35 @@
 
 A step of the weights takes a minibatch of the training split and descends the mean loss of sampled architectures; a
 step of the distributions takes a minibatch of the validation split, evaluates what the strategy asks for, and tells it
-(METHOD, steps 1 to 7). Many steps are one program on the device; between programs the host logs and saves. All that
-the next step depends on is in `SearchState`, and every random number comes from its key and its step, so that a search
-cut at any program boundary continues as if nothing had happened.
+(METHOD, steps 1 to 7). Minibatches come from memory, where many steps are one program on the device, or from a stream,
+where a step is one; between programs the host logs and saves. All that the next step depends on is in `SearchState`,
+and every random number comes from its key and its step, so that a search cut at any program boundary continues as if
+nothing had happened. The minibatches of a step do not depend on the number of devices.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import chex
 import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import data
+from jaxnas.results import keeps_theta, theta_field
+from jaxnas.runtime import devices, loop, programs
+from jaxnas.runtime.placement import ONE_DEVICE, Placement
+from jaxnas.search.evaluation import Evaluator
+from jaxnas.search.ignored import IgnoredShare
+from jaxnas.search.images import CrossEntropy, PrepareImages
 from jaxnas.search.settings import SearchSettings
-from jaxnas.search.steps import Examples, NonFiniteLossError, SearchInterruptedError, State, StepMetrics, Steps
+from jaxnas.search.sources import Feed, InMemory, Source
+from jaxnas.search.steps import LEARNS_FROM_TRAIN, LEARNS_FROM_VALID, Prepare, State, StepMetrics, Steps
 from jaxnas.strategies.base import Strategy
-from jaxnas.supernet.batching import Evaluation
-
-__all__ = ["NonFiniteLossError", "Search", "SearchState", "StepMetrics"]
+from jaxnas.supernet.batching import Evaluation, Loss
 
 
 @flax.struct.dataclass
@@ -32,172 +39,271 @@ class SearchState(State):
 
     Attributes:
       step, key, params, optimizer, strategy: see `State`.
-      data_keys: random keys [2], constant, of the order of the training and the validation split.
+      data_keys: random keys [2], constant, of the order of the training and the validation split; None, as are the
+        cursors, where they are streams, whose positions follow from `step`.
       train_cursor: position in the training split.
       valid_cursor: position in the validation split.
     """
 
-    data_keys: jax.Array
-    train_cursor: data.Cursor
-    valid_cursor: data.Cursor
+    data_keys: jax.Array | None = None
+    train_cursor: data.Cursor | None = None
+    valid_cursor: data.Cursor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """A strategy, a supernet and data, ready to run.
+    """A strategy, a supernet and sources of minibatches, ready to run.
 
     Attributes:
       strategy: what proposes and learns.
-      supernet: module with `apply({"params": params}, images, arch) -> logits` and `init_params(key)`.
-      dataset: its normalisation and whether flips keep the classes.
-      train: training split, for the weights.
-      valid: validation split, for the distributions.
+      supernet: module with `apply({"params": params}, inputs, arch) -> outputs` and `init_params(key)`.
+      train: source for the weights.
+      valid: source for the distributions; in memory as `train` is, or streamed as `train` is.
       settings: the rest.
+      prepare: (minibatch, random key or None) -> inputs of the supernet; see `steps.Prepare`. In a search on many
+        devices from a stream each device calls it with its part of a minibatch and the same key.
+      loss: (outputs, minibatch) -> (loss, other measures by name), each a mean over the examples; of the distributions.
+      train_loss: likewise, of the weights; None for `loss`.
+      placement: the devices.
     """
 
     strategy: Strategy
-    supernet: object
-    dataset: data.ImageDataset
-    train: data.Split
-    valid: data.Split
+    supernet: Any
+    train: Source
+    valid: Source
     settings: SearchSettings
+    prepare: Prepare = PrepareImages()
+    loss: Loss = CrossEntropy()
+    train_loss: Loss | None = None
+    placement: Placement = ONE_DEVICE
 
     def __post_init__(self):
-        for field, name in (("train", "batch_size"), ("valid", "valid_batch_size")):
-            split, size = getattr(self, field), getattr(self.settings, name)
-            if size > len(split.labels):
-                raise ValueError(f"{name} must be at most the {len(split.labels)} images of its split, got {size}")
-            # uint8 images live on the device for the whole search.
-            object.__setattr__(self, field, Examples(jnp.asarray(split.images), jnp.asarray(split.labels)))
+        if isinstance(self.train, InMemory) != isinstance(self.valid, InMemory):
+            raise ValueError("train and valid must both be in memory, or both be streams")
+        parts, count = self.settings.accumulate, self.placement.count
+        for source, name in ((self.train, "batch_size"), (self.valid, "valid_batch_size")):
+            size = getattr(self.settings, name)
+            if size % (parts * count):
+                raise ValueError(
+                    f"{name} must be a multiple of accumulate ({parts}) times the number of devices ({count}), "
+                    f"got {size}"
+                )
+            if self._in_memory and size > len(source):
+                raise ValueError(f"{name} must be at most the {len(source)} examples of its split, got {size}")
+            if not self._in_memory and source.stream.batch_size != size // parts:
+                raise ValueError(
+                    f"the stream must have minibatches of {name} / accumulate = {size // parts} examples, "
+                    f"got {source.stream.batch_size}"
+                )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all phases."""
+        return self.settings.total_steps
+
+    @property
+    def _in_memory(self) -> bool:
+        return isinstance(self.train, InMemory)
+
+    @property
+    def _length(self) -> int:
+        """Steps of a program."""
+        return self.settings.steps_per_dispatch if self._in_memory else 1
+
+    @functools.cached_property
+    def _steps(self) -> Steps:
+        losses = self.loss, self.train_loss or self.loss
+        # A device gets the whole minibatch from memory, and its part of it from a stream.
+        part = {"part": self.placement.part} if self._in_memory else {}
+        average = self.placement.average
+        return Steps(self.strategy, self.supernet, self.settings, self.prepare, *losses, **part, average=average)
+
+    @functools.cached_property
+    def _examples(self) -> tuple[Any, Any]:
+        """Both splits as programs take them; None for streams."""
+        if not self._in_memory:
+            return None, None
+        return self.placement.put((self.train.examples, self.valid.examples))
 
     def init(self, seed: int) -> SearchState:
-        """The state before the first step."""
-        key, params_key = jax.random.split(jax.random.key(seed))
+        """The state before the first step, one copy."""
+        key, params_key, strategy_key = jax.random.split(jax.random.key(seed), 3)
         # Not inside jit, where the many small arrays take seconds to compile.
-        return self._init(key, self.supernet.init_params(params_key))
+        return self._init(key, self.supernet.init_params(params_key), strategy_key)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _init(self, key: jax.Array, params: chex.ArrayTree) -> SearchState:
+    def _init(self, key: jax.Array, params: chex.ArrayTree, strategy_key: jax.Array) -> SearchState:
+        if not self._in_memory:
+            return SearchState(**self._steps.fresh(key, params, strategy_key))
         key, strategy_key, data_key = jax.random.split(key, 3)
         data_keys = jax.random.split(data_key)
         return SearchState(
-            **self.steps.fresh(key, params, strategy_key),
+            **self._steps.fresh(key, params, strategy_key),
             data_keys=data_keys,
-            train_cursor=data.start(data_keys[0], len(self.train.labels)),
-            valid_cursor=data.start(data_keys[1], len(self.valid.labels)),
+            train_cursor=data.start(data_keys[0], len(self.train)),
+            valid_cursor=data.start(data_keys[1], len(self.valid)),
         )
 
     def run(
-        self, state: SearchState, stop: Callable[[], bool] = lambda: False
+        self, state: SearchState, stop: Callable[[], bool] = loop.never
     ) -> Iterator[tuple[SearchState, str, StepMetrics]]:
         """Runs the search from `state` to its end.
 
-        The arrays of a yielded state are donated to the next program: save or copy it before going on.
+        On one device the arrays of a yielded state are donated to the next program: save or copy it before going on.
 
         Args:
-          state: from `init`, an earlier run or a checkpoint.
-          stop: asked after each program whether to end the search there.
+          state: one copy, from `init`, an earlier run or a checkpoint; the same on every process.
+          stop: asked after each program whether to end the search there; one process's yes is enough for all.
 
         Yields:
-          After each program: the state, the phase, and the metrics of its steps (numpy, leading axis: steps).
+          After at most `steps_per_dispatch` steps: the state (one copy), the phase, and the metrics of its steps
+          (numpy, leading axis: steps).
 
         Raises:
-          NonFiniteLossError: naming the first step (from 1) with a loss that is no number; the state is lost.
-          SearchInterruptedError: after `stop` said so; the state yielded last holds all that was done.
+          NonFiniteLossError: naming the first step (from 1) with a loss of the weights that is not finite, or at which
+            most losses of the distributions were not (`TooManyIgnoredError`); the state is lost.
+          RunInterruptedError: after `stop` asked for it; the state yielded last holds all that was done.
+          LostProcessError: if another process of the job ended.
         """
-        step = int(state.step)
-        while step < self.settings.total_steps:
-            phase, end = self.settings.phase(step)
-            count = min(self.settings.steps_per_dispatch, end - step)
-            state, metrics = self._run_steps(state, self.train, self.valid, jnp.int32(count), phase)
-            metrics = jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], metrics)
-            if not metrics.finite.all():
-                first = step + 1 + int(np.argmin(metrics.finite))
-                raise NonFiniteLossError.at(first, phase, self.settings)
-            step += count
-            yield state, phase, metrics
-            if stop() and step < self.settings.total_steps:
-                raise SearchInterruptedError(f"stopped after step {step} of {self.settings.total_steps}")
+        settings, step = self.settings, int(state.step)
 
-    @functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=1)
-    def _run_steps(
-        self, state: SearchState, train: Examples, valid: Examples, count: jax.Array, phase: str
-    ) -> tuple[SearchState, StepMetrics]:
-        """The first `count` of `steps_per_dispatch` steps; a fixed length keeps one compiled program for each phase."""
-        nothing = self.steps.no_metrics()
-
-        def step(state: SearchState, active: jax.Array) -> tuple[SearchState, StepMetrics]:
-            return jax.lax.cond(
-                active,
-                lambda state: self._step(state, train, valid, phase),
-                lambda state: (state, nothing),
-                state,
+        def advice(step: int) -> str:
+            return (
+                f"(phase {settings.phase(step)[0]}); lower the learning rate ({settings.learning_rate}) or the "
+                f"clipping norm ({settings.clip_norm})"
             )
 
-        return jax.lax.scan(step, state, jnp.arange(self.settings.steps_per_dispatch) < count)
+        ignored = IgnoredShare()
 
-    def _step(
-        self, state: SearchState, train: Examples, valid: Examples, phase: str
-    ) -> tuple[SearchState, StepMetrics]:
-        settings = self.settings
-        train_minibatches = valid_minibatches = None
-        if phase in ("weights", "joint"):
-            indices, cursor = data.next_indices(state.data_keys[0], state.train_cursor, settings.batch_size)
-            state = state.replace(train_cursor=cursor)
-            train_minibatches = self._minibatches(train, indices)
-        if phase in ("joint", "distributions"):
-            indices, cursor = data.next_indices(state.data_keys[1], state.valid_cursor, settings.valid_batch_size)
-            state = state.replace(valid_cursor=cursor)
-            valid_minibatches = self._minibatches(valid, indices)
-        return self.steps.step(state, phase, train_minibatches, valid_minibatches)
+        def dispatch(state: SearchState, step: int) -> tuple[SearchState, StepMetrics, bool]:
+            nonlocal ignored
+            state, metrics, stopped = self._dispatch(feeds, stop, state, step)
+            if settings.phase(step)[0] in LEARNS_FROM_VALID:
+                ignored = ignored.after(metrics.ignored, self.strategy.samples * len(self.strategy.penalties), step)
+            return state, metrics, stopped
 
-    def _minibatches(self, split: Examples, indices: jax.Array) -> Examples:
-        indices = indices.reshape(self.settings.accumulate, -1)
-        return jax.tree.map(lambda leaf: leaf[indices], split)
+        with devices.noticing_lost_processes():
+            feeds = () if self._in_memory else self._feeds(step)
+            try:
+                for live, metrics in loop.run_programs(
+                    self.placement.put(state),
+                    step,
+                    self.total_steps,
+                    dispatch,
+                    advice=advice,
+                    stop=loop.never if self.placement.shared else stop,
+                ):
+                    phase, _ = settings.phase(step)
+                    step += len(metrics.finite)
+                    yield self.placement.get(live), phase, metrics
+            finally:
+                for feed in feeds:
+                    feed.close()
 
-    @functools.cached_property
-    def steps(self) -> Steps:
-        """The steps that this search repeats."""
-        return Steps(self.strategy, self.supernet, self.settings, self._prepare)
+    def records(self, step: int, state: SearchState, phase: str, metrics: StepMetrics) -> list[dict[str, Any]]:
+        """Records for metrics.jsonl of what `run` yielded; `step` steps were done before."""
+        records = metrics.records(step, phase)
+        done = step + len(records)
+        if phase in LEARNS_FROM_VALID and keeps_theta(done, len(records), self.total_steps):
+            records[-1] |= theta_field(state.strategy.theta)
+        return records
 
-    def _prepare(self, minibatch: Examples, key: jax.Array | None) -> jax.Array:
-        images = data.normalize(minibatch.images, self.dataset.mean, self.dataset.std)
-        if key is None:
-            return images
-        settings = self.settings
-        return data.augment(
-            key, images, crop_padding=settings.crop_padding, flip=self.dataset.flip, cutout=settings.cutout
+    def _feeds(self, step: int) -> tuple[Feed, Feed]:
+        """Training and validation minibatches from where `step` steps have left them."""
+        settings, parts = self.settings, self.settings.accumulate
+        weights = settings.weight_steps + settings.joint_steps
+        left = weights - min(step, weights), settings.total_steps - max(step, settings.weight_steps)
+        done = weights - left[0], settings.joint_steps + settings.distribution_steps - left[1]
+        return tuple(
+            Feed(source, self.placement.spread, first * parts, parts, count)
+            for source, first, count in zip((self.train, self.valid), done, left)
         )
 
-    def evaluate_on(self, params: chex.ArrayTree, indices: jax.Array, archs: jax.Array) -> Evaluation:
-        """Losses and accuracies on one validation minibatch.
+    def _dispatch(
+        self, feeds: tuple[Feed, ...], stop: Callable[[], bool], state: SearchState, step: int
+    ) -> tuple[SearchState, StepMetrics, bool]:
+        """At most `steps_per_dispatch` steps of one phase; fewer if any process wants to stop."""
+        phase, end = self.settings.phase(step)
+        count = min(self.settings.steps_per_dispatch, end - step)
+        shared, scalar = self.placement.shared, self.placement.scalar
+        pending, fetched, stopped = None, [], False
+        before = time.perf_counter()
+        for done in range(0, count, self._length):
+            started = time.perf_counter()
+            wanted = zip(feeds, (LEARNS_FROM_TRAIN, LEARNS_FROM_VALID))
+            minibatches = tuple(feed.take() if phase in phases else None for feed, phases in wanted)
+            waited = time.perf_counter() - started
+            steps = min(self._length, count - done)
+            flag = scalar(np.float32(stop())) if shared else None
+            state, *measured = self._program(state, self._examples, minibatches, scalar(np.int32(steps)), flag, phase)
+            if pending is not None:  # of the program before, so that the devices always have one to work on
+                stopped |= self._fetch(*pending, fetched)
+            now = time.perf_counter()
+            pending = (*measured, steps, (waited, now - before) if feeds else None)
+            before = now
+            stopped |= not shared and stop()
+            if stopped:
+                break
+        stopped |= self._fetch(*pending, fetched)
+        metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *fetched)
+        return state, metrics.of_phase(phase), stopped
 
-        Args:
-          params: weights of the supernet.
-          indices: int [B] into the validation split.
-          archs: int32 [S, D].
+    def _fetch(
+        self,
+        metrics: StepMetrics,
+        stop: jax.Array | None,
+        steps: int,
+        seconds: tuple[float, float] | None,
+        fetched: list[StepMetrics],
+    ) -> bool:
+        """Waits for a program's metrics; returns whether any process wanted to stop."""
+        self.placement.wait(metrics.finite)
+        metrics, stop = jax.device_get(self.placement.get((metrics, stop)))
+        metrics = jax.tree.map(lambda leaf: leaf[:steps], metrics)
+        if seconds is not None:
+            waited, whole = (np.full(steps, value, np.float32) for value in seconds)
+            metrics = metrics.replace(input_seconds=waited, step_seconds=whole)
+        fetched.append(metrics)
+        return stop is not None and bool(stop > 0)
 
-        Returns:
-          Evaluation with arrays [S].
-        """
-        return self._evaluate_minibatch(params, self.minibatch(indices), archs)
+    @functools.cached_property
+    def _program(self) -> Callable[..., tuple[SearchState, StepMetrics, jax.Array | None]]:
+        def program(
+            state: SearchState, examples: Any, minibatches: Any, count: jax.Array, stop: jax.Array | None, phase: str
+        ):
+            def step(state: SearchState) -> tuple[SearchState, StepMetrics]:
+                state, train, valid = self._next(state, examples, phase) if self._in_memory else (state, *minibatches)
+                return self._steps.step(state, phase, train, valid)
 
-    def minibatch(self, indices: jax.Array) -> Examples:
-        """Images and labels of the validation split: int [B] -> Examples [B]."""
-        return jax.tree.map(lambda leaf: leaf[indices], self.valid)
+            state, metrics = programs.first_steps(step, state, count, self._length)
+            return state, metrics, self.placement.average(stop)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _evaluate_minibatch(self, params: chex.ArrayTree, minibatch: Examples, archs: jax.Array) -> Evaluation:
-        return self.steps.evaluate_minibatch(params, minibatch, archs)
+        return self.placement.compile(program, donate=True)
+
+    def _next(self, state: SearchState, examples: tuple[Any, Any], phase: str) -> tuple[SearchState, Any, Any]:
+        """The minibatches [A, B, ...] of a step from memory, and the state with the cursors behind them."""
+        settings, minibatches = self.settings, [None, None]
+        splits = (
+            ("train_cursor", settings.batch_size, LEARNS_FROM_TRAIN),
+            ("valid_cursor", settings.valid_batch_size, LEARNS_FROM_VALID),
+        )
+        for number, (name, size, phases) in enumerate(splits):
+            if phase in phases:
+                indices, cursor = data.next_indices(state.data_keys[number], getattr(state, name), size)
+                state = state.replace(**{name: cursor})
+                indices = indices.reshape(settings.accumulate, -1)
+                minibatches[number] = jax.tree.map(lambda leaf, indices=indices: leaf[indices], examples[number])
+        return state, *minibatches
 
     def evaluate(self, params: chex.ArrayTree, archs: jax.Array) -> Evaluation:
-        """Losses and accuracies on the whole validation split.
+        """Losses on the whole validation split, of a stream on at most its `evaluation_batches` first minibatches.
 
-        Batch norm needs minibatches: the split is cut into equal ones of at most `valid_batch_size` images, which
-        leaves out fewer images than there are minibatches.
+        Batch norm needs minibatches: a split in memory is cut into equal ones of at most `valid_batch_size` examples,
+        which leaves out fewer examples than there are minibatches, times devices. Every process must call it, with the
+        same arguments.
 
         Args:
-          params: weights of the supernet.
+          params: weights of the supernet, one copy.
           archs: int32 [S, D].
 
         Returns:
@@ -207,12 +313,12 @@ class Search:
 
     def evaluate_minibatches(self, params: chex.ArrayTree, archs: jax.Array) -> Evaluation:
         """As `evaluate`, for each of the M minibatches: arrays [M, S]."""
-        return self._evaluate(params, self.valid, jnp.asarray(archs))
+        return self._evaluator.on_minibatches(params, archs)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _evaluate(self, params: chex.ArrayTree, valid: Examples, archs: jax.Array) -> Evaluation:
-        count = -(-len(valid.labels) // self.settings.valid_batch_size)
-        size = len(valid.labels) // count
-        minibatches = jax.tree.map(lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), valid)
+    def evaluate_batch(self, params: chex.ArrayTree, batch: Any, archs: jax.Array) -> Evaluation:
+        """As `evaluate`, on one minibatch, such as `valid.take(indices)` or `valid.sample(key, batch_size)`."""
+        return self._evaluator.on_batch(params, batch, archs)
 
-        return jax.lax.map(lambda minibatch: self._evaluate_minibatch(params, minibatch, archs), minibatches)
+    @functools.cached_property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self._steps, self.placement, self.valid, self._examples[1], self.settings.valid_batch_size)

@@ -1,26 +1,28 @@
 """Settings of a search on a supernet, and the optimiser that they describe."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-import chex
-import jax
 import optax
 
 from jaxnas.supernet import precision
-from jaxnas.supernet.batching import check_batching
+from jaxnas.supernet.batching import BATCHINGS, check_batching
+from jaxnas.supernet.optimizers import sgd
+from jaxnas.supernet.precision import PRECISIONS
 
 PHASES = ("weights", "joint", "distributions")
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Settings of a search on a supernet.
+    """Phases, minibatches, the optimiser of the weights, and how the devices compute.
 
     Attributes:
-      weight_steps: steps of the first phase, weights only, under uniformly drawn architectures.
+      weight_steps: steps of the first phase, of the weights alone, under uniformly drawn architectures.
       joint_steps: steps of the second phase, each one step of the weights and one of the distributions.
-      distribution_steps: steps of the third phase, distributions only, weights frozen.
-      batch_size: images in a minibatch of the training split.
+      distribution_steps: steps of the third phase, of the distributions alone, with the weights frozen.
+      batch_size: images in a minibatch of the training split, on all devices together. Given on a command line, it is
+        also that of the validation split, and where images are streamed the learning rate grows with it.
       valid_batch_size: images in a minibatch of the validation split.
       weight_samples: architectures that share one step of the weights; None for all S that the strategy asks for.
       learning_rate: peak of the cosine schedule.
@@ -29,12 +31,13 @@ class SearchSettings:
       weight_decay: added to the gradient of convolution and classifier kernels.
       clip_norm: largest global norm of the gradient.
       label_smoothing: in the loss of the weights.
-      crop_padding: zero padding before a random crop, pixels.
+      crop_padding: zero padding before a random crop, pixels; 0 where images are streamed, which are cropped anyway.
       cutout: side of the square that cutout masks, pixels; 0 for none.
-      steps_per_dispatch: steps in one program on the device.
-      batching: "auto", "vmap" or "map".
-      chunk_size: architectures at once under "vmap", which bounds its memory; None for all.
-      precision: of computation, "float32" or "bfloat16"; parameters, statistics and losses are float32.
+      steps_per_dispatch: steps in one program on the device, or between two lines of progress; a checkpoint falls
+        between two of them.
+      batching: vmap (all architectures at once) or map (one after the other); auto is vmap on accelerators.
+      chunk_size: architectures at once under vmap, which bounds its memory; None for all.
+      precision: of computation, bfloat16 for accelerators; parameters, statistics and losses are float32.
       accumulate: parts that a minibatch is worked on in, one after the other, which bounds its memory; batch norm takes
         the statistics of a part.
     """
@@ -54,9 +57,9 @@ class SearchSettings:
     crop_padding: int = 4
     cutout: int = 0
     steps_per_dispatch: int = 50
-    batching: str = "auto"
+    batching: Literal[BATCHINGS] = "auto"
     chunk_size: int | None = None
-    precision: str = "float32"
+    precision: Literal[PRECISIONS] = "float32"
     accumulate: int = 1
 
     def __post_init__(self):
@@ -94,53 +97,13 @@ class SearchSettings:
                 return phase, end
         raise ValueError(f"step must be less than the {end} steps of the search, got {step}")
 
-
-def make_optimizer(settings: SearchSettings) -> optax.GradientTransformation:
-    """The optimiser of the supernet's weights, as in ASNG-NAS's protocol (arXiv 1905.08537)."""
-    return sgd(
-        settings.learning_rate,
-        steps=max(settings.weight_steps + settings.joint_steps, 1),
-        warmup=settings.warmup,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
-
-
-def sgd(
-    learning_rate: float,
-    *,
-    steps: int,
-    warmup: float,
-    momentum: float,
-    weight_decay: float,
-    clip_norm: float,
-    final_learning_rate: float = 0.0,
-) -> optax.GradientTransformation:
-    """SGD with momentum, linear warm-up, cosine schedule, weight decay of kernels, and clipping.
-
-    Args:
-      learning_rate: its peak.
-      steps: after which the learning rate is the final one.
-      warmup: share of the steps in which it rises from 0.
-      momentum: of SGD.
-      weight_decay: added to the gradient of convolution and classifier kernels.
-      clip_norm: largest global norm of the gradient.
-      final_learning_rate: where the cosine ends.
-    """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else learning_rate,
-        peak_value=learning_rate,
-        warmup_steps=int(warmup * steps),
-        decay_steps=steps,
-        end_value=final_learning_rate,
-    )
-
-    def is_kernel(params: chex.ArrayTree) -> chex.ArrayTree:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.add_decayed_weights(weight_decay, mask=is_kernel),
-        optax.sgd(schedule, momentum=momentum),
-    )
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser of the supernet's weights, as in ASNG-NAS's protocol (arXiv 1905.08537)."""
+        return sgd(
+            self.learning_rate,
+            steps=max(self.weight_steps + self.joint_steps, 1),
+            warmup=self.warmup,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from jaxnas.cost import least_objective
 from jaxnas.selection import dc_nas, perturbation, stage_wise
-from jaxnas.selection.reevaluation import candidates, least_objective
+from jaxnas.selection.reevaluation import candidates
 
 # Related methods that select an architecture; their files say what each is called with.
 SELECTIONS: dict[str, Callable[..., Any]] = {

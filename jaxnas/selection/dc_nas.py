@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.cost import objective
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.supernet import layer_weights
 
@@ -88,8 +89,8 @@ def select(
     points = unit_rows(representations).reshape(len(archs), -1)
     labels = np.empty(len(archs), int)
     labels[order] = _k_means(key, points[order], clusters)
-    prices = np.asarray(penalties, np.float64)[:, None] * np.asarray(costs)  # [K, N]
-    scores = _finite(np.asarray(cheap(archs), np.float64), "cheap") + prices
+    costs = np.asarray(costs, np.float64)
+    scores = objective(_finite(np.asarray(cheap(archs), np.float64), "cheap"), penalties, costs)  # [K, N]
     winners = set()
     for cluster in range(clusters):
         members = order[labels[order] == cluster]
@@ -97,7 +98,7 @@ def select(
             winners.update(members[scores[:, members].argmin(1)].tolist())
     winners = np.array(sorted(winners))
     losses = _finite(np.asarray(accurate(archs[winners]), np.float64), "accurate")
-    chosen = winners[(losses + prices[:, winners]).argmin(1)]
+    chosen = winners[objective(losses, penalties, costs[winners]).argmin(1)]
     return Selected(archs[chosen].astype(np.int32), labels, winners, losses)
 
 
@@ -124,12 +125,6 @@ def unit_rows(representations: np.ndarray) -> np.ndarray:
     """
     length = np.linalg.norm(representations, axis=-1, keepdims=True)
     return representations / np.where(length > 0, length, 1.0)
-
-
-def similarity(representations: np.ndarray) -> np.ndarray:
-    """S(i, j), the mean over decisions of the cosine of two candidates' vectors: float [N, D, r] -> [N, N]."""
-    rows = unit_rows(representations)
-    return np.einsum("idr,jdr->ij", rows, rows) / rows.shape[1]
 
 
 def one_hot(archs: np.ndarray, space: SearchSpace) -> np.ndarray:

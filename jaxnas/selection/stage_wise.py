@@ -24,9 +24,8 @@ import chex
 import jax
 import numpy as np
 
-from jaxnas.spaces import MBConvSpace
+from jaxnas.spaces import MBConvSpace, searched_stages, stage_ends
 from jaxnas.spaces.mbconv import SKIP
-from jaxnas.supernet import stage_ends
 
 COMPONENTS = 2  # of the partial least squares
 
@@ -134,9 +133,7 @@ def pooled(feature: jax.Array, window: int) -> np.ndarray:
 
 def stages(space: MBConvSpace) -> tuple[tuple[int, ...], ...]:
     """The decisions of each stage that can be skipped or turned on, in order; stages without any are left out."""
-    ends = [end - len(space.fixed_layers) for end in stage_ends(space)]
-    groups = [range(first, last) for first, last in zip([0, *ends], ends)]
-    found = [tuple(d for d in group if SKIP in space.layers[d].operations) for group in groups]
+    found = [tuple(d for d in stage if SKIP in space.layers[d].operations) for stage in searched_stages(space)]
     return tuple(stage for stage in found if stage)
 
 

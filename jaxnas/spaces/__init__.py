@@ -1,8 +1,7 @@
 """Search spaces as data. `SPACES` names them all; each entry builds one."""
 
-from collections.abc import Callable
-
 from jaxnas.spaces.base import Decision, SearchSpace
+from jaxnas.spaces.description import described
 from jaxnas.spaces.mbconv import (
     MBConvSpace,
     mbconv_cifar10,
@@ -12,15 +11,8 @@ from jaxnas.spaces.mbconv import (
     nasbench_macro,
 )
 from jaxnas.spaces.nasbench201 import CellSpace, nasbench201
-
-# Every entry takes `width`, `image_size` and `num_classes`, all with defaults.
-SPACES: dict[str, Callable[..., SearchSpace]] = {
-    "mbconv_cifar10": mbconv_cifar10,
-    "mbconv_imagenet": mbconv_imagenet,
-    "nasbench_macro": nasbench_macro,
-    "mbconv_digits": mbconv_digits,
-    "nasbench201": nasbench201,
-}
+from jaxnas.spaces.registry import SPACES, from_description
+from jaxnas.spaces.stages import searched_stages, stage_ends, stages
 
 __all__ = [
     "SPACES",
@@ -28,10 +20,15 @@ __all__ = [
     "Decision",
     "MBConvSpace",
     "SearchSpace",
+    "described",
+    "from_description",
     "mbconv_cifar10",
     "mbconv_digits",
     "mbconv_imagenet",
     "mbconv_space",
     "nasbench201",
     "nasbench_macro",
+    "searched_stages",
+    "stage_ends",
+    "stages",
 ]

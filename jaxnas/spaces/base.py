@@ -1,5 +1,7 @@
 """Search spaces as data: decisions, their choices, costs, and encodings that are checked when they are read."""
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +11,8 @@ import numpy as np
 
 from jaxnas import cost as costs_lib
 
+LARGEST_ENUMERATION = 1_000_000  # architectures that `SearchSpace.enumerate` holds in memory at most, 64 MB at D = 16
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -16,11 +20,21 @@ class Decision:
 
     Attributes:
       name: such as "layer 3" or "edge 0-1".
-      choices: the names of its C_d choices, in the order of their indices.
+      choices: the names of its C_d choices, in the order of their indices; a list becomes a tuple.
+
+    Raises:
+      ValueError: if there is no choice.
     """
 
     name: str
     choices: tuple[str, ...]
+
+    def __post_init__(self):
+        if isinstance(self.choices, str):
+            raise ValueError(f"choices of {self.name!r} must be a sequence of names, got {self.choices!r}")
+        object.__setattr__(self, "choices", tuple(self.choices))
+        if not self.choices:
+            raise ValueError(f"choices of {self.name!r} must name at least one, got none")
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,12 @@ class SearchSpace:
       name: name of the space, part of every encoding.
       decisions: the D decisions.
       costs: additive costs, the first being the default of searches.
+      arguments: names and values that the space was built with, see `spaces.described`; empty where unknown.
+
+    Lists are taken for tuples.
+
+    Raises:
+      ValueError: if a cost has not one row for each decision with one entry for each choice, or two costs share a name.
 
     >>> space = SearchSpace("toy", (Decision("a", ("x", "y")), Decision("b", ("x", "y", "z"))))
     >>> space.num_choices, space.size
@@ -42,6 +62,30 @@ class SearchSpace:
     name: str
     decisions: tuple[Decision, ...]
     costs: tuple[costs_lib.AdditiveCost, ...] = ()
+    arguments: tuple[tuple[str, float], ...] = dataclasses.field(default=(), kw_only=True)
+
+    def __post_init__(self):
+        object.__setattr__(self, "decisions", tuple(self.decisions))
+        object.__setattr__(self, "costs", tuple(self.costs))
+        names = [cost.name for cost in self.costs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"costs of space {self.name!r} must have different names, got {', '.join(names)}")
+        for cost in self.costs:
+            if isinstance(cost, costs_lib.AdditiveCost):
+                self._check_rows(cost)
+
+    def _check_rows(self, cost: costs_lib.AdditiveCost) -> None:
+        if len(cost.table) != len(self.decisions):
+            raise ValueError(
+                f"table of cost {cost.name!r} must have one row for each of the {len(self.decisions)} decisions of "
+                f"{self.name!r}, got {len(cost.table)}"
+            )
+        for decision, row in zip(self.decisions, cost.table):
+            if len(row) != len(decision.choices):
+                raise ValueError(
+                    f"table of cost {cost.name!r} must have one entry for each of the {len(decision.choices)} choices "
+                    f"of {decision.name!r}, got {len(row)}"
+                )
 
     @cached_property
     def num_choices(self) -> tuple[int, ...]:
@@ -56,7 +100,28 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of architectures in the space."""
-        return int(np.prod([int(n) for n in self.num_choices], dtype=object))
+        return math.prod(self.num_choices)
+
+    def enumerate(self, largest: int = LARGEST_ENUMERATION) -> np.ndarray:
+        """All architectures in lexicographic order, int32 [N, D].
+
+        Args:
+          largest: how many architectures the space may have; this bounds the memory.
+
+        Raises:
+          ValueError: if the space has more.
+        """
+        if self.size > largest:
+            raise ValueError(
+                f"space {self.name!r} has {self.size:,} architectures, at most {largest:,} can be enumerated; "
+                "sample from it, or take a smaller space"
+            )
+        return architectures(self.num_choices, np.arange(self.size))
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """What `spaces.from_description` builds the space from again, JSON-ready; None where unknown."""
+        return {"name": self.name, **dict(self.arguments)} if self.arguments else None
 
     def cost(self, name: str) -> costs_lib.AdditiveCost:
         """The cost called `name`; ValueError if the space has none of this name."""
@@ -125,6 +190,53 @@ class SearchSpace:
     def sample_uniform(self, rng: np.random.Generator, samples: int) -> np.ndarray:
         """Uniform random architectures on the host, int32 [samples, D]."""
         return np.stack([rng.integers(n, size=samples) for n in self.num_choices], axis=1).astype(np.int32)
+
+
+def architectures(num_choices: Sequence[int], rows: np.ndarray) -> np.ndarray:
+    """The architectures at these places of the lexicographic order, in which the last decision varies fastest.
+
+    Args:
+      num_choices: C_d for each of the D decisions; at most 2**63 architectures in all.
+      rows: int [...], from 0 to one less than the number of architectures.
+
+    Returns:
+      int32 [..., D].
+
+    Raises:
+      ValueError: if a row is out of range, or there are more architectures than 64-bit integers count.
+
+    >>> architectures((2, 3), np.arange(6)).tolist()
+    [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    """
+    rows, count = np.asarray(rows), math.prod(num_choices)
+    if rows.size and not (rows.min() >= 0 and rows.max() < count):
+        raise ValueError(f"rows must lie from 0 to {count - 1}, got values from {rows.min()} to {rows.max()}")
+    return (rows[..., None] // strides(num_choices) % np.asarray(num_choices)).astype(np.int32)
+
+
+def rows_of(num_choices: Sequence[int], archs: np.ndarray) -> np.ndarray:
+    """The places of architectures in the lexicographic order, the inverse of `architectures`: int [..., D] -> [...].
+
+    >>> rows_of((2, 3), [[0, 2], [1, 0]]).tolist()
+    [2, 3]
+    """
+    return np.asarray(archs) @ strides(num_choices)
+
+
+def strides(num_choices: Sequence[int]) -> np.ndarray:
+    """How far apart in the lexicographic order two neighbouring choices of each decision are; int64 [D].
+
+    The place of architecture c is c @ strides.
+
+    Raises:
+      ValueError: if there are more architectures than 64-bit integers count.
+
+    >>> strides((2, 3)).tolist()
+    [3, 1]
+    """
+    if math.prod(num_choices) > 2**63:
+        raise ValueError(f"{math.prod(num_choices):,} architectures are more than 64-bit integers can count")
+    return np.asarray([math.prod(num_choices[d + 1 :]) for d in range(len(num_choices))], np.int64)
 
 
 def scaled_channels(channels: int, width: float) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from jaxnas.cost import AdditiveCost
 from jaxnas.spaces.base import Decision, SearchSpace, scaled_channels
+from jaxnas.spaces.description import described
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ def _six_and_skip(kernels: Sequence[int] = (3, 5, 7)) -> tuple[Operation, ...]:
     return tuple(Operation(kernel, expansion) for kernel in kernels for expansion in (3, 6)) + (SKIP,)
 
 
+@described
 def mbconv_cifar10(width: float = 1.0, image_size: int = 32, num_classes: int = 10) -> MBConvSpace:
     """16 searched layers for 32x32 images, as in ASNG-NAS's MBConv experiments; stride 2 at the sixth layer."""
     stages = ((24, 2, 1), (32, 3, 1), (64, 4, 2), (96, 3, 1), (160, 3, 1), (320, 1, 1))
@@ -213,6 +215,7 @@ def mbconv_cifar10(width: float = 1.0, image_size: int = 32, num_classes: int = 
     )
 
 
+@described
 def mbconv_imagenet(width: float = 1.0, image_size: int = 224, num_classes: int = 1000) -> MBConvSpace:
     """21 searched layers for ImageNet with ProxylessNAS's widths."""
     stages = ((24, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))
@@ -229,6 +232,7 @@ def mbconv_imagenet(width: float = 1.0, image_size: int = 224, num_classes: int 
     )
 
 
+@described
 def nasbench_macro(width: float = 1.0, image_size: int = 32, num_classes: int = 10) -> MBConvSpace:
     """NAS-Bench-Macro: 8 layers, 3 choices, 6,561 networks whose CIFAR-10 accuracy is published."""
     return mbconv_space(
@@ -243,6 +247,7 @@ def nasbench_macro(width: float = 1.0, image_size: int = 32, num_classes: int = 
     )
 
 
+@described
 def mbconv_digits(width: float = 1.0, image_size: int = 8, num_classes: int = 10) -> MBConvSpace:
     """6 layers for 8x8 images: the quickstart's space, searched in a minute on two CPU cores."""
     return mbconv_space(

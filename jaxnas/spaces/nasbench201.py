@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from jaxnas.cost import AdditiveCost
 from jaxnas.spaces.base import Decision, SearchSpace, scaled_channels
+from jaxnas.spaces.description import described
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 """(source, target) nodes of the D = 6 edges, in the order of the decisions."""
@@ -83,6 +84,7 @@ def _fixed_macs(space: CellSpace) -> int:
     return stem + reductions + (space.stage_channels[-1] + 1) * space.num_classes
 
 
+@described
 def nasbench201(
     width: float = 1.0, image_size: int = 32, num_classes: int = 10, *, channels: int = 16, cells: int = 5
 ) -> CellSpace:

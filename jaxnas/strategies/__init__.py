@@ -1,10 +1,10 @@
 """Search strategies on one ask/tell protocol, one file each. `STRATEGIES` names them all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies.base import Strategy
+from jaxnas.strategies.base import DistributionStrategy, Strategy
 from jaxnas.strategies.budgeted import WithinBudgets, within_budgets
 from jaxnas.strategies.constrained import ConstrainedEvolution
 from jaxnas.strategies.evolution import RegularisedEvolution
@@ -19,8 +19,8 @@ from jaxnas.strategies.shared_model.strategy import SharedModel
 
 # Called with (space, penalties) and the settings of each; every member passes tests/test_strategies.py.
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
-    "importance": SharedModel,  # the default: the samples of all distributions serve each, through one model
-    "importance_plain": ImportanceSampling,  # the paper's form: importance weights
+    "shared_model": SharedModel,  # one model learns from the samples of all distributions; the default on tables
+    "importance_sampling": ImportanceSampling,  # the paper's form: importance weights; the default on supernets
     "independent": Independent,
     "random": Random,
     "evolution": RegularisedEvolution,
@@ -32,14 +32,58 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 }
 
 
+# Names that methods had, and those that they have: a name says which algorithm runs.
+RENAMED = {
+    "importance": "shared_model",
+    "importance_plain": "importance_sampling",
+    "introspectable_importance": "introspectable_importance_sampling",
+}
+
+
+def check_name(name: str, known: Collection[str] = STRATEGIES.keys()) -> None:
+    """Checks the name of a method.
+
+    Args:
+      name: the name that was given.
+      known: the names to choose from.
+
+    Raises:
+      ValueError: if it is none of them. The message lists them, or gives the new name of a method that was renamed.
+
+    >>> check_name("importance_plain")
+    Traceback (most recent call last):
+      ...
+    ValueError: method 'importance_plain' is now called 'importance_sampling'
+    """
+    if name in known:
+        return
+    if name in RENAMED:
+        raise ValueError(f"method {name!r} is now called {RENAMED[name]!r}")
+    if name in STRATEGIES:
+        raise ValueError(f"method must be one of {', '.join(known)}, got {name!r}")
+    raise ValueError(f"method {name!r} is not known; choose from {', '.join(known)}")
+
+
+def distribution_strategies() -> tuple[str, ...]:
+    """The names of the methods that a search on a supernet can use: those of type `DistributionStrategy`.
+
+    >>> distribution_strategies()
+    ('shared_model', 'importance_sampling')
+    """
+    return tuple(
+        name
+        for name, method in STRATEGIES.items()
+        if isinstance(method, type) and issubclass(method, DistributionStrategy)
+    )
+
+
 def make(name: str, space: SearchSpace, penalties: tuple[float, ...], **settings: Any) -> Strategy:
     """Builds the strategy called `name`.
 
     Raises:
-      ValueError: if there is none of this name (the message lists those there are), or on bad settings.
+      ValueError: if there is none of this name (see `check_name`), or on bad settings.
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"method {name!r} is not known; choose from {', '.join(STRATEGIES)}")
+    check_name(name)
     return STRATEGIES[name](space, penalties, **settings)
 
 
@@ -49,13 +93,17 @@ __all__ = [
     "SMEMNAS",
     "STRATEGIES",
     "ConstrainedEvolution",
+    "DistributionStrategy",
     "ImportanceSampling",
     "Independent",
     "MoARR",
     "Random",
     "RegularisedEvolution",
+    "SharedModel",
     "Strategy",
     "WithinBudgets",
+    "check_name",
+    "distribution_strategies",
     "make",
     "within_budgets",
 ]

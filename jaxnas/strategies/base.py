@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxnas.cost import least_objective, objective
 from jaxnas.spaces.base import SearchSpace
 
 # Scaled cost R(c): int [S, D] -> float32 [S] in [0, 1], or [S, J] of J costs; jit-compilable and hashable.
@@ -38,15 +42,135 @@ class Strategy(Protocol):
     def ask(self, key: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         """Architectures to evaluate, int32 [S, D], and the next state."""
 
-    def tell(self, state: Any, archs: jax.Array, losses: jax.Array) -> tuple[Any, Any]:
-        """Takes the losses, float32 [S], of the architectures; returns the next state and diagnostics.
+    def tell(
+        self, state: Any, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[Any, "Info"]:
+        """Takes what was measured; returns the next state and the diagnostics of the step.
 
-        Strategies that learn from evaluated architectures alone also take float32 [S, 1 + J]: the losses, and J costs
-        in [0, 1] that were measured with them and stand in place of `cost(archs)`; see `losses_and_costs`.
+        Samples whose loss or cost is not finite are ignored. A step of which nothing is usable changes only what counts
+        steps and what schedules by their count: no distribution, model, population or incumbent.
+
+        Args:
+          state: the state that `ask` returned with the architectures.
+          archs: int [S, D].
+          losses: [S] of any float type, smaller is better; nested lists will do.
+          costs: float [S, J], J costs in [0, 1] that were measured with the losses and stand in place of `cost(archs)`;
+            only strategies that learn from evaluated architectures alone take them.
         """
 
     def modes(self, state: Any) -> jax.Array:
         """The K networks found so far, int32 [K, D], in the order of the penalties."""
+
+
+@flax.struct.dataclass
+class Info:
+    """Diagnostics of one `tell`.
+
+    Attributes:
+      objective: float32 [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i); infinite for ignored samples.
+      ignored: int32 [], samples of this step whose loss or cost is not finite.
+    """
+
+    objective: jax.Array
+    ignored: jax.Array
+
+
+@flax.struct.dataclass
+class DistributionInfo(Info):
+    """Diagnostics of one `tell` of a strategy with distributions.
+
+    Attributes:
+      weights: float32 [K, S], importance weights w_k(c_i), 0 where ignored; at most K under equal shares.
+      ess: float32 [K], their effective sample size; 0 where every sample is ignored.
+    """
+
+    weights: jax.Array
+    ess: jax.Array
+
+
+class DistributionStrategy(Strategy):
+    """A strategy that keeps K distributions and weighs every sample for each: what a search on a supernet needs.
+
+    A strategy says that it is one by naming this class among its bases. Its states have `theta`, float32 [K, D, C], and
+    its `tell` returns a `DistributionInfo`. What is below has to be written anew only where networks are found for
+    budgets instead of penalties.
+    """
+
+    @property
+    def budgets_by_name(self) -> tuple[dict[str, float], ...] | None:
+        """What each of the K networks may cost, by the names of costs and in their units; None without budgets."""
+        return None
+
+    def penalties_in_use(self, state: Any) -> tuple[float, ...]:
+        """The penalty of each of the K networks in a state: eps_k on the first cost."""
+        del state
+        return self.penalties
+
+    def select(self, state: Any, archs: np.ndarray, losses: np.ndarray) -> np.ndarray:
+        """Which of N candidates is the answer for each of the K networks; all compete for every one.
+
+        Args:
+          state: at the end of the search.
+          archs: int [N, D].
+          losses: float [M, N], of the candidates on the same M minibatches; one that is not finite is never chosen.
+
+        Returns:
+          int [K], indices of candidates.
+
+        Raises:
+          ValueError: if there is no candidate with a finite loss to choose.
+        """
+        del state
+        return least_objective(losses.mean(0), self.cost(archs), self.penalties)
+
+
+@flax.struct.dataclass
+class Evaluations:
+    """What one `tell` is given, checked and in the types that states have; `evaluations` makes it.
+
+    Attributes:
+      archs: int32 [S, D].
+      losses: float32 [S]; infinite where not usable, so that no comparison prefers such a sample.
+      costs: float32 [S, J], R(c) or what was measured in its place; 0 where not usable.
+      usable: bool [S], whether loss and costs are finite.
+    """
+
+    archs: jax.Array
+    losses: jax.Array
+    costs: jax.Array
+    usable: jax.Array
+
+    @property
+    def ignored(self) -> jax.Array:
+        """How many samples are not usable, int32 []."""
+        return (~self.usable).sum(dtype=jnp.int32)
+
+    def objective(self, penalties: jax.Array) -> jax.Array:
+        """f_k of the samples under penalties float [K] or [K, J]: float32 [K, S], infinite where not usable."""
+        return objective(self.losses, penalties, self.costs)
+
+    def info(self, penalties: tuple[float, ...]) -> Info:
+        """The diagnostics of a strategy that has none of its own."""
+        return Info(self.objective(initial_penalties(penalties)), self.ignored)
+
+
+def evaluations(cost: Cost, archs: Any, losses: Any, costs: Any = None) -> Evaluations:
+    """Checks what `tell` is given.
+
+    Args:
+      cost: scaled cost R(c), used where none was measured.
+      archs: int [S, D].
+      losses: float [S].
+      costs: float [S, J], measured in place of R, or None.
+    """
+    archs, losses = jnp.asarray(archs, jnp.int32), jnp.asarray(losses, jnp.float32)
+    chex.assert_rank([archs, losses], [2, 1])
+    chex.assert_equal_shape_prefix([archs, losses], 1)
+    costs = costs_of(cost, archs) if costs is None else jnp.asarray(costs, jnp.float32)
+    chex.assert_rank(costs, 2)
+    chex.assert_equal_shape_prefix([archs, costs], 1)
+    usable = jnp.isfinite(losses) & jnp.isfinite(costs).all(-1)
+    return Evaluations(archs, jnp.where(usable, losses, jnp.inf), jnp.where(usable[:, None], costs, 0.0), usable)
 
 
 def complete(strategy: Strategy, population: int | None = None) -> None:
@@ -68,6 +192,29 @@ def complete(strategy: Strategy, population: int | None = None) -> None:
     check_settings(strategy.space, strategy.penalties, strategy.samples)
     if strategy.cost is None:
         object.__setattr__(strategy, "cost", default_cost(strategy.space))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a strategy that has no others, completed and checked by `complete`.
+
+    Attributes:
+      space: the search space.
+      penalties: eps_k, one for each of the K networks looked for.
+      samples: lambda.
+      cost: scaled cost R(c); None for the first cost of the space.
+
+    Raises:
+      ValueError: on settings that make no search.
+    """
+
+    space: SearchSpace
+    penalties: tuple[float, ...]
+    samples: int = 4
+    cost: Cost | None = None
+
+    def __post_init__(self):
+        complete(self)
 
 
 def check_settings(space: SearchSpace, penalties: tuple[float, ...], samples: int) -> None:
@@ -108,40 +255,14 @@ def initial_penalties(penalties: tuple[float, ...]) -> jax.Array:
 
 def costs_of(cost: Cost, archs: jax.Array) -> jax.Array:
     """The costs of architectures, also where there is one alone: int [S, D] -> float32 [S, J]."""
-    costs = cost(archs)
+    costs = jnp.asarray(cost(archs), jnp.float32)
     return costs[:, None] if costs.ndim == 1 else costs
 
 
-def losses_and_costs(cost: Cost, archs: jax.Array, losses: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two parts of what `tell` is given, for a strategy that takes measured costs.
-
-    Args:
-      cost: scaled cost R(c), used where none was measured.
-      archs: int32 [S, D].
-      losses: float32 [S], or [S, 1 + J]: vector objectives, the loss and J measured costs.
-
-    Returns:
-      float32 [S] and float32 [S, J].
-    """
-    chex.assert_rank([archs, losses], [2, {1, 2}])
-    chex.assert_equal_shape_prefix([archs, losses], 1)
-    if losses.ndim == 1:
-        return losses, costs_of(cost, archs)
-    if losses.shape[1] < 2:
-        raise ValueError(f"losses must be [S], or [S, 1 + J] with J measured costs, got shape {losses.shape}")
-    return losses[:, 0], losses[:, 1:]
-
-
-def refuse_measured_costs(losses: jax.Array, why: str) -> None:
-    """Raises ValueError on vector objectives, for a strategy that must know the cost of what was not evaluated."""
-    if losses.ndim == 2:
-        raise ValueError(f"losses must be [S] here, got shape {losses.shape}: measured costs cannot serve, since {why}")
-
-
-def price(penalties: jax.Array, costs: jax.Array) -> jax.Array:
-    """What the objectives add to the loss, sum_j eps_kj R_j: float [K, J], [..., J] -> [K, ...]."""
-    penalties = penalties.reshape(len(penalties), *[1] * (costs.ndim - 1), -1)
-    return (penalties * costs).sum(-1)  # no matmul, which accelerators round
+def refuse_measured_costs(costs: Any, why: str) -> None:
+    """Raises ValueError on measured costs, for a strategy that must know the cost of what was not evaluated."""
+    if costs is not None:
+        raise ValueError(f"costs must be None here: measured costs cannot serve, since {why}")
 
 
 def default_cost(space: SearchSpace) -> Cost:

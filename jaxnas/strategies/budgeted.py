@@ -24,8 +24,8 @@ import numpy as np
 from jaxnas import distribution, knapsack
 from jaxnas.cost import AdditiveCost, JointCost
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base
-from jaxnas.strategies.base import Strategy
+from jaxnas.strategies import base, robust
+from jaxnas.strategies.base import DistributionStrategy, Info
 
 LONGEST_STEP = 1.0  # in log eps
 PENALTY_RANGE = (1e-4, 1e2)  # relative to the first: a budget that binds nothing must not drive its penalty to 0
@@ -37,7 +37,7 @@ class State:
 
     Attributes:
       inner: the strategy's own, which holds the penalties, float32 [K, J].
-      first_penalty: float32 [], where all penalties began.
+      first_penalty: float32 [], where all penalties began; 0 before any losses that can tell.
       step: int32 [], steps told.
       moved: int32 [], the step at which theta last changed.
     """
@@ -52,14 +52,20 @@ class State:
         """float32 [K, D, C]."""
         return self.inner.theta
 
+    @property
+    def penalties(self) -> jax.Array:
+        """eps_k in use, float32 [K, J]."""
+        return self.inner.penalties
+
 
 @dataclass(frozen=True)
-class WithinBudgets:
+class WithinBudgets(base.DistributionStrategy):
     """Dual ascent on the penalties of a strategy that keeps them in its state.
 
     Attributes:
-      inner: `ImportanceSampling` or `SharedModel`, on a `JointCost` of the costs that have budgets; its own penalties
-        only say how many networks there are. Build both with `within_budgets`.
+      inner: a strategy that keeps penalties in its state, `ImportanceSampling` or `SharedModel`, on a `JointCost` of
+        the costs that have budgets; its own penalties only say how many networks there are. Build both with
+        `within_budgets`.
       budgets: J for each of the K networks, in the units of the costs.
       rate: step in log eps for each step of the search and each unit of scaled cost beyond the budget.
 
@@ -67,7 +73,7 @@ class WithinBudgets:
       ValueError: on budgets that do not fit, or that no architecture meets.
     """
 
-    inner: Strategy
+    inner: DistributionStrategy
     budgets: tuple[tuple[float, ...], ...]
     rate: float = 0.1
 
@@ -104,7 +110,7 @@ class WithinBudgets:
     def _theta_shape(self) -> tuple[int, int, int]:
         return len(self.budgets), len(self.space.decisions), self.space.max_choices
 
-    def scaled_budgets(self) -> np.ndarray:
+    def _scaled_budgets(self) -> np.ndarray:
         """The budgets on the scale of R, float32 [K, J]."""
         costs = self.cost.costs
         return np.asarray([[cost.scale(b) for cost, b in zip(costs, row)] for row in self.budgets], np.float32)
@@ -122,24 +128,58 @@ class WithinBudgets:
         return archs, state.replace(inner=inner)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Any]:
-        """The inner update, then a step of dual ascent if theta has moved: int32 [S, D], float [S]."""
-        base.refuse_measured_costs(losses, "a budget is held against expected costs, which only a cost model gives")
-        costs = self.cost(archs)
-        # The slope of loss over cost among the first samples is as large as this, if the cost explains all of the loss.
-        slope = losses.std() / jnp.maximum(costs.std(0).mean(), 1e-6)
-        first = jnp.where(state.step == 0, jnp.maximum(slope, 1e-6), state.first_penalty)
-        penalties = jnp.where(state.step == 0, first, state.inner.penalties)
-        inner, info = self.inner.tell(state.inner.replace(penalties=penalties), archs, losses)
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, Info]:
+        """The inner update, then a step of dual ascent if theta has moved: int32 [S, D], float [S].
+
+        Penalties begin with the first step that has two usable samples or more.
+        """
+        base.refuse_measured_costs(costs, "a budget is held against expected costs, which only a cost model gives")
+        told = base.evaluations(self.cost, archs, losses)
+        begins = (state.first_penalty == 0) & (told.usable.sum() > 1)
+        first = jnp.where(begins, self._first_penalty(told), state.first_penalty)
+        penalties = jnp.where(begins, first, state.inner.penalties)
+        inner, info = self.inner.tell(state.inner.replace(penalties=penalties), told.archs, told.losses)
         step = state.step + 1
         moves = (inner.theta != state.inner.theta).any()
-        excess = self.cost.expected(inner.theta) - self.scaled_budgets()  # [K, J]
+        excess = self.cost.expected(inner.theta) - self._scaled_budgets()  # [K, J]
         # A strategy that learns now and then has its ascent for all the steps that went by.
         ascent = jnp.clip(self.rate * (step - state.moved) * excess, -LONGEST_STEP, LONGEST_STEP)
         lowest, highest = PENALTY_RANGE
         ascended = jnp.clip(penalties * jnp.exp(ascent), lowest * first, highest * first)
-        inner = inner.replace(penalties=jnp.where(moves, ascended, penalties))
+        inner = inner.replace(penalties=jnp.where(moves & (first > 0), ascended, penalties))
         return State(inner, first, step, jnp.where(moves, step, state.moved)), info
+
+    def _first_penalty(self, told: base.Evaluations) -> jax.Array:
+        """The slope of loss over cost among the samples is as large as this, if the cost explains all of the loss."""
+        losses = robust.scale(told.losses, told.usable).cap(told.losses)
+        spread = jnp.sqrt(robust.variance(losses, told.usable))
+        costs = jnp.sqrt(robust.variance(told.costs, told.usable[:, None])).mean()
+        return jnp.maximum(spread / jnp.maximum(costs, 1e-6), 1e-6)
+
+    @property
+    def budgets_by_name(self) -> tuple[dict[str, float], ...]:
+        """What each of the K networks may cost, by the names of the costs and in their units."""
+        return tuple(dict(zip((cost.name for cost in self.cost.costs), row, strict=True)) for row in self.budgets)
+
+    def penalties_in_use(self, state: State) -> tuple[float, ...]:
+        """The penalties that dual ascent has come to, on the first cost."""
+        return tuple(np.asarray(state.penalties)[:, 0].tolist())
+
+    def select(self, state: State, archs: np.ndarray, losses: np.ndarray) -> np.ndarray:
+        """Of N candidates the most probable within each budget, of those that measure as well as the best: int [K].
+
+        Args:
+          state: at the end of the search.
+          archs: int [N, D].
+          losses: float [M, N], on the same M minibatches.
+
+        Raises:
+          ValueError: if no candidate with finite losses is within a budget.
+        """
+        log_probs = np.asarray(distribution.log_prob(state.theta, jnp.asarray(archs)))
+        return knapsack.likely_within(losses, log_probs, archs, self.cost.costs, self.budgets)
 
     def modes(self, state: State) -> np.ndarray:
         """The most probable architecture of each distribution within its budgets, int32 [K, D]; runs on the host."""
@@ -153,7 +193,7 @@ class WithinBudgets:
 
 
 def within_budgets(
-    method: Callable[..., Strategy],
+    method: Callable[..., DistributionStrategy],
     space: SearchSpace,
     costs: Sequence[AdditiveCost],
     budgets: Sequence[Sequence[float]],

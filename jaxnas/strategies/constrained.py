@@ -30,7 +30,7 @@ import numpy as np
 
 from jaxnas import distribution
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base, incumbents, variation
 
 ROUNDING = 1e-6  # R is float32: the dearest architecture must stay within a budget of 1
 
@@ -43,7 +43,7 @@ class State:
       archs: int32 [K, P, D], the P best architectures that each search evaluated, best first.
       losses: float32 [K, P], their measured losses.
       excess: float32 [K, P], by how much R exceeds the budget, 0 where it does not; infinite where there is none yet.
-      evaluated: int32 [], architectures that each search evaluated so far.
+      evaluated: int32 [K], architectures that each search evaluated so far, without ignored ones.
       incumbents: the best measured architecture for each penalty.
     """
 
@@ -70,8 +70,9 @@ class ConstrainedEvolution:
       penalties: eps_k; they play no part in the search, only in picking its K networks.
       samples: lambda, children of each search in a step.
       cost: scaled cost R(c); None for the first cost of the space.
-      budgets: the largest R of each of the K networks, in the order of the penalties. None for evenly spaced ones, from
-        1 for the smallest penalty down to 1 / K for the largest.
+      budgets: the largest cost of each of the K networks, in the unit of `cost` and the order of the penalties. None
+        for evenly spaced ones, from the dearest network for the smallest penalty down to a K-th of the span for the
+        largest.
       founders: uniform samples within the budget that each search starts from, at least P.
       parents: P, the best of all that a search has evaluated; they have the children.
       mutation: probability that a mutation changes a decision.
@@ -95,7 +96,7 @@ class ConstrainedEvolution:
 
     def __post_init__(self):
         base.complete(self)
-        object.__setattr__(self, "budgets", complete_budgets(self.budgets, self.penalties))
+        object.__setattr__(self, "budgets", check_budgets(self.cost, self.budgets, self.penalties))
         base.check_positive(self, "founders", "parents", "tries")
         if self.founders < self.parents:
             raise ValueError(f"founders must be at least the {self.parents} parents, got {self.founders}")
@@ -104,15 +105,20 @@ class ConstrainedEvolution:
         if not 0 <= self.crossover < 1:
             raise ValueError(f"crossover must be a share below 1 (the rest are mutations), got {self.crossover}")
 
+    @property
+    def scaled_budgets(self) -> tuple[float, ...]:
+        """The budgets on the scale of R."""
+        return scaled_budgets(self.cost, self.budgets, self.penalties)
+
     def init(self, key: jax.Array) -> State:
         """No parents yet; the key is not used."""
         del key
         k, decisions = len(self.penalties), len(self.space.decisions)
         return State(
             archs=jnp.zeros((k, self.parents, decisions), jnp.int32),
-            losses=jnp.full((k, self.parents), jnp.inf),
-            excess=jnp.full((k, self.parents), jnp.inf),
-            evaluated=jnp.int32(0),
+            losses=jnp.full((k, self.parents), jnp.inf, jnp.float32),
+            excess=jnp.full((k, self.parents), jnp.inf, jnp.float32),
+            evaluated=jnp.zeros(k, jnp.int32),
             incumbents=incumbents.empty(k, decisions),
         )
 
@@ -124,11 +130,11 @@ class ConstrainedEvolution:
         theta = distribution.uniform(self.space.num_choices)
         founders = distribution.sample(founder_key, theta[None], k * self.samples * self.tries)
         founders = founders.reshape(k, self.samples, self.tries, decisions)
-        founding = state.evaluated < self.founders
-        draws = jnp.where(founding, founders, self._children(child_key, state.archs))
+        founding = (state.evaluated < self.founders)[:, None, None]  # [K, 1, 1]
+        draws = jnp.where(founding[..., None], founders, self._children(child_key, state.archs))
         # A parent is the last resort: within the budget, if a founder ever was.
         last = jnp.broadcast_to(state.archs[:, None, :1], (k, self.samples, 1, decisions))
-        last = jnp.where(founding, founders[:, :, :1], last)
+        last = jnp.where(founding[..., None], founders[:, :, :1], last)
         draws = jnp.concatenate([draws, last], axis=2)  # [K, lambda, tries + 1, D]
 
         excess = self._excess(draws)
@@ -140,52 +146,55 @@ class ConstrainedEvolution:
 
     def _children(self, key: jax.Array, parents: jax.Array) -> jax.Array:
         """Draws of the children of each search: int32 [K, P, D] -> [K, lambda, tries, D]."""
-        counts = np.asarray(self.space.num_choices)
-        parent_key, kind_key, side_key, mutation_key, shift_key = jax.random.split(key, 5)
-        k, decisions = len(self.penalties), len(counts)
+        parent_key, kind_key, side_key, mutation_key, choice_key = jax.random.split(key, 5)
+        k, decisions = len(self.penalties), len(self.space.decisions)
         shape = (k, self.samples, self.tries)
         pairs = jax.random.randint(parent_key, (k, *shape[1:], 2), 0, self.parents)
         pairs = jax.vmap(lambda archs, index: archs[index])(parents, pairs)  # [K, lambda, tries, 2, D]
         first, second = pairs[..., 0, :], pairs[..., 1, :]
         crossed = jnp.where(jax.random.bernoulli(side_key, shape=(*shape, decisions)), first, second)
-        shift = jax.random.randint(shift_key, (*shape, decisions), 1, np.maximum(counts, 2))
         changes = jax.random.bernoulli(mutation_key, self.mutation, (*shape, decisions))
-        mutated = jnp.where(changes, (first + shift) % counts, first)
+        mutated = variation.change(choice_key, first, changes, self.space.num_choices)
         return jnp.where(jax.random.bernoulli(kind_key, self.crossover, (*shape, 1)), crossed, mutated)
 
     def _excess(self, archs: jax.Array) -> jax.Array:
         """By how much R exceeds each search's budget, 0 where it does not: int32 [K, ..., D] -> float32 [K, ...]."""
         cost = self.cost(archs.reshape(-1, archs.shape[-1])).reshape(archs.shape[:-1])
-        budgets = jnp.asarray(self.budgets, jnp.float32).reshape(-1, *[1] * (cost.ndim - 1))
+        budgets = jnp.asarray(self.scaled_budgets, jnp.float32).reshape(-1, *[1] * (cost.ndim - 1))
         over = cost - budgets
         return jnp.where(over > ROUNDING, over, 0.0)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Lets the best of parents and children be parents; the diagnostics are the objectives, float32 [K, S].
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.Info]:
+        """Lets the best of parents and children be parents; ignored samples never are.
 
         Args:
           state: the state that `ask` was given.
           archs: int32 [S, D], lambda for each search in turn, as `ask` returned them.
-          losses: float32 [S].
+          losses: float [S].
+          costs: None; a network is refused by its cost before it is evaluated.
         """
-        base.refuse_measured_costs(losses, "a network is refused by its cost before it is evaluated")
-        objective = incumbents.scalarised(losses, self.penalties, self.cost(archs))
-        archs = jnp.asarray(archs, jnp.int32)
+        base.refuse_measured_costs(costs, "a network is refused by its cost before it is evaluated")
+        told = base.evaluations(self.cost, archs, losses)
+        info = told.info(self.penalties)
         k = len(self.penalties)
-        children = archs.reshape(k, self.samples, -1)
+        children, usable = told.archs.reshape(k, self.samples, -1), told.usable.reshape(k, self.samples)
         all_archs = jnp.concatenate([state.archs, children], axis=1)
-        all_losses = jnp.concatenate([state.losses, losses.reshape(k, self.samples)], axis=1)
-        all_excess = jnp.concatenate([state.excess, self._excess(children)], axis=1)
+        all_losses = jnp.concatenate([state.losses, told.losses.reshape(k, self.samples)], axis=1)
+        # An ignored child is as good as a place that is still free, and comes after it.
+        excess = jnp.where(usable, self._excess(children), jnp.inf)
+        all_excess = jnp.concatenate([state.excess, excess], axis=1)
         # Whatever keeps the budget is better than whatever does not.
         best = jnp.lexsort((all_losses, all_excess), axis=-1)[:, : self.parents]
         return State(
             archs=jnp.take_along_axis(all_archs, best[..., None], axis=1),
             losses=jnp.take_along_axis(all_losses, best, axis=1),
             excess=jnp.take_along_axis(all_excess, best, axis=1),
-            evaluated=state.evaluated + self.samples,
-            incumbents=incumbents.update(state.incumbents, archs, objective),
-        ), objective
+            evaluated=state.evaluated + usable.sum(-1, dtype=jnp.int32),
+            incumbents=incumbents.update(state.incumbents, told.archs, info.objective),
+        ), info
 
     def modes(self, state: State) -> jax.Array:
         """The architecture with the least measured f_k of all evaluated ones, int32 [K, D]."""
@@ -210,16 +219,36 @@ def evenly_spaced_budgets(penalties: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(((k - rank) / k).tolist())
 
 
-def complete_budgets(budgets: Sequence[float] | None, penalties: tuple[float, ...]) -> tuple[float, ...]:
-    """The budgets as they are, or evenly spaced ones for None.
+def check_budgets(
+    cost: base.Cost, budgets: Sequence[float] | None, penalties: tuple[float, ...]
+) -> tuple[float, ...] | None:
+    """Budgets as a tuple; None stays None.
 
     Raises:
-      ValueError: unless there is one budget on the scale of R for each of the K penalties.
+      ValueError: unless there is one budget for each of the K penalties, which an architecture meets, and a cost with
+        units.
     """
-    budgets = evenly_spaced_budgets(penalties) if budgets is None else tuple(float(budget) for budget in budgets)
+    if budgets is None:
+        return None
+    budgets = tuple(float(budget) for budget in budgets)
     if len(budgets) != len(penalties):
         raise ValueError(f"budgets must be one for each of the {len(penalties)} penalties, got {len(budgets)}")
+    if not hasattr(cost, "scale"):
+        raise ValueError(
+            "cost must have `lowest`, `highest` and `scale`, as `AdditiveCost` has, for budgets in its unit"
+        )
     for budget in budgets:
-        if not (math.isfinite(budget) and 0 <= budget <= 1):
-            raise ValueError(f"budgets must be scaled costs from 0 (the cheapest) to 1 (the dearest), got {budget}")
+        if not (math.isfinite(budget) and budget >= cost.lowest):
+            raise ValueError(
+                f"budgets must be costs of networks, from {cost.lowest:g} to {cost.highest:g} here, got {budget:g}"
+            )
     return budgets
+
+
+def scaled_budgets(
+    cost: base.Cost, budgets: tuple[float, ...] | None, penalties: tuple[float, ...]
+) -> tuple[float, ...]:
+    """The largest R of each of the K networks, at most 1."""
+    if budgets is None:
+        return evenly_spaced_budgets(penalties)
+    return tuple(min(1.0, cost.scale(budget)) for budget in budgets)

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxnas import cost as cost_lib
 from jaxnas import distribution
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base, incumbents, variation
 
 POPULATION = 50
 
@@ -89,7 +89,7 @@ class RegularisedEvolution:
         decisions = len(self.space.decisions)
         return State(
             archs=jnp.zeros((self.population, decisions), jnp.int32),
-            losses=jnp.full(self.population, jnp.inf),
+            losses=jnp.full(self.population, jnp.inf, jnp.float32),
             evaluated=jnp.int32(0),
             incumbents=incumbents.empty(len(self.penalties), decisions),
         )
@@ -103,35 +103,29 @@ class RegularisedEvolution:
         founders = distribution.sample(uniform_key, theta[None], size)
 
         candidates = jax.random.randint(tournament_key, (k, self.samples, self.tournament), 0, self.population)
-        fitness = incumbents.scalarised(state.losses, self.penalties, self.cost(state.archs))  # [K, P]
+        costs = base.costs_of(self.cost, state.archs)
+        fitness = cost_lib.objective(state.losses, base.initial_penalties(self.penalties), costs)  # [K, P]
         fitness = jax.vmap(lambda row, index: row[index])(fitness, candidates)  # [K, lambda, tournament]
         winners = jnp.take_along_axis(candidates, fitness.argmin(-1)[..., None], axis=-1)
-        children = self._mutate(mutation_key, state.archs[winners.reshape(size)])
+        children = variation.mutate_one(mutation_key, state.archs[winners.reshape(size)], self.space.num_choices)
         return jnp.where(state.evaluated >= self.population, children, founders), state
 
-    def _mutate(self, key: jax.Array, archs: jax.Array) -> jax.Array:
-        """Changes one decision of each architecture to another of its choices: int32 [S, D] -> [S, D]."""
-        counts = np.asarray(self.space.num_choices)
-        decision_key, shift_key = jax.random.split(key)
-        can_change = jnp.where(counts > 1, 0.0, -jnp.inf) if counts.max() > 1 else jnp.zeros(len(counts))
-        decision = jax.random.categorical(decision_key, can_change, shape=(len(archs), 1))
-        shift = jax.random.randint(shift_key, archs.shape, 1, np.maximum(counts, 2))
-        changed = (archs + shift) % counts
-        return jnp.where(jnp.arange(len(counts)) == decision, changed, archs)
-
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Queues the evaluated architectures; the diagnostics are their measured objectives, float32 [K, S]."""
-        base.refuse_measured_costs(losses, "the queue keeps losses and computes costs anew")
-        objective = incumbents.scalarised(losses, self.penalties, self.cost(archs))
-        archs = jnp.asarray(archs, jnp.int32)
-        places = (state.evaluated + jnp.arange(len(archs))) % self.population
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.Info]:
+        """Queues what was measured, int32 [S, D] and float [S]; ignored samples never enter the queue."""
+        base.refuse_measured_costs(costs, "the queue keeps losses and computes costs anew")
+        told = base.evaluations(self.cost, archs, losses)
+        info = told.info(self.penalties)
+        places = (state.evaluated + jnp.cumsum(told.usable) - 1) % self.population
+        places = jnp.where(told.usable, places, self.population)  # beyond the queue: dropped
         return State(
-            archs=state.archs.at[places].set(archs),
-            losses=state.losses.at[places].set(losses),
-            evaluated=state.evaluated + len(archs),
-            incumbents=incumbents.update(state.incumbents, archs, objective),
-        ), objective
+            archs=state.archs.at[places].set(told.archs, mode="drop"),
+            losses=state.losses.at[places].set(told.losses, mode="drop"),
+            evaluated=state.evaluated + told.usable.sum(dtype=jnp.int32),
+            incumbents=incumbents.update(state.incumbents, told.archs, info.objective),
+        ), info
 
     def modes(self, state: State) -> jax.Array:
         """The best measured architecture for each penalty, int32 [K, D]."""

@@ -9,14 +9,14 @@ whatever K is.
 Faithful: One mixture of K distributions, importance weights, a natural gradient step for each (the paper's abstract).
 
 Deviations: The balance heuristic, utilities by weighted quantiles and the step size rule are inferred from the authors'
-earlier public work, since the full text was not available: docs/method.md marks each.
+earlier public work, since the full text was not available: docs/explanation/method.md marks each.
 
 Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations, where most cells are good and random
-search does well; its steps are still far from their end (docs/ablation.md has 4,000 evaluations, where it is ahead).
+search does well; its steps are still far from their end (docs/explanation/ablation.md has 4,000 evaluations, where it
+is ahead).
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.struct
@@ -51,24 +51,18 @@ def initial_state(space: SearchSpace, penalties: tuple[float, ...]) -> State:
 
 
 @flax.struct.dataclass
-class Info:
-    """Diagnostics of one `tell`.
+class Info(base.DistributionInfo):
+    """Diagnostics of one `tell`: besides those of all strategies with distributions, the utilities.
 
     Attributes:
-      weights: float32 [K, S], importance weights w_k(c_i), at most K.
       utility: float32 [K, S], in [-1, 1].
-      objective: float32 [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i).
-      ess: float32 [K], effective sample size.
     """
 
-    weights: jax.Array
     utility: jax.Array
-    objective: jax.Array
-    ess: jax.Array
 
 
 @dataclass(frozen=True)
-class ImportanceSampling:
+class ImportanceSampling(base.Settings, base.DistributionStrategy):
     """Importance sampling from the mixture of K distributions, updated by ASNG.
 
     Attributes:
@@ -81,14 +75,6 @@ class ImportanceSampling:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
-    samples: int = 4
-    cost: Callable[[jax.Array], jax.Array] | None = None
-
-    def __post_init__(self):
-        base.complete(self)
-
     def init(self, key: jax.Array) -> State:
         """K uniform distributions; the key is not used."""
         del key
@@ -100,26 +86,31 @@ class ImportanceSampling:
         return distribution.sample(key, state.theta, self.samples), state
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Info]:
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, Info]:
         """Updates all K distributions with all S samples (steps 3 to 6).
 
         Args:
           state: the state that the architectures were drawn from.
           archs: int32 [S, D].
-          losses: float [S], finite, all measured on one minibatch; or [S, 1 + J] with measured costs.
+          losses: float [S], all measured on one minibatch.
+          costs: float [S, J], measured in place of R; None for R.
 
         Returns:
           The next state and the diagnostics of the step.
         """
-        losses, costs = base.losses_and_costs(self.cost, archs, losses)
-        log_weights = importance.mixture_log_weights(state.theta, archs)  # [K, S], step 3
-        objective = losses + base.price(state.penalties, costs)  # [K, S]
+        told = base.evaluations(self.cost, archs, losses, costs)
+        log_weights = importance.mixture_log_weights(state.theta, told.archs)  # [K, S], step 3
+        log_weights = jnp.where(told.usable, log_weights, -jnp.inf)
+        objective = told.objective(state.penalties)  # [K, S]
         utility = importance.weighted_quantile_utility(objective, log_weights)  # [K, S], step 4
         weights = jnp.exp(log_weights)
-        gradient = distribution.natural_gradient(state.theta, archs, weights * utility)  # [K, D, C], step 5
+        gradient = distribution.natural_gradient(state.theta, told.archs, weights * utility)  # [K, D, C], step 5
         update = functools.partial(asng.update, num_choices=self.space.num_choices)
         theta, asng_state = jax.vmap(update)(state.theta, state.asng, gradient)  # step 6
-        info = Info(weights, utility, objective, importance.effective_sample_size(log_weights))
+        ess = importance.effective_sample_size(log_weights)
+        info = Info(objective=objective, ignored=told.ignored, weights=weights, ess=ess, utility=utility)
         return state.replace(theta=theta, asng=asng_state), info
 
     def modes(self, state: State) -> jax.Array:

@@ -1,7 +1,5 @@
 """The best architecture seen so far for each penalty: the answer of strategies that have no distribution."""
 
-from collections.abc import Sequence
-
 import chex
 import flax.struct
 import jax
@@ -23,7 +21,7 @@ class Incumbents:
 
 def empty(distributions: int, decisions: int) -> Incumbents:
     """No architecture seen: K infinite objectives, and zeros [K, D] for architectures."""
-    return Incumbents(jnp.full(distributions, jnp.inf), jnp.zeros((distributions, decisions), jnp.int32))
+    return Incumbents(jnp.full(distributions, jnp.inf, jnp.float32), jnp.zeros((distributions, decisions), jnp.int32))
 
 
 def update(incumbents: Incumbents, archs: jax.Array, objective: jax.Array) -> Incumbents:
@@ -45,9 +43,3 @@ def update(incumbents: Incumbents, archs: jax.Array, objective: jax.Array) -> In
         objective=jnp.where(better, value, incumbents.objective),
         archs=jnp.where(better[:, None], archs[best], incumbents.archs),
     )
-
-
-def scalarised(losses: jax.Array, penalties: Sequence[float], cost: jax.Array) -> jax.Array:
-    """f_k = L + eps_k R of S evaluated architectures for all K penalties: float [S], K floats, float [S] -> [K, S]."""
-    chex.assert_rank([losses, cost], 1)
-    return losses + jnp.asarray(penalties, jnp.float32)[:, None] * cost

@@ -10,11 +10,10 @@ Faithful: The natural gradient step with adaptive step size and margin; ranks as
 Deviations: The K searches run side by side in one program; nothing passes between them.
 
 Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations: each of K searches has a K-th of them,
-and a natural gradient needs more steps (docs/ablation.md has 4,000, where it is ahead).
+and a natural gradient needs more steps (docs/explanation/ablation.md has 4,000, where it is ahead).
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import chex
@@ -23,26 +22,23 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import asng, distribution, importance
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base
 from jaxnas.strategies.importance_sampling import State, initial_state
 
 
 @flax.struct.dataclass
-class Info:
-    """Diagnostics of one `tell`.
+class Info(base.Info):
+    """Diagnostics of one `tell`: besides those of all strategies, the utilities.
 
     Attributes:
       utility: float32 [K, lambda], of each distribution's own samples.
-      objective: float32 [K, lambda], f_k of its own samples.
     """
 
     utility: jax.Array
-    objective: jax.Array
 
 
 @dataclass(frozen=True)
-class Independent:
+class Independent(base.Settings):
     """K independent ASNG searches, run side by side.
 
     Attributes:
@@ -56,13 +52,8 @@ class Independent:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
-    samples: int = 4
-    cost: Callable[[jax.Array], jax.Array] | None = None
-
     def __post_init__(self):
-        base.complete(self)
+        super().__post_init__()
         if self.samples < 2:
             raise ValueError(
                 f"samples must be at least 2 for independent searches: one loss has no rank, got {self.samples}"
@@ -79,32 +70,36 @@ class Independent:
         return distribution.sample(key, state.theta, self.samples), state
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Info]:
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, Info]:
         """Updates each distribution with its own samples.
 
         Args:
           state: the state that the architectures were drawn from.
           archs: int32 [S, D], in the order of `ask`.
-          losses: float [S], finite; or [S, 1 + J] with measured costs.
+          losses: float [S].
+          costs: float [S, J], measured in place of R; None for R.
 
         Returns:
           The next state and the diagnostics of the step.
         """
         k, decisions = len(self.penalties), len(self.space.decisions)
-        chex.assert_shape(archs, (k * self.samples, decisions))
-        losses, costs = base.losses_and_costs(self.cost, archs, losses)
-        own_archs = archs.reshape(k, self.samples, decisions)
-        own_losses = losses.reshape(k, self.samples)
-        own_costs = costs.reshape(k, self.samples, -1)
-        objective = own_losses + (state.penalties[:, None] * own_costs).sum(-1)  # [K, lambda]
-        utility = importance.weighted_quantile_utility(objective, jnp.zeros_like(objective))
+        told = base.evaluations(self.cost, archs, losses, costs)
+        chex.assert_shape(told.archs, (k * self.samples, decisions))
+        own_archs = told.archs.reshape(k, self.samples, decisions)
+        objective = told.objective(state.penalties)  # [K, S]
+        own = objective.reshape(k, k, self.samples)[jnp.arange(k), jnp.arange(k)]  # [K, lambda]
+        log_weights = jnp.where(told.usable, jnp.zeros_like(told.losses), -jnp.inf).reshape(k, self.samples)
+        utility = importance.weighted_quantile_utility(own, log_weights)
 
         def update(theta, asng_state, archs, utility):
             gradient = distribution.natural_gradient(theta[None], archs, utility[None])[0]
             return asng.update(theta, asng_state, gradient, self.space.num_choices)
 
         theta, asng_state = jax.vmap(update)(state.theta, state.asng, own_archs, utility)
-        return state.replace(theta=theta, asng=asng_state), Info(utility, objective)
+        info = Info(objective=objective, ignored=told.ignored, utility=utility)
+        return state.replace(theta=theta, asng=asng_state), info
 
     def modes(self, state: State) -> jax.Array:
         """The most probable architecture of each distribution, int32 [K, D]."""

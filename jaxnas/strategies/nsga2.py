@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base, incumbents, variation
 
 POPULATION = 40  # NSGANetV2's (arXiv 2007.10396); 20 and 80 were no better at 1000 evaluations of NAS-Bench-Macro
 
@@ -88,7 +88,7 @@ class NSGA2:
         size, decisions = self.samples * len(self.penalties), len(self.space.decisions)
         return State(
             archs=jnp.zeros((size, decisions), jnp.int32),
-            objectives=jnp.zeros((size, self.objectives)),
+            objectives=jnp.zeros((size, self.objectives), jnp.float32),
             generation=jnp.int32(0),
             incumbents=incumbents.empty(len(self.penalties), decisions),
         )
@@ -102,31 +102,34 @@ class NSGA2:
         return jax.pure_callback(offspring, shape, *arguments, vmap_method="sequential"), state
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Lets the best of parents and offspring survive; the diagnostics are the objectives, float32 [K, S].
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.Info]:
+        """Lets the best of parents and offspring survive.
 
         Args:
           state: the state that `ask` was given.
           archs: int32 [S, D].
-          losses: float32 [S], or [S, M] with M - 1 measured costs.
+          losses: float [S].
+          costs: float [S, M - 1], measured in place of R; None for R.
         """
-        losses, costs = base.losses_and_costs(self.cost, archs, losses)
-        chex.assert_shape(costs, (len(archs), self.objectives - 1))
-        archs = jnp.asarray(archs, jnp.int32)
-        objectives = jnp.concatenate([losses[:, None], costs], axis=-1).astype(jnp.float32)
+        told = base.evaluations(self.cost, archs, losses, costs)
+        chex.assert_shape(told.costs, (len(told.archs), self.objectives - 1))
+        objectives = jnp.concatenate([told.losses[:, None], told.costs], axis=-1)
         survive = functools.partial(_survive, self.space.num_choices)
-        shape = jax.ShapeDtypeStruct((len(archs),), jnp.int32)
-        all_archs = jnp.concatenate([archs, state.archs])
+        shape = jax.ShapeDtypeStruct((len(told.archs),), jnp.int32)
+        all_archs = jnp.concatenate([told.archs, state.archs])
         all_objectives = jnp.concatenate([objectives, state.objectives])
         arguments = (all_archs, all_objectives, state.generation)
         survivors = jax.pure_callback(survive, shape, *arguments, vmap_method="sequential")
-        scalarised = losses + base.price(base.initial_penalties(self.penalties), costs)
+        info = told.info(self.penalties)
         return State(
             archs=all_archs[survivors],
             objectives=all_objectives[survivors],
-            generation=state.generation + 1,
-            incumbents=incumbents.update(state.incumbents, archs, scalarised),
-        ), scalarised
+            # What follows counts on a population: without one, the next step asks for uniform samples again.
+            generation=state.generation + told.usable.any(),
+            incumbents=incumbents.update(state.incumbents, told.archs, info.objective),
+        ), info
 
     def modes(self, state: State) -> jax.Array:
         """The best measured architecture for each penalty, int32 [K, D]."""
@@ -143,8 +146,7 @@ def _pymoo(num_choices: tuple[int, ...], objectives: int):
         """Sets a decision in D to a uniform choice."""
 
         def _do(self, problem, X, *args, random_state=None, **kwargs):  # noqa: N803 (pymoo's name)
-            fresh = random_state.integers(problem.xu + 1, size=X.shape)
-            return np.where(random_state.random(X.shape) < 1 / X.shape[1], fresh, X)
+            return variation.reset(random_state, X, num_choices, 1 / len(num_choices))
 
     upper = np.asarray(num_choices) - 1
     return Problem(n_var=len(num_choices), n_obj=objectives, xl=np.zeros_like(upper), xu=upper, vtype=int), Reset()
@@ -188,14 +190,23 @@ def _offspring(
 def _survive(
     num_choices: tuple[int, ...], archs: np.ndarray, objectives: np.ndarray, generation: np.ndarray
 ) -> np.ndarray:
-    """Rows of the S that survive, by rank and crowding, on the host; offspring come first: int32 [S]."""
+    """Rows of the S that survive, by rank and crowding, on the host; offspring come first: int32 [S].
+
+    What was not measured survives only where nothing else is there. Where less than S rows were measured, they come
+    again and again: a population is of one size.
+    """
     from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
     size = len(archs) // 2
+    rows = np.flatnonzero(np.isfinite(objectives).all(1))
     if int(generation) == 0:
-        return np.arange(size, dtype=np.int32)
-    population = _evaluated(archs, objectives)
-    population.set("row", np.arange(len(archs)))
+        rows = rows[rows < size]  # there are no parents yet
+        if len(rows) == 0:
+            return np.arange(size, 2 * size, dtype=np.int32)  # the state as it was
+    if len(rows) <= size:
+        return np.resize(rows, size).astype(np.int32)
+    population = _evaluated(archs[rows], objectives[rows])
+    population.set("row", rows)
     problem, _ = _pymoo(num_choices, objectives.shape[1])
     survivors = RankAndCrowding().do(problem, population, n_survive=size, random_state=np.random.default_rng(0))
     return survivors.get("row").astype(np.int32)

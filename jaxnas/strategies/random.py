@@ -10,20 +10,17 @@ Deviations: Every sample counts for all penalties; a supernet or a table stands 
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
 from jaxnas import distribution
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, incumbents
 from jaxnas.strategies.incumbents import Incumbents
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(base.Settings):
     """Uniform samples; the best measured one for each penalty is the answer, every sample counting for all penalties.
 
     Attributes:
@@ -35,14 +32,6 @@ class Random:
     Raises:
       ValueError: on settings that make no search.
     """
-
-    space: SearchSpace
-    penalties: tuple[float, ...]
-    samples: int = 4
-    cost: Callable[[jax.Array], jax.Array] | None = None
-
-    def __post_init__(self):
-        base.complete(self)
 
     def init(self, key: jax.Array) -> Incumbents:
         """Nothing seen; the key is not used."""
@@ -56,11 +45,13 @@ class Random:
         return distribution.sample(key, theta[None], self.samples * len(self.penalties)), state
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: Incumbents, archs: jax.Array, losses: jax.Array) -> tuple[Incumbents, jax.Array]:
-        """Keeps the best for each penalty; the diagnostics are the measured objectives, float32 [K, S]."""
-        losses, costs = base.losses_and_costs(self.cost, archs, losses)
-        objective = losses + base.price(base.initial_penalties(self.penalties), costs)
-        return incumbents.update(state, jnp.asarray(archs, jnp.int32), objective), objective
+    def tell(
+        self, state: Incumbents, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[Incumbents, base.Info]:
+        """Keeps the best for each penalty: int32 [S, D], float [S], and float [S, J] measured in place of R or None."""
+        told = base.evaluations(self.cost, archs, losses, costs)
+        info = told.info(self.penalties)
+        return incumbents.update(state, told.archs, info.objective), info
 
     def modes(self, state: Incumbents) -> jax.Array:
         """The best measured architecture for each penalty, int32 [K, D]."""

@@ -1,18 +1,19 @@
-"""Weight-sharing supernets: `apply(params, images, arch) -> logits`, written for one architecture."""
+"""Weight-sharing supernets: `apply(params, inputs, arch) -> outputs`, written for one architecture."""
 
 import functools
 
 import flax.linen as nn
 
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
-from jaxnas.supernet.batching import BATCHINGS, evaluate, gradient, resolve_batching
+from jaxnas.supernet.batching import BATCHINGS, cross_entropy, evaluate, gradient, resolve_batching
 from jaxnas.supernet.cell import CellSupernet
-from jaxnas.supernet.features import stage_ends
 from jaxnas.supernet.mbconv import MBConvSupernet
 
 
 @functools.singledispatch
-def build(space: SearchSpace, gather: bool = False, axis_name: str | None = None) -> nn.Module:
+def build(
+    space: SearchSpace, gather: bool = False, axis_name: str | None = None, backend: str | None = None
+) -> nn.Module:
     """The supernet for a space, chosen by the type of the space.
 
     A new kind of space needs one line: `build.register(MySpace, MySupernet)`.
@@ -21,6 +22,7 @@ def build(space: SearchSpace, gather: bool = False, axis_name: str | None = None
       space: the search space.
       gather: make it for `vmap` over architectures, gathering the chosen operations where it can, not for `map`.
       axis_name: mapped axis over which batch norm takes its statistics, where the supernet can.
+      backend: that programs are for, "cpu", "gpu" or "tpu"; None for JAX's default.
 
     Returns:
       A module with `space`, `__call__(images, arch)` and `init_params(key)`.
@@ -39,11 +41,13 @@ build.register(MBConvSpace, MBConvSupernet)
 
 
 @build.register
-def _build_cells(space: CellSpace, gather: bool = False, axis_name: str | None = None) -> CellSupernet:
+def _build_cells(
+    space: CellSpace, gather: bool = False, axis_name: str | None = None, backend: str | None = None
+) -> CellSupernet:
     del gather  # its operations differ too much to be one
     if axis_name is not None:
         raise ValueError("synchronised batch norm is for MBConv spaces, not for cells; leave axis_name None")
-    return CellSupernet(space)
+    return CellSupernet(space, backend)
 
 
 __all__ = [
@@ -51,8 +55,8 @@ __all__ = [
     "CellSupernet",
     "MBConvSupernet",
     "build",
+    "cross_entropy",
     "evaluate",
     "gradient",
     "resolve_batching",
-    "stage_ends",
 ]

@@ -21,26 +21,24 @@ def supports(layer: Layer) -> bool:
 
 
 def apply_layer(
-    params: Params, x: jax.Array, choice: jax.Array, layer: Layer, axis_name: str | None = None
+    params: Params,
+    x: jax.Array,
+    choice: jax.Array,
+    layer: Layer,
+    *,
+    backend: str | None = None,
+    axis_name: str | None = None,
 ) -> jax.Array:
-    """The chosen operation of a layer.
+    """The chosen operation of a layer; takes and returns what `mbconv.apply_layer` does.
 
-    Args:
-      params: weights of all choices, see `layer_weights`.
-      x: float [B, H, W, in_channels].
-      choice: int32 [], index of the operation.
-      layer: the layer; `supports(layer)` holds.
-      axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
-
-    Returns:
-      float [B, H', W', out_channels].
+    The layer is one that `supports`.
     """
     batch_norm = functools.partial(ops.batch_norm, axis_name=axis_name)
     chosen = _take(params, layer, layer_weights.row(layer, choice))  # a skip takes the first row, unused
     h = x
     for name, convolve, relu6 in (
         ("expand", ops.pointwise_conv, True),
-        ("depthwise", lambda h, kernel: ops.depthwise_conv(h, kernel, layer.stride), True),
+        ("depthwise", lambda h, kernel: ops.depthwise_conv(h, kernel, layer.stride, backend), True),
         ("project", ops.pointwise_conv, False),
     ):
         weights = chosen[name]

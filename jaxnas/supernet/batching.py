@@ -8,6 +8,7 @@ architectures at once, chunk after chunk.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.struct
@@ -15,10 +16,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnas.supernet.backend import resolve_backend
+
 BATCHINGS = ("auto", "vmap", "map")
 
-# apply(params, images [B, H, W, 3], arch [D]) -> logits [B, classes]
-Apply = Callable[[chex.ArrayTree, jax.Array, jax.Array], jax.Array]
+# apply(params, inputs, arch [D]) -> outputs; inputs and outputs are pytrees whose leading axis is that of B examples.
+Apply = Callable[[chex.ArrayTree, Any, jax.Array], Any]
+# loss(outputs, batch) -> (float32 [], mean over the minibatch; {name: float32 []}, other measures of it)
+Loss = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 @flax.struct.dataclass
@@ -26,12 +31,33 @@ class Evaluation:
     """What S architectures make of one minibatch.
 
     Attributes:
-      loss: float32 [S], mean cross-entropy in nats.
-      accuracy: float32 [S], in [0, 1].
+      loss: float32 [S].
+      metrics: {name: float32 [S]}, what the loss function measures beside the loss.
     """
 
     loss: jax.Array
-    accuracy: jax.Array
+    metrics: dict[str, jax.Array]
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean cross-entropy in nats, and the accuracy in [0, 1].
+
+    Args:
+      logits: float [B, classes].
+      labels: int [B].
+      label_smoothing: share of the target spread evenly over the classes.
+
+    >>> loss, metrics = cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 1]))
+    >>> round(float(loss), 4), float(metrics["accuracy"])
+    (1.3863, 0.5)
+    """
+    chex.assert_rank([logits, labels], [2, 1])
+    logits = logits.astype(jnp.float32)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, targets).mean()
+    return loss, {"accuracy": (logits.argmax(-1) == labels).mean(dtype=jnp.float32)}
 
 
 def check_batching(batching: str) -> None:
@@ -40,46 +66,52 @@ def check_batching(batching: str) -> None:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}, got {batching!r}")
 
 
-def resolve_batching(batching: str) -> str:
+def resolve_batching(batching: str, backend: str | None = None) -> str:
     """Turns "auto" into "map" on CPUs, where it was measured faster, and "vmap" elsewhere.
+
+    Args:
+      batching: one of `BATCHINGS`.
+      backend: that the program is for; None for JAX's default.
 
     Raises:
       ValueError: if `batching` is none of `BATCHINGS`.
     """
     check_batching(batching)
     if batching == "auto":
-        return "map" if jax.default_backend() == "cpu" else "vmap"
+        return "map" if resolve_backend(backend) == "cpu" else "vmap"
     return batching
 
 
 def evaluate(
     apply: Apply,
     params: chex.ArrayTree,
-    images: jax.Array,
-    labels: jax.Array,
+    inputs: Any,
+    batch: Any,
     archs: jax.Array,
+    loss: Loss = cross_entropy,
     *,
     batching: str = "map",
     chunk_size: int | None = None,
 ) -> Evaluation:
-    """Losses and accuracies of S architectures on one minibatch.
+    """Losses of S architectures on one minibatch.
 
     Args:
       apply: the supernet for one architecture.
       params: its weights.
-      images: float [B, H, W, 3].
-      labels: int [B].
+      inputs: pytree with leading axis B, what `apply` takes.
+      batch: pytree with leading axis B, what `loss` compares outputs with; labels int [B] for `cross_entropy`.
       archs: int32 [S, D].
+      loss: see `Loss`.
       batching: "vmap" or "map".
       chunk_size: architectures at once under "vmap"; None for all.
 
     Returns:
       Evaluation with arrays [S].
     """
-    chex.assert_rank([images, labels, archs], [4, 1, 2])
+    _check(inputs, batch, archs)
 
     def one(arch: jax.Array) -> Evaluation:
-        return _evaluate_one(apply, params, images, labels, arch, 0.0)
+        return _evaluate_one(apply, params, inputs, batch, arch, loss)
 
     if resolve_batching(batching) == "map":
         return jax.lax.map(one, archs)
@@ -91,33 +123,26 @@ def evaluate(
 def gradient(
     apply: Apply,
     params: chex.ArrayTree,
-    images: jax.Array,
-    labels: jax.Array,
+    inputs: Any,
+    batch: Any,
     archs: jax.Array,
+    loss: Loss = cross_entropy,
     *,
-    batching: str = "map",
     chunk_size: int | None = None,
-    label_smoothing: float = 0.0,
+    batching: str = "map",
 ) -> tuple[chex.ArrayTree, Evaluation]:
     """Gradient of the mean loss of S architectures with respect to the shared weights (METHOD, step 7).
 
-    Args:
-      apply: the supernet for one architecture.
-      params: its weights.
-      images: float [B, H, W, 3].
-      labels: int [B].
-      archs: int32 [S, D].
-      batching: "vmap" or "map"; under "map" the activations of one architecture at a time are held.
-      chunk_size: architectures at once under "vmap", whose activations are held together; None for all.
-      label_smoothing: share of the target spread evenly over the classes.
+    Takes what `evaluate` takes; under "map" it holds the activations of one architecture at a time, under "vmap" those
+    of `chunk_size` together.
 
     Returns:
       The gradient, and Evaluation with arrays [S].
     """
-    chex.assert_rank([images, labels, archs], [4, 1, 2])
+    _check(inputs, batch, archs)
 
     def one(params: chex.ArrayTree, arch: jax.Array) -> tuple[jax.Array, Evaluation]:
-        evaluation = _evaluate_one(apply, params, images, labels, arch, label_smoothing)
+        evaluation = _evaluate_one(apply, params, inputs, batch, arch, loss)
         return evaluation.loss, evaluation
 
     def of_chunk(params: chex.ArrayTree, chunk: jax.Array) -> tuple[jax.Array, Evaluation]:
@@ -125,8 +150,8 @@ def gradient(
         return losses.sum() / len(archs), evaluation
 
     def of_one(params: chex.ArrayTree, arch: jax.Array) -> tuple[jax.Array, Evaluation]:
-        loss, evaluation = one(params, arch)
-        return loss / len(archs), evaluation
+        value, evaluation = one(params, arch)
+        return value / len(archs), evaluation
 
     def add(total: chex.ArrayTree, part: jax.Array, function: Callable) -> tuple[chex.ArrayTree, Evaluation]:
         grads, evaluation = jax.grad(function, has_aux=True)(params, part)
@@ -147,10 +172,19 @@ def gradient(
     return total, jax.tree.map(lambda *parts: jnp.concatenate(parts), evaluation, rest)
 
 
+def _check(inputs: Any, batch: Any, archs: jax.Array) -> None:
+    chex.assert_rank(archs, 2)
+    chex.assert_equal_shape_prefix(jax.tree.leaves((inputs, batch)), 1)
+
+
 def _evaluate_one(
-    apply: Apply, params: chex.ArrayTree, images: jax.Array, labels: jax.Array, arch: jax.Array, label_smoothing: float
+    apply: Apply, params: chex.ArrayTree, inputs: Any, batch: Any, arch: jax.Array, loss: Loss
 ) -> Evaluation:
-    logits = apply(params, images, arch).astype(jnp.float32)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
-    loss = optax.softmax_cross_entropy(logits, targets).mean()
-    return Evaluation(loss=loss, accuracy=(logits.argmax(-1) == labels).mean())
+    value, metrics = loss(apply(params, inputs, arch), batch)
+    for name, measured in {"loss": value, **metrics}.items():
+        if jnp.shape(measured):
+            raise ValueError(
+                f"loss must measure a minibatch by single numbers, got {name} of shape {jnp.shape(measured)}; "
+                "take the mean over the examples"
+            )
+    return Evaluation(loss=value, metrics=metrics)

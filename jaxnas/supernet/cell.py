@@ -4,6 +4,7 @@ All cells of a network share the architecture, not the weights. Batch norm uses 
 each architecture its own, as in the MBConv supernet.
 """
 
+import functools
 from collections.abc import Callable
 
 import chex
@@ -15,7 +16,7 @@ import numpy as np
 from jaxnas.spaces.nasbench201 import EDGES, KERNELS, OPERATIONS, CellSpace
 from jaxnas.supernet import init, mixture, ops
 from jaxnas.supernet.conv import full_conv
-from jaxnas.supernet.switch import Params, switch_with_recompute
+from jaxnas.supernet.switch import Branches, Params, switch_with_recompute
 
 
 def _edge_name(source: int, target: int) -> str:
@@ -50,10 +51,10 @@ def declare(space: CellSpace) -> Params:
     return {**arrays, "head": init.norm(last), "classifier": init.classifier(last, space.num_classes)}
 
 
-def _conv_norm(params: Params, x: jax.Array, stride: int = 1) -> jax.Array:
+def _conv_norm(params: Params, x: jax.Array, stride: int = 1, backend: str | None = None) -> jax.Array:
     """Convolution and batch norm; the kernel is [in, out], or [3, 3, in, out] with padding 1."""
     kernel = params["kernel"]
-    x = ops.pointwise_conv(x, kernel) if kernel.ndim == 2 else full_conv(x, kernel, stride)
+    x = ops.pointwise_conv(x, kernel) if kernel.ndim == 2 else full_conv(x, kernel, stride, backend)
     return ops.batch_norm(x, params["scale"], params["bias"])
 
 
@@ -73,37 +74,39 @@ def average_pool(x: jax.Array) -> jax.Array:
     return _window_sum(_window_sum(x, 1), 2) * weights.astype(x.dtype)
 
 
-def _relu_conv_norm(params: Params, x: jax.Array) -> jax.Array:
-    return _conv_norm(params, jax.nn.relu(x))
+@functools.cache
+def _branches(backend: str | None) -> Branches:
+    def relu_conv_norm(params: Params, x: jax.Array) -> jax.Array:
+        return _conv_norm(params, jax.nn.relu(x), backend=backend)
+
+    operations = {
+        "none": lambda params, x: jnp.zeros_like(x),
+        "skip_connect": lambda params, x: x,
+        "nor_conv_1x1": lambda params, x: relu_conv_norm(params["nor_conv_1x1"], x),
+        "nor_conv_3x3": lambda params, x: relu_conv_norm(params["nor_conv_3x3"], x),
+        "avg_pool_3x3": lambda params, x: average_pool(x),
+    }
+    return tuple(operations[name] for name in OPERATIONS)
 
 
-_OPERATIONS = {
-    "none": lambda params, x: jnp.zeros_like(x),
-    "skip_connect": lambda params, x: x,
-    "nor_conv_1x1": lambda params, x: _relu_conv_norm(params["nor_conv_1x1"], x),
-    "nor_conv_3x3": lambda params, x: _relu_conv_norm(params["nor_conv_3x3"], x),
-    "avg_pool_3x3": lambda params, x: average_pool(x),
-}
-_BRANCHES = tuple(_OPERATIONS[name] for name in OPERATIONS)
-
-
-def apply_edge(params: Params, x: jax.Array, choice: jax.Array) -> jax.Array:
+def apply_edge(params: Params, x: jax.Array, choice: jax.Array, backend: str | None = None) -> jax.Array:
     """The chosen operation of an edge.
 
     Args:
       params: weights of all choices, by the names of the operations.
       x: float [B, H, W, channels], the edge's source node.
       choice: int32 [], index of the operation.
+      backend: that the program is for; None for JAX's default.
 
     Returns:
       float [B, H, W, channels]; exactly 0 for "none" and exactly x for "skip_connect".
     """
-    return switch_with_recompute(_BRANCHES, choice, params, x)
+    return switch_with_recompute(_branches(backend), choice, params, x)
 
 
-def mix_edge(params: Params, x: jax.Array, weights: jax.Array) -> jax.Array:
+def mix_edge(params: Params, x: jax.Array, weights: jax.Array, backend: str | None = None) -> jax.Array:
     """As `apply_edge`, but the sum of all operations by float [C] weights, see `mixture.apply_branches`."""
-    return mixture.apply_branches(_BRANCHES, weights, params, x)
+    return mixture.apply_branches(_branches(backend), weights, params, x)
 
 
 def apply_cell(
@@ -134,16 +137,18 @@ def apply_cell(
     return nodes[-1]
 
 
-def apply_reduction(params: Params, x: jax.Array) -> jax.Array:
+def apply_reduction(params: Params, x: jax.Array, backend: str | None = None) -> jax.Array:
     """The residual block between stages: [B, H, W, C] -> [B, H / 2, W / 2, 2 C]."""
-    h = _conv_norm(params["conv_1"], jax.nn.relu(x), stride=2)
-    h = _conv_norm(params["conv_2"], jax.nn.relu(h))
+    h = _conv_norm(params["conv_1"], jax.nn.relu(x), 2, backend)
+    h = _conv_norm(params["conv_2"], jax.nn.relu(h), 1, backend)
     batch, height, width, channels = x.shape
     pooled = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
     return h + ops.pointwise_conv(pooled, params["shortcut"]["kernel"])
 
 
-def forward(params: Params, images: jax.Array, arch: jax.Array, space: CellSpace) -> jax.Array:
+def forward(
+    params: Params, images: jax.Array, arch: jax.Array, space: CellSpace, backend: str | None = None
+) -> jax.Array:
     """Logits of one architecture.
 
     Args:
@@ -151,6 +156,7 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: CellSpace
       images: float [B, H, W, 3], H and W multiples of 4.
       arch: int32 [D].
       space: the search space.
+      backend: that the program is for; None for JAX's default.
 
     Returns:
       float [B, classes].
@@ -160,11 +166,11 @@ def forward(params: Params, images: jax.Array, arch: jax.Array, space: CellSpace
     """
     chex.assert_rank([images, arch], [4, 1])
     chex.assert_shape(arch, (len(EDGES),))
-    return _network(params, images, arch, space, apply_edge)[0]
+    return _network(params, images, arch, space, apply_edge, backend)[0]
 
 
 def forward_with_features(
-    params: Params, images: jax.Array, arch: jax.Array, space: CellSpace
+    params: Params, images: jax.Array, arch: jax.Array, space: CellSpace, backend: str | None = None
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """As `forward`, with what the network's cells put out.
 
@@ -173,10 +179,12 @@ def forward_with_features(
     """
     chex.assert_rank([images, arch], [4, 1])
     chex.assert_shape(arch, (len(EDGES),))
-    return _network(params, images, arch, space, apply_edge, keep=True)
+    return _network(params, images, arch, space, apply_edge, backend, keep=True)
 
 
-def forward_mixture(params: Params, images: jax.Array, weights: jax.Array, space: CellSpace) -> jax.Array:
+def forward_mixture(
+    params: Params, images: jax.Array, weights: jax.Array, space: CellSpace, backend: str | None = None
+) -> jax.Array:
     """Logits of the relaxed network, in which every edge is a weighted sum of its operations.
 
     Args:
@@ -184,6 +192,7 @@ def forward_mixture(params: Params, images: jax.Array, weights: jax.Array, space
       images: float [B, H, W, 3], H and W multiples of 4.
       weights: float [D, C], of the operations; used as they are, see `mixture`.
       space: the search space.
+      backend: that the program is for; None for JAX's default.
 
     Returns:
       float [B, classes].
@@ -193,7 +202,7 @@ def forward_mixture(params: Params, images: jax.Array, weights: jax.Array, space
     """
     chex.assert_rank([images, weights], [4, 2])
     chex.assert_shape(weights, (len(EDGES), len(OPERATIONS)))
-    return _network(params, images, weights, space, mix_edge)[0]
+    return _network(params, images, weights, space, mix_edge, backend)[0]
 
 
 def _network(
@@ -201,22 +210,25 @@ def _network(
     images: jax.Array,
     choices: jax.Array,
     space: CellSpace,
-    apply_edge: Callable[[Params, jax.Array, jax.Array], jax.Array],
+    apply_edge: Callable[..., jax.Array],
+    backend: str | None,
     keep: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Logits, and features if they are to be kept; choices are [D, ...], `apply_edge` is an edge's function."""
     if images.shape[1] % 4 or images.shape[2] % 4:
         raise ValueError(f"images must have height and width that are multiples of 4, got shape {images.shape}")
 
+    apply_edge = functools.partial(apply_edge, backend=backend)
+
     def step(x: jax.Array, cell_params: Params) -> tuple[jax.Array, jax.Array | None]:
         x = apply_cell(cell_params, x, choices, apply_edge)
         return x, x if keep else None
 
-    x = _conv_norm(params["stem"], images)
+    x = _conv_norm(params["stem"], images, 1, backend)
     features = [x]
     for stage in range(1, len(space.stage_channels) + 1):
         if stage > 1:
-            x = apply_reduction(params[f"reduction_{stage - 1}"], x)
+            x = apply_reduction(params[f"reduction_{stage - 1}"], x, backend)
         # The program holds one copy of a stage's cells, which compiles faster.
         x, outputs = jax.lax.scan(step, x, params[f"stage_{stage}"])
         features.extend(outputs if keep else [])
@@ -233,9 +245,11 @@ class CellSupernet(nn.Module):
 
     Attributes:
       space: the search space.
+      backend: that programs are for; None for JAX's default.
     """
 
     space: CellSpace
+    backend: str | None = None
 
     @nn.compact
     def parameters(self) -> Params:
@@ -244,15 +258,15 @@ class CellSupernet(nn.Module):
 
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
-        return forward(self.parameters(), images, arch, self.space)
+        return forward(self.parameters(), images, arch, self.space, self.backend)
 
     def apply_with_features(self, images: jax.Array, arch: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Logits and features, for `apply(..., method="apply_with_features")`: see `forward_with_features`."""
-        return forward_with_features(self.parameters(), images, arch, self.space)
+        return forward_with_features(self.parameters(), images, arch, self.space, self.backend)
 
     def apply_mixture(self, images: jax.Array, weights: jax.Array) -> jax.Array:
         """Logits of the relaxed network, for `apply(..., method="apply_mixture")`: see `forward_mixture`."""
-        return forward_mixture(self.parameters(), images, weights, self.space)
+        return forward_mixture(self.parameters(), images, weights, self.space, self.backend)
 
     def init_params(self, key: jax.Array) -> Params:
         """He-initialised weights of all choices, without running the network."""

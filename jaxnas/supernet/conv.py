@@ -13,21 +13,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnas.supernet.backend import resolve_backend
 
-def full_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+
+def full_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, backend: str | None = None) -> jax.Array:
     """Convolution over all channels with symmetric zero padding of (k - 1) // 2.
 
     Args:
       x: float [B, H, W, in_channels].
       kernel: float [k, k, in_channels, out_channels], k odd.
       stride: distance between outputs.
+      backend: that the program is for; None for JAX's default.
 
     Returns:
       float [B, ceil(H / stride), ceil(W / stride), out_channels].
     """
     chex.assert_rank([x, kernel], [4, 4])
     chex.assert_equal(x.shape[-1], kernel.shape[2])
-    convolve = _conv_with_plain_gradient if jax.default_backend() == "cpu" else _conv
+    convolve = _conv_with_plain_gradient if resolve_backend(backend) == "cpu" else _conv
     return convolve(x, kernel, stride)
 
 

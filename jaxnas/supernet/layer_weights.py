@@ -117,14 +117,6 @@ def unpack(params: Params, layer: Layer, operation: Operation) -> Params:
     return arrays
 
 
-def only(params: Params, layer: Layer, operation: Operation) -> Params:
-    """The weights of one choice, as those of a layer that has no other."""
-    own = unpack(params, layer, operation)
-    if operation.is_skip:
-        return {SHORTCUT: own} if own else {}
-    return jax.tree.map(lambda array: array[None], own)
-
-
 def used(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """Where rows are not padding: bool [M, k, k] of the depthwise kernel's taps, bool [M, E] of the channels."""
     operations, size = mbconvs(layer), largest_kernel(layer)

@@ -14,33 +14,34 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnas.supernet.backend import resolve_backend
+
 # Numbers of a block of images that are worked on together: 256 KiB of float32, within a core's second-level cache.
 BLOCK_SIZE = 65_536
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """Depthwise convolution with symmetric zero padding of dilation * (k - 1) // 2.
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, backend: str | None = None) -> jax.Array:
+    """Depthwise convolution with symmetric zero padding of (k - 1) // 2.
 
     Args:
       x: float [B, H, W, C].
       kernel: float [k, k, C], k odd.
       stride: distance between outputs.
-      dilation: distance between taps.
+      backend: that the program is for; None for JAX's default.
 
     Returns:
       float [B, ceil(H / stride), ceil(W / stride), C].
     """
     chex.assert_rank([x, kernel], [4, 3])
     chex.assert_equal(x.shape[-1], kernel.shape[-1])
-    if jax.default_backend() == "cpu":
-        return _shifted_products(x, kernel, stride, dilation)
-    padding = dilation * (kernel.shape[0] - 1) // 2
+    if resolve_backend(backend) == "cpu":
+        return _shifted_products(x, kernel, stride)
+    padding = (kernel.shape[0] - 1) // 2
     return lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
         (stride, stride),
         [(padding, padding)] * 2,
-        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
@@ -77,10 +78,10 @@ def batch_norm(
     return _batch_norm(x, scale, bias, relu6, epsilon, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shifted_products(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     def convolve(block: jax.Array) -> jax.Array:
-        taps = _taps(block, kernel.shape[0], stride, dilation)
+        taps = _taps(block, kernel.shape[0], stride)
         return sum(tap * kernel[row, column] for row, column, tap in taps)
 
     size = _images_in_block(x)
@@ -90,11 +91,11 @@ def _shifted_products(x: jax.Array, kernel: jax.Array, stride: int, dilation: in
     return blocks.reshape(len(x), *blocks.shape[2:])
 
 
-def _shifted_products_forward(x: jax.Array, kernel: jax.Array, stride: int, dilation: int):
-    return _shifted_products(x, kernel, stride, dilation), (x, kernel)
+def _shifted_products_forward(x: jax.Array, kernel: jax.Array, stride: int):
+    return _shifted_products(x, kernel, stride), (x, kernel)
 
 
-def _shifted_products_backward(stride: int, dilation: int, residuals, gradient: jax.Array):
+def _shifted_products_backward(stride: int, residuals, gradient: jax.Array):
     x, kernel = residuals
     _, height, width, _ = x.shape
     spread = gradient
@@ -102,21 +103,19 @@ def _shifted_products_backward(stride: int, dilation: int, residuals, gradient: 
         rows, columns = (height - 1) % stride, (width - 1) % stride
         edges = ((0, 0, 0), (0, rows, stride - 1), (0, columns, stride - 1), (0, 0, 0))
         spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), edges)
-    x_gradient = _shifted_products(spread, kernel[::-1, ::-1], 1, dilation)
-    return x_gradient, _kernel_gradient(x, gradient, kernel, stride, dilation)
+    x_gradient = _shifted_products(spread, kernel[::-1, ::-1], 1)
+    return x_gradient, _kernel_gradient(x, gradient, kernel, stride)
 
 
 _shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
 
 
-def _kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """All taps in one variadic reduction over a block of images, which is read from memory once."""
 
     def add_block(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         images, gradients = block
-        products = [
-            (tap * gradients).astype(jnp.float32) for _, _, tap in _taps(images, kernel.shape[0], stride, dilation)
-        ]
+        products = [(tap * gradients).astype(jnp.float32) for _, _, tap in _taps(images, kernel.shape[0], stride)]
         return total + jnp.stack(_sums(*products)).reshape(kernel.shape), None
 
     zero = jnp.zeros(kernel.shape, jnp.float32)
@@ -129,18 +128,17 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array, strid
     return total.astype(kernel.dtype)
 
 
-def _taps(x: jax.Array, size: int, stride: int, dilation: int) -> Iterator[tuple[int, int, jax.Array]]:
+def _taps(x: jax.Array, size: int, stride: int) -> Iterator[tuple[int, int, jax.Array]]:
     """For each entry of the kernel the part of the padded input that it meets: (row, column, [B, H', W', C])."""
-    padding = dilation * (size - 1) // 2
+    padding = (size - 1) // 2
     _, height, width, _ = x.shape
     last_row, last_column = (height - 1) // stride * stride, (width - 1) // stride * stride
     # Without the barrier the padding is computed again for every tap.
     padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0))))
     for row in range(size):
         for column in range(size):
-            top, left = row * dilation, column * dilation
-            stop = (top + last_row + 1, left + last_column + 1)
-            yield row, column, padded[:, top : stop[0] : stride, left : stop[1] : stride]
+            stop = (row + last_row + 1, column + last_column + 1)
+            yield row, column, padded[:, row : stop[0] : stride, column : stop[1] : stride]
 
 
 def _images_in_block(x: jax.Array) -> int:

@@ -1,6 +1,5 @@
-"""Strategies side by side on a table: the same seeds, the same counts of evaluations, true regret and hypervolume."""
+"""Strategies side by side on a table: the same seeds and counts of evaluations, judged by `jaxnas.tasks.judge`."""
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,61 +8,14 @@ import numpy as np
 
 from jaxnas import metrics, strategies
 from jaxnas.strategies.base import Strategy
+from jaxnas.tasks import judge
+from jaxnas.tasks.judge import MEASURES, Comparison, Result
 from jaxnas.tasks.tabular import TabularTask, evaluations_of_a_step, search_seeds
 
 # Separate searches lose by a wrong lambda more than anyone: they are given the best of these.
 INDEPENDENT_SAMPLES = (2, 4, 8)
 TESTED_AT = (250, 1000, 4000)  # evaluations at which a method is tested against the others
 REACHED_AT = (2000, 4000)  # evaluations of independent searches whose regret is to be reached with fewer
-
-
-@dataclass(frozen=True)
-class Result:
-    """Searches of one strategy with M seeds, at E recorded counts of evaluations.
-
-    Attributes:
-      relative_regret: float64 [M, K, E].
-      hypervolume: float64 [M, E], of the K networks' true errors and R.
-      encodings: int [M, K, D], the networks at the end.
-      samples: lambda.
-      wall_seconds: time taken, compiling included.
-    """
-
-    relative_regret: np.ndarray
-    hypervolume: np.ndarray
-    encodings: np.ndarray
-    samples: int
-    wall_seconds: float
-
-    @property
-    def mean_regret(self) -> np.ndarray:
-        """Relative regret averaged over seeds and penalties, [E]."""
-        return self.relative_regret.mean((0, 1))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One paired test of a method against a baseline.
-
-    Attributes:
-      baseline: name of the baseline, with its lambda where that was chosen for this count.
-      measure: "relative_regret" or "hypervolume".
-      evaluations: the count of evaluations.
-      method_mean: mean over seeds (and penalties) of the method.
-      baseline_mean: the same of the baseline.
-      better: whether the method's mean is better.
-      p_value: two-sided, Wilcoxon's signed-rank test over seeds.
-      p_holm: corrected for all tests of the family.
-    """
-
-    baseline: str
-    measure: str
-    evaluations: int
-    method_mean: float
-    baseline_mean: float
-    better: bool
-    p_value: float
-    p_holm: float
 
 
 @dataclass(frozen=True)
@@ -135,14 +87,14 @@ def run(task: TabularTask, method: Strategy, recorded: Sequence[int], seeds: int
     started = time.perf_counter()
     archs = search_seeds(task, method, recorded, seeds, first_seed)  # [M, E, K, D]
     wall_seconds = time.perf_counter() - started
-    rows = task.rows(archs)
-    regret = metrics.relative_regret(task.objective(method.penalties), rows)
-    return Result(
-        relative_regret=np.swapaxes(regret, 1, 2),
-        hypervolume=metrics.hypervolume(task.error[rows], task.cost.scaled[rows]),
-        encodings=archs[:, -1],
-        samples=method.samples,
+    return judge.judge(
+        task,
+        method.penalties,
+        archs,
+        recorded,
+        spent=float(recorded[-1]),
         wall_seconds=wall_seconds,
+        samples=method.samples,
     )
 
 
@@ -167,45 +119,47 @@ def _independent(results: Mapping[str, Result]) -> dict[str, Result]:
     return {name: result for name, result in results.items() if name.startswith("independent@")}
 
 
-def compare(method: str, recorded: Sequence[int], results: Mapping[str, Result]) -> list[Comparison]:
+def _others(results: Mapping[str, Result]) -> dict[str, Result]:
+    return {name: result for name, result in results.items() if not name.startswith("independent")}
+
+
+def compare(method: str, results: Mapping[str, Result]) -> list[Comparison]:
     """Tests a method against every other at the counts of `TESTED_AT`, in regret and hypervolume: one Holm family.
 
     Independent searches enter once for each count and measure, with the lambda that is best there.
     """
-    sweep = _independent(results)
-    single = {name: result for name, result in results.items() if not name.startswith("independent") and name != method}
-    found = []
-    for measure, sign in (("relative_regret", 1.0), ("hypervolume", -1.0)):
-        per_seed = {name: _per_seed(result, measure) for name, result in results.items()}  # [M, E]
+    recorded, sweep = results[method].evaluations, _independent(results)
+    single = [name for name in _others(results) if name != method]
+    pairs = []
+    for measure, sign in MEASURES.items():
         for count in (count for count in TESTED_AT if count in recorded):
-            e = list(recorded).index(count)
-            best = min(sweep, key=lambda name: sign * per_seed[name][:, e].mean(), default=None)
-            for baseline in [*single, *([best] if best else [])]:
-                ours, theirs = per_seed[method][:, e], per_seed[baseline][:, e]
-                means = float(ours.mean()), float(theirs.mean())
-                p_value = metrics.paired_wilcoxon(ours, theirs)
-                better = sign * (means[0] - means[1]) < 0
-                found.append(Comparison(baseline, measure, count, *means, better, p_value, p_value))
-    corrected = metrics.holm([each.p_value for each in found])
-    return [dataclasses.replace(each, p_holm=float(p)) for each, p in zip(found, corrected)]
+            means = {
+                name: sign * result.per_seed(measure)[:, recorded.index(count)].mean() for name, result in sweep.items()
+            }
+            best = [min(means, key=means.__getitem__)] if means else []
+            pairs += [(method, baseline, measure, count) for baseline in [*single, *best]]
+    return judge.compare(results, pairs)
 
 
-def _per_seed(result: Result, measure: str) -> np.ndarray:
-    return result.relative_regret.mean(1) if measure == "relative_regret" else result.hypervolume
-
-
-def reaches(recorded: Sequence[int], results: Mapping[str, Result]) -> list[Reach]:
+def reaches(results: Mapping[str, Result]) -> list[Reach]:
     """How many evaluations every method needs for the regret of independent searches at the counts of `REACHED_AT`."""
     sweep = _independent(results)
-    others = {name: result for name, result in results.items() if not name.startswith("independent")}
+    recorded = next(iter(results.values())).evaluations
     found = []
     for count in (count for count in REACHED_AT if sweep and count in recorded):
-        e = list(recorded).index(count)
+        e = recorded.index(count)
         best = min(sweep.values(), key=lambda result: result.mean_regret[e])
         level = float(best.mean_regret[e])
-        for name, result in others.items():
+        for name, result in _others(results).items():
             needed = metrics.evaluations_to_reach(recorded, result.mean_regret, level)
             reached = np.isfinite(needed)
             evaluations, ratio = (int(needed), needed / count) if reached else (None, None)
             found.append(Reach(name, count, level, best.samples, evaluations, ratio))
     return found
+
+
+def mean_curves(results: Mapping[str, Result]) -> dict[str, np.ndarray]:
+    """Mean regret [E] by method; of independent searches the least over lambda at each count."""
+    curves = {name: result.mean_regret for name, result in _others(results).items()}
+    sweep = [result.mean_regret for result in _independent(results).values()]
+    return {**curves, "independent": np.min(sweep, axis=0)} if sweep else curves

@@ -2,32 +2,43 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-from experiments import cifar_search
+from jaxnas.results import settings_tree
 from jaxnas.runtime.checkpoints import Checkpoints
-from jaxnas.search.presets import Preset
+from jaxnas.search.build import build
+from jaxnas.search.config import SearchConfig, StreamedConfig
+from jaxnas.search.execute import LATENCY_FILE
 from jaxnas.tasks.supernet import FrozenSupernet
 
 
-def read_run(run: Path) -> tuple[dict[str, Any], Preset]:
-    """The options of the search in a folder that its preset does not hold, and the preset.
+def read_run(run: Path) -> SearchConfig:
+    """The configuration of the search in a folder, with the latency table that lies there.
 
     Raises:
-      ValueError: if the folder holds no search.
+      ValueError: if the folder holds no search of images in memory.
     """
     try:
-        description = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        options = {name: description[name] for name in ("seed", "method", "cost")}
-        if "budgets" in description:
-            options["budgets"] = tuple(
-                ",".join(f"{name}={value!r}" for name, value in budget.items()) for budget in description["budgets"]
-            )
-        if "latency" in description:
-            options["latency"] = run / cifar_search.LATENCY_FILE
-        return options, Preset.from_description(description)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search") from error
+        config = settings_tree.from_json(SearchConfig, json.loads((run / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search ({error})") from error
+    if config.method.latency is not None:
+        config = settings_tree.replace(config, latency=run / LATENCY_FILE)
+    return config
+
+
+def read_streamed_run(run: Path) -> StreamedConfig:
+    """The configuration of the search on streamed images in a folder.
+
+    Raises:
+      ValueError: if the folder holds no such search.
+    """
+    try:
+        document = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return settings_tree.from_json(StreamedConfig, document)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"run {run} is not the folder of a search; give the result.json beside its config.json ({error})"
+        ) from error
 
 
 def load_supernet(run: Path, data_dir: Path | None) -> FrozenSupernet:
@@ -36,10 +47,10 @@ def load_supernet(run: Path, data_dir: Path | None) -> FrozenSupernet:
     Raises:
       ValueError: if the folder holds no finished search.
     """
-    options, preset = read_run(run)
-    search = cifar_search.build(cifar_search.Config(**options, data_dir=data_dir), preset)
+    config = settings_tree.replace(read_run(run), data_dir=data_dir)
+    search = build(config)
     with Checkpoints(run / "checkpoints") as checkpoints:
-        restored = checkpoints.restore_newest(search.init(options["seed"]))
-    if restored is None or restored.step < preset.settings.total_steps:
+        restored = checkpoints.restore_newest(search.init(config.run.seed))
+    if restored is None or restored.step < config.training.total_steps:
         raise ValueError(f"run {run} is not finished; run its cifar_search command again to resume it")
     return FrozenSupernet(search, restored.state.params)

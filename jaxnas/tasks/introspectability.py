@@ -86,7 +86,7 @@ def measured_cost(value: jax.Array) -> jax.Array:
 
 def evaluate(
     apply: ApplyWithFeatures, params: chex.ArrayTree, images: jax.Array, labels: jax.Array, archs: jax.Array
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Losses of architectures and their introspectability as a measured cost, for a strategy's `tell`.
 
     Args:
@@ -97,15 +97,15 @@ def evaluate(
       archs: int32 [S, D].
 
     Returns:
-      float32 [S, 2]: the mean cross-entropy, and `measured_cost`.
+      float32 [S], the mean cross-entropy; float32 [S, 1], `measured_cost`.
     """
     chex.assert_rank([images, labels, archs], [4, 1, 2])
 
-    def one(arch: jax.Array) -> jax.Array:
+    def one(arch: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits, features = apply(params, images, arch)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         predicted = logits.argmax(-1)
         value = introspectability(class_gram(features, predicted, logits.shape[-1]), predicted)
-        return jnp.stack([loss, measured_cost(value)])
+        return loss, measured_cost(value)[None]
 
     return jax.lax.map(one, archs)

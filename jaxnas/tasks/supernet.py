@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas import data
 from jaxnas.search.search import Search
-from jaxnas.search.steps import Examples
 from jaxnas.strategies.base import Strategy
 from jaxnas.tasks import introspectability
 
@@ -35,21 +35,21 @@ class FrozenSupernet:
     def losses(self, key: jax.Array, archs: jax.Array) -> jax.Array:
         """Losses of int32 [S, D] architectures on one random validation minibatch, float32 [S]."""
         size = self.search.settings.valid_batch_size
-        indices = jax.random.choice(key, len(self.search.valid.labels), (size,), replace=False)
-        return self.search.evaluate_on(self.params, indices, archs).loss
+        return self.search.evaluate_batch(self.params, self.search.valid.sample(key, size), archs).loss
 
-    def losses_and_introspectability(self, key: jax.Array, archs: jax.Array) -> jax.Array:
-        """As `losses`, with introspectability as a measured cost: float32 [S, 2], see `introspectability.evaluate`."""
+    def losses_and_introspectability(self, key: jax.Array, archs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As `losses`, and introspectability as a measured cost, [S, 1]: see `introspectability.evaluate`."""
         size = self.search.settings.valid_batch_size
-        indices = jax.random.choice(key, len(self.search.valid.labels), (size,), replace=False)
-        return self._introspect(self.params, self.search.minibatch(indices), archs)
+        return self._introspect(self.params, self.search.valid.sample(key, size), archs)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _introspect(self, params: chex.ArrayTree, minibatch: Examples, archs: jax.Array) -> jax.Array:
+    def _introspect(
+        self, params: chex.ArrayTree, minibatch: data.Examples, archs: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         def apply(params: chex.ArrayTree, images: jax.Array, arch: jax.Array) -> tuple[jax.Array, Any]:
             return self.search.supernet.apply({"params": params}, images, arch, method="apply_with_features")
 
-        images = self.search.steps.prepare(minibatch, None)
+        images = self.search.prepare(minibatch, None)
         return introspectability.evaluate(apply, params, images, minibatch.labels, archs)
 
     def run(
@@ -57,7 +57,7 @@ class FrozenSupernet:
         strategy: Strategy,
         evaluations: int,
         seed: int,
-        evaluate: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+        evaluate: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]] | None = None,
     ) -> np.ndarray:
         """Searches until at least `evaluations` architecture-minibatch losses were used.
 
@@ -65,12 +65,11 @@ class FrozenSupernet:
           strategy: any strategy on the supernet's space.
           evaluations: total number of losses.
           seed: of the search and its minibatches.
-          evaluate: (key, archs) -> what the strategy is told; None for `losses`.
+          evaluate: (key, archs) -> losses and measured costs, or None for costs; None for `losses` alone.
 
         Returns:
           int32 [K, D], what the strategy holds for the best.
         """
-        evaluate = self.losses if evaluate is None else evaluate
         key = jax.random.key(seed)
         state = strategy.init(jax.random.fold_in(key, 0))
         used, step = 0, 0
@@ -78,6 +77,8 @@ class FrozenSupernet:
             step += 1
             ask_key, batch_key = jax.random.split(jax.random.fold_in(key, step))
             archs, state = strategy.ask(ask_key, state)
-            state, _ = strategy.tell(state, archs, evaluate(batch_key, jnp.asarray(archs)))
+            archs = jnp.asarray(archs)
+            losses, costs = (self.losses(batch_key, archs), None) if evaluate is None else evaluate(batch_key, archs)
+            state, _ = strategy.tell(state, archs, losses, costs)
             used += len(archs)
         return np.asarray(strategy.modes(state))

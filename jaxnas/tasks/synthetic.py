@@ -1,9 +1,11 @@
 """Random tables for tests and examples: additive effects of decisions, and interactions of pairs of neighbours."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxnas.spaces.base import architectures
 from jaxnas.tasks.tables import Table
 
 
@@ -23,7 +25,7 @@ def synthetic_table(num_choices: Sequence[int], seed: int = 0, interaction: floa
     ((6,), True, True)
     """
     rng = np.random.default_rng(seed)
-    choices = np.stack(np.unravel_index(np.arange(np.prod(num_choices)), num_choices), axis=1)
+    choices = architectures(num_choices, np.arange(math.prod(num_choices)))
     error, cost = np.zeros(len(choices)), np.zeros(len(choices))
     for d, count in enumerate(num_choices):
         price = np.sort(rng.uniform(size=count))

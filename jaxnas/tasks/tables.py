@@ -1,19 +1,19 @@
 """Tables of evaluated architectures: read from npz files, and checked before anything is computed from them.
 
-A table is complete: it holds every architecture of its space once. Files come from strangers, so that nothing in them
-is ever unpickled, and whatever is wrong is said in one sentence.
+A table is complete: it holds every architecture of its space once. A file may come from anyone: nothing in it is
+unpickled, and errors are one sentence.
 """
 
+import math
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxnas.cost import AdditiveCost
-from jaxnas.spaces.base import Decision
+from jaxnas.spaces.base import Decision, architectures
+from jaxnas.tasks.npz import read_arrays
 
 ADDITIVE_TOLERANCE = 1e-9  # of the span of the cost
 
@@ -31,6 +31,16 @@ class Table:
     decisions: tuple[Decision, ...]
     error: np.ndarray
     cost: np.ndarray
+
+    @property
+    def num_choices(self) -> tuple[int, ...]:
+        """C_d for each decision."""
+        return tuple(len(decision.choices) for decision in self.decisions)
+
+    @property
+    def archs(self) -> np.ndarray:
+        """The architecture of each row, int32 [N, D]."""
+        return architectures(self.num_choices, np.arange(len(self.error)))
 
     @classmethod
     def from_arrays(
@@ -69,9 +79,9 @@ def additive_cost(table: Table, name: str) -> AdditiveCost:
     """The cost of a table as a sum over decisions.
 
     Raises:
-      ValueError: if it is none, naming an architecture that tells.
+      ValueError: if it is none, naming an architecture whose cost is no sum.
     """
-    num_choices = tuple(len(decision.choices) for decision in table.decisions)
+    num_choices = table.num_choices
     cost = table.cost.reshape(num_choices)
     first = (0,) * len(num_choices)
     rows = tuple(
@@ -79,7 +89,7 @@ def additive_cost(table: Table, name: str) -> AdditiveCost:
         for d in range(len(num_choices))
     )
     additive = AdditiveCost(name, name, float(cost[first]), rows)
-    archs = np.stack(np.unravel_index(np.arange(len(table.cost)), num_choices), axis=1)
+    archs = table.archs
     off = np.abs(additive.total(archs) - table.cost)
     if off.max() > ADDITIVE_TOLERANCE * np.ptp(table.cost):
         worst = archs[off.argmax()].tolist()
@@ -99,46 +109,13 @@ def read_table(path: str | os.PathLike, cost: str, error: str = "error") -> Tabl
 
     Raises:
       OSError: if the file cannot be opened.
-      ValueError: if it is no npz file, lacks an array, or the table is not complete and sound.
+      ValueError: if it is no npz file, lacks an array, has one that is too large, or is not complete and sound.
     """
+    arrays = read_arrays(path, sorted({"choices", error, cost}), optional=["choice_names"])
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with loaded as archive:
-            arrays = {name: _member(archive, name, path) for name in sorted({"choices", error, cost})}
-            names = _member(archive, "choice_names", path) if "choice_names" in archive.files else None
-    except _MissingArray:
-        raise
-    except (
-        ValueError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-    ) as fault:
-        reason = "pickled objects are not read" if "pickle" in str(fault).lower() else str(fault) or "it ends early"
-        raise ValueError(f"{path} is not a readable npz file of plain arrays: {reason}") from fault
-    try:
-        return Table.from_arrays(arrays["choices"], arrays[error], arrays[cost], names)
+        return Table.from_arrays(arrays["choices"], arrays[error], arrays[cost], arrays.get("choice_names"))
     except ValueError as fault:
         raise ValueError(f"{path}: {fault}") from fault
-
-
-# What numpy and zipfile raise on damaged or foreign files, depending on where the damage is.
-_UNREADABLE = (ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-
-
-class _MissingArray(ValueError):
-    """The file is sound but has no array of this name."""
-
-
-def _member(archive: np.lib.npyio.NpzFile, name: str, path: str | os.PathLike) -> np.ndarray:
-    if name not in archive.files:
-        raise _MissingArray(f"{path} has no array {name!r}; it has {', '.join(sorted(archive.files)) or 'none'}")
-    return archive[name]
 
 
 def _checked_choices(choices: np.ndarray) -> np.ndarray:
@@ -176,7 +153,7 @@ def _lexicographic_order(choices: np.ndarray, num_choices: tuple[int, ...]) -> n
     if len(repeated):
         first, second = order[repeated[0]], order[repeated[0] + 1]
         raise ValueError(f"choices has duplicate rows: {first} and {second} are both {choices[first].tolist()}")
-    size = int(np.prod(num_choices, dtype=object))
+    size = math.prod(num_choices)
     if size != rows:
         raise ValueError(
             f"choices has rows missing: columns with {num_choices} choices make {size} architectures, got {rows} rows"

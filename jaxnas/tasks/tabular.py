@@ -14,14 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.spaces.base import SearchSpace
+from jaxnas.cost import objective, scale
+from jaxnas.spaces.base import SearchSpace, rows_of, strides
 from jaxnas.strategies.base import Strategy
 from jaxnas.tasks.tables import Table
-
-
-def _strides(num_choices: Sequence[int]) -> np.ndarray:
-    """Row of architecture c in lexicographic order is c @ strides; int32 [D]."""
-    return np.cumprod([1, *num_choices[:0:-1]])[::-1].astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +29,23 @@ class TableCost:
     Attributes:
       num_choices: C_d of each decision.
       scaled: float64 [N], R of the rows in lexicographic order.
+      lowest: the cheapest architecture's cost, in the table's unit.
+      highest: the dearest one's.
     """
 
     num_choices: tuple[int, ...]
     scaled: np.ndarray
+    lowest: float = 0.0
+    highest: float = 1.0
 
     def __call__(self, archs: jax.Array) -> jax.Array:
         """R(c), jit-compilable: int [S, D] -> float32 [S] in [0, 1]."""
-        rows = (jnp.asarray(archs) * _strides(self.num_choices)).sum(-1)
+        rows = (jnp.asarray(archs) * strides(self.num_choices).astype(np.int32)).sum(-1)
         return jnp.asarray(self.scaled, jnp.float32)[rows]
+
+    def scale(self, total: float) -> float:
+        """R of a cost in the table's unit; 0 if all architectures cost the same."""
+        return scale(total, self.lowest, self.highest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,11 @@ class TabularTask:
     cost: TableCost
     noise: float = 0.0
 
+    @property
+    def true_error(self) -> np.ndarray:
+        """What networks are truly worth, float64 [N]: `error`, but where a search's losses are of another kind."""
+        return self.error
+
     @classmethod
     def from_table(cls, table: Table, noise: float = 0.0, name: str = "table") -> "TabularTask":
         """Makes a task of a checked table.
@@ -75,19 +84,22 @@ class TabularTask:
         if not (math.isfinite(noise) and noise >= 0):
             raise ValueError(f"noise must be a standard deviation, finite and not negative, got {noise}")
         space = SearchSpace(name, table.decisions)
-        lowest, highest = table.cost.min(), table.cost.max()
-        scaled = (table.cost - lowest) / (highest - lowest if highest > lowest else 1.0)
-        return cls(space, table.error, TableCost(space.num_choices, scaled), float(noise))
+        lowest, highest = float(table.cost.min()), float(table.cost.max())
+        cost = TableCost(space.num_choices, scale(table.cost, lowest, highest), lowest, highest)
+        return cls(space, table.error, cost, float(noise))
 
     def rows(self, archs: np.ndarray) -> np.ndarray:
         """The rows of architectures in `error` and `cost.scaled`, on the host: int [..., D] -> int [...]."""
-        return np.asarray(archs) @ _strides(self.space.num_choices)
+        return rows_of(self.space.num_choices, archs)
+
+    def index(self, archs: jax.Array) -> jax.Array:
+        """As `rows`, jit-compilable: int [S, D] -> int [S]."""
+        chex.assert_axis_dimension(archs, -1, len(self.space.decisions))
+        return (jnp.asarray(archs) * strides(self.space.num_choices).astype(np.int32)).sum(-1)
 
     def lookup(self, archs: jax.Array) -> jax.Array:
         """True errors, jit-compilable: int [S, D] -> float32 [S]."""
-        chex.assert_axis_dimension(archs, -1, len(self.space.decisions))
-        rows = (jnp.asarray(archs) * _strides(self.space.num_choices)).sum(-1)
-        return jnp.asarray(self.error, jnp.float32)[rows]
+        return jnp.asarray(self.error, jnp.float32)[self.index(archs)]
 
     def evaluate(self, key: jax.Array, archs: jax.Array) -> jax.Array:
         """Errors as one minibatch would show them, with independent noise: int [S, D] -> float32 [S]."""
@@ -96,7 +108,7 @@ class TabularTask:
 
     def objective(self, penalties: Sequence[float]) -> np.ndarray:
         """True f_k(c) = error + eps_k R(c) of all architectures, on the host: float64 [K, N]."""
-        return self.error + np.asarray(penalties, np.float64)[:, None] * self.cost.scaled
+        return objective(self.error, penalties, self.cost.scaled)
 
 
 def evaluations_of_a_step(method: Strategy) -> int:

@@ -6,7 +6,9 @@ one (the winner's curse).
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import chex
 import flax.struct
@@ -16,7 +18,9 @@ import numpy as np
 import threadpoolctl
 
 from jaxnas import distribution
-from jaxnas.spaces.base import SearchSpace
+from jaxnas.cost import objective
+from jaxnas.spaces.base import SearchSpace, architectures
+from jaxnas.strategies import base, robust
 from jaxnas.strategies.constrained import ROUNDING
 
 ENUMERATED = 2**16  # architectures: the cheapest of so many is found by looking at all
@@ -67,9 +71,15 @@ def fit_after(step: jax.Array, growth: float) -> jax.Array:
 
 def empty(capacity: int, decisions: int) -> Archive:
     """Nothing evaluated; N = `capacity`."""
-    nothing = jnp.full(capacity, jnp.inf)
+    nothing = jnp.full(capacity, jnp.inf, jnp.float32)
     archs = jnp.zeros((capacity, decisions), jnp.int32)
     return Archive(archs, nothing, nothing, jnp.zeros(capacity, jnp.int32), nothing, jnp.int32(0))
+
+
+def evaluations(cost: base.Cost, archs: Any, losses: Any, costs: Any) -> base.Evaluations:
+    """`base.evaluations` for a strategy with an archive, which cannot take measured costs."""
+    base.refuse_measured_costs(costs, "what was never evaluated is compared with what was")
+    return base.evaluations(cost, archs, losses)
 
 
 def add(archive: Archive, archs: jax.Array, losses: jax.Array, costs: jax.Array) -> Archive:
@@ -78,12 +88,13 @@ def add(archive: Archive, archs: jax.Array, losses: jax.Array, costs: jax.Array)
     Args:
       archive: what was known.
       archs: int [S, D].
-      losses: float [S], finite.
+      losses: float [S]; an architecture whose loss is not finite is not entered.
       costs: float [S], their R.
     """
     chex.assert_rank([archs, losses, costs], [2, 1, 1])
     chex.assert_equal_shape([losses, costs])
     chex.assert_shape(archs, (len(losses), archive.archs.shape[1]))
+    usable = jnp.isfinite(losses)
 
     def enter(i: jax.Array, archive: Archive) -> Archive:
         same = (archive.archs == archs[i]).all(-1) & (archive.counts > 0)
@@ -91,13 +102,15 @@ def add(archive: Archive, archs: jax.Array, losses: jax.Array, costs: jax.Array)
         place = jnp.where(known, same.argmax(), archive.added % len(archive.losses))
         count = jnp.where(known, archive.counts[place], 0)
         before = jnp.where(known, archive.losses[place], 0.0)
+        estimate = jnp.where(known, archive.estimates[place], jnp.inf)
+        place = jnp.where(usable[i], place, len(archive.losses))  # beyond the archive: dropped
         return Archive(
-            archs=archive.archs.at[place].set(archs[i].astype(jnp.int32)),
-            losses=archive.losses.at[place].set((before * count + losses[i]) / (count + 1)),
-            costs=archive.costs.at[place].set(costs[i]),
-            counts=archive.counts.at[place].set(count + 1),
-            estimates=archive.estimates.at[place].set(jnp.where(known, archive.estimates[place], jnp.inf)),
-            added=archive.added + jnp.where(known, 0, 1),
+            archs=archive.archs.at[place].set(archs[i].astype(jnp.int32), mode="drop"),
+            losses=archive.losses.at[place].set((before * count + losses[i]) / (count + 1), mode="drop"),
+            costs=archive.costs.at[place].set(costs[i], mode="drop"),
+            counts=archive.counts.at[place].set(count + 1, mode="drop"),
+            estimates=archive.estimates.at[place].set(estimate, mode="drop"),
+            added=archive.added + (~known & usable[i]).astype(jnp.int32),
         )
 
     return jax.lax.fori_loop(0, len(losses), enter, archive)
@@ -119,8 +132,8 @@ def best(
       int32 [K, D].
     """
     usable = jnp.isfinite(values)
-    price = jnp.asarray(penalties, jnp.float32)[:, None] * jnp.where(usable, costs, 0.0)
-    chosen = jnp.where(usable, values + price, jnp.inf).argmin(-1)
+    values, costs = jnp.where(usable, values, jnp.inf), jnp.where(usable, costs, 0.0)
+    chosen = objective(values, jnp.asarray(penalties, jnp.float32), costs).argmin(-1)
     return jnp.where(usable.any(), archs[chosen], last)
 
 
@@ -131,6 +144,17 @@ def best_within(
     fitting = costs <= jnp.asarray(budgets, jnp.float32)[:, None] + ROUNDING
     values = jnp.where(fitting, values, jnp.inf)
     return jnp.where(jnp.isfinite(values).any(-1, keepdims=True), archs[values.argmin(-1)], last)
+
+
+def lessons(archive: Archive) -> jax.Array:
+    """The losses that a model learns from, a heavy tail cut off (`robust`): float [N], infinite in free places."""
+    live = archive.counts > 0
+    return jnp.where(live, robust.scale(archive.losses, live).cap(archive.losses), jnp.inf)
+
+
+def enough(archive: Archive, told: base.Evaluations) -> jax.Array:
+    """Whether a fit may change anything: the step has news, and two architectures are known; bool []."""
+    return told.usable.any() & ((archive.counts > 0).sum() > 1)
 
 
 def judged(archive: Archive) -> jax.Array:
@@ -161,7 +185,7 @@ def _fresh(num_choices, samples, seed, candidates, archs, counts) -> np.ndarray:
     """`fresh` on the host."""
     candidates = np.asarray(candidates, np.int32)
     known = {row.tobytes() for row in np.asarray(archs, np.int32)[np.asarray(counts) > 0]}
-    space = int(np.prod(num_choices, dtype=object))
+    space = math.prod(num_choices)
     chosen: dict[bytes, np.ndarray] = {}
 
     def take(rows: np.ndarray) -> None:
@@ -176,7 +200,7 @@ def _fresh(num_choices, samples, seed, candidates, archs, counts) -> np.ndarray:
         take(rng.integers(num_choices, size=(UNIFORM_TRIES * samples, len(num_choices)), dtype=np.int32))
         if len(chosen) < samples and space <= 2 * (len(known) + samples):  # hardly anything is new: look everywhere
             rows = (rng.integers(space) + np.arange(space)) % space
-            take(np.stack(np.unravel_index(rows, num_choices), axis=1).astype(np.int32))
+            take(architectures(num_choices, rows))
         known = set()
         take(candidates)
     rows = np.asarray([*chosen.values()], np.int32).reshape(-1, len(num_choices))
@@ -206,8 +230,8 @@ def cheapest(space: SearchSpace, cost: Callable[[jax.Array], jax.Array]) -> np.n
             return np.asarray(cost(jnp.asarray(archs, jnp.int32)))
 
     if space.size <= ENUMERATED:
-        archs = np.stack(np.unravel_index(np.arange(space.size), space.num_choices), axis=1)
-        return archs[costs_of(archs).argmin()].astype(np.int32)
+        archs = space.enumerate()
+        return archs[costs_of(archs).argmin()]
     arch, improved = np.zeros(len(space.num_choices), np.int32), True
     while improved:
         before = costs_of(arch[None])[0]

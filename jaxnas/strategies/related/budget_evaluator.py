@@ -44,7 +44,8 @@ def scores(params: Any, archs: jax.Array, at: jax.Array, num_choices: tuple[int,
       float [S].
     """
     width = params["params"]["Dense_0"]["bias"].size
-    encoded = jnp.concatenate([neural.flat_one_hot(archs, num_choices), jax.nn.one_hot(at, budgets)], axis=1)
+    condition = jax.nn.one_hot(at, budgets, dtype=jnp.float32)
+    encoded = jnp.concatenate([neural.flat_one_hot(archs, num_choices), condition], axis=1)
     return neural.Perceptron(width).apply(params, encoded)
 
 

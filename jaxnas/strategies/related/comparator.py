@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.strategies.related.archive import Archive, one_thread
+from jaxnas.strategies.related.archive import Archive, lessons, one_thread
 
 SLACK = 1.0  # C of the machine
 JUDGES = 256  # architectures, at most, that all evaluated ones are compared with when losses are read off the ranking
@@ -43,7 +43,7 @@ class Comparator:
 def untrained(pairs: int, decisions: int) -> Comparator:
     """Finds all architectures alike; M = `pairs`."""
     nothing = jnp.zeros((pairs, decisions), jnp.int32)
-    return Comparator(nothing, nothing, jnp.zeros(pairs))
+    return Comparator(nothing, nothing, jnp.zeros(pairs, jnp.float32))
 
 
 def probabilities(machine: Comparator, archs: Any, others: Any, num_choices: tuple[int, ...]) -> Any:
@@ -111,7 +111,7 @@ def fit(key: jax.Array, archive: Archive, num_choices: tuple[int, ...], pairs: i
     like = Comparator(row, row, jax.ShapeDtypeStruct((pairs,), jnp.float32))
     shapes = (like, jax.ShapeDtypeStruct(archive.losses.shape, jnp.float32))
     call = functools.partial(_fit, num_choices, pairs)
-    arguments = (jax.random.bits(key), archive.archs, archive.losses, archive.counts)
+    arguments = (jax.random.bits(key), archive.archs, lessons(archive), archive.counts)
     return jax.pure_callback(call, shapes, *arguments, vmap_method="sequential")
 
 
@@ -127,6 +127,9 @@ def _fit_alone(num_choices, pairs, seed, archs, losses, counts) -> tuple[Compara
     rng = np.random.default_rng(int(seed))
     archs, losses, counts = (np.asarray(values) for values in (archs, losses, counts))
     known = np.flatnonzero(counts > 0)
+    if len(known) == 0:  # a fit that is thrown away
+        nothing = np.zeros((pairs, archs.shape[1]), np.int32)
+        return Comparator(nothing, nothing, np.zeros(pairs, np.float32)), np.full(losses.shape, np.inf, np.float32)
     rows = rng.choice(known, size=(2, pairs))
     first_is_better = np.arange(pairs) % 2 == 0  # both answers occur
     swap = (losses[rows[0]] < losses[rows[1]]) != first_is_better

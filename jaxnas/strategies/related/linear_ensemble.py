@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.strategies.related.archive import Archive, one_thread
+from jaxnas.strategies.related.archive import Archive, lessons, one_thread
 from jaxnas.strategies.shared_model.design import Design
 
 MODELS = 5
@@ -73,7 +73,7 @@ def fit_archive(design: Design, archive: Archive) -> tuple[jax.Array, jax.Array]
         jax.ShapeDtypeStruct((MODELS, design.size + 1), jnp.float32),
         jax.ShapeDtypeStruct(archive.losses.shape, jnp.float32),
     )
-    arguments = (archive.archs, archive.losses, archive.counts)
+    arguments = (archive.archs, lessons(archive), archive.counts)
     return jax.pure_callback(functools.partial(_fit, design), shapes, *arguments, vmap_method="sequential")
 
 
@@ -82,6 +82,8 @@ def _fit(design, archs, losses, counts) -> tuple[np.ndarray, np.ndarray]:
     archs, losses, counts = (np.asarray(values) for values in (archs, losses, counts))
     known = counts > 0
     estimates = np.full(losses.shape, np.inf, np.float32)
+    if not known.any():  # a fit that is thrown away
+        return np.zeros((MODELS, design.size + 1), np.float32), estimates
     with one_thread():
         coefficients = fit(design, archs[known], losses[known], counts[known])
         estimates[known] = predict(design, coefficients, archs[known])[0]

@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base, variation
 from jaxnas.strategies.related import archive as archives
-from jaxnas.strategies.related import linear_ensemble, pareto, variation
+from jaxnas.strategies.related import linear_ensemble, pareto
 from jaxnas.strategies.shared_model import design as designs
 
 EXPLORATION = (0.1, 0.5)  # least and largest share, the latter to begin with
@@ -108,7 +108,7 @@ class MoARR:
         del key
         return State(
             archive=archives.empty(self.capacity, len(self.space.decisions)),
-            coefficients=jnp.zeros((linear_ensemble.MODELS, self.design.size + 1)),
+            coefficients=jnp.zeros((linear_ensemble.MODELS, self.design.size + 1), jnp.float32),
             exploration=jnp.float32(EXPLORATION[1]),
             step=jnp.int32(0),
             next_fit=jnp.int32(-(-self.founders // self.step_samples)),
@@ -142,28 +142,33 @@ class MoARR:
         return jnp.where(share < UNIFORM, uniform, jnp.where(share < UNIFORM + CROSSED, crossed, mutants))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Adds to the archive, adapts the exploration and fits; the diagnostics are the objectives, [K, S]."""
-        costs = self.cost(archs)
-        objective = incumbents.scalarised(losses, self.penalties, costs)
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.Info]:
+        """Adds what is usable to the archive, adapts the exploration and, on a schedule of steps, fits."""
+        told = archives.evaluations(self.cost, archs, losses, costs)
         before, step = state.archive, state.step + 1
-        archive = archives.add(before, archs, losses, costs)
-        matched = (before.losses <= losses[:, None]) & (before.costs <= costs[:, None])  # [S, N]
-        improves = ~matched.any(-1).all()
+        archive = archives.add(before, told.archs, told.losses, told.costs[:, 0])
+        enough = archives.enough(archive, told)
+        matched = (before.losses <= told.losses[:, None]) & (before.costs <= told.costs)  # [S, N]
+        improves = (~matched.any(-1) & told.usable).any()
         exploration = jnp.clip(state.exploration * jnp.where(improves, 0.9, 1.1), *EXPLORATION)
+        adapts = told.usable.any() & (step * self.step_samples > self.founders)
         due = step >= state.next_fit
-        coefficients, estimates = jax.lax.cond(
-            due,
-            lambda: linear_ensemble.fit_archive(self.design, archive),
-            lambda: (state.coefficients, archive.estimates),
-        )
+        kept = (state.coefficients, archive.estimates)
+
+        def learn() -> tuple[jax.Array, jax.Array]:
+            fitted = linear_ensemble.fit_archive(self.design, archive)
+            return jax.tree.map(lambda new, old: jnp.where(enough, new, old), fitted, kept)
+
+        coefficients, estimates = jax.lax.cond(due, learn, lambda: kept)
         return State(
             archive=archive.replace(estimates=estimates),
             coefficients=coefficients,
-            exploration=jnp.where(step * self.step_samples > self.founders, exploration, state.exploration),
+            exploration=jnp.where(adapts, exploration, state.exploration),
             step=step,
             next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
-        ), objective
+        ), told.info(self.penalties)
 
     def modes(self, state: State) -> jax.Array:
         """For each penalty the least f_k of all evaluated architectures, by the models' mean: int32 [K, D]."""

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxnas import distribution
-from jaxnas.strategies.related.archive import Archive
+from jaxnas.strategies.related.archive import Archive, lessons
 
 REINFORCE_STEPS, REINFORCE_RATE = 100, 1e-2
 STEPS, BATCH, RATE, DECAY = 80, 64, 3e-3, 0.1  # of a prediction of losses: with many more steps it learns the noise
@@ -37,10 +37,11 @@ class Perceptron(nn.Module):
 
     def start(self, key: jax.Array, inputs: int) -> Any:
         """Parameters for F = `inputs`: biases 0, weights uniform up to 1 / sqrt(inputs of the layer) (as PyTorch's)."""
-        shapes = jax.eval_shape(lambda: self.init(jax.random.key(0), jnp.zeros((1, inputs))))
-        span = jax.tree.map(lambda leaf: jnp.full(leaf.shape, leaf.shape[0] ** -0.5 * (len(leaf.shape) > 1)), shapes)
+        shapes = jax.eval_shape(lambda: self.init(jax.random.key(0), jnp.zeros((1, inputs), jnp.float32)))
+        spans = jax.tree.map(lambda leaf: leaf.shape[0] ** -0.5 * (len(leaf.shape) > 1), shapes)
+        span = jax.tree.map(lambda leaf, value: jnp.full(leaf.shape, value, jnp.float32), shapes, spans)
         flat, unravel = jax.flatten_util.ravel_pytree(span)
-        return unravel(flat * jax.random.uniform(key, flat.shape, minval=-1.0))
+        return unravel(flat * jax.random.uniform(key, flat.shape, jnp.float32, minval=-1.0))
 
 
 def minimise(
@@ -97,22 +98,22 @@ class Generator:
 
     def init(self, key: jax.Array, span: float = 0.1) -> dict[str, Any]:
         """Parameters, all uniform from -span to span."""
-        row = jnp.zeros((1, self.hidden))
+        row = jnp.zeros((1, self.hidden), jnp.float32)
         kinds, choices = max(self.kinds) + 1, max(self.num_choices)
         cell = jax.eval_shape(lambda: self._cell.init(jax.random.key(0), (row, row), row))
         zeros = {
-            "cell": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), cell),
-            "condition": jnp.zeros((self.conditions, self.hidden)),
-            "choice": jnp.zeros((kinds, choices, self.hidden)),
-            "head": jnp.zeros((kinds, self.hidden, choices)),
-            "bias": jnp.zeros((kinds, choices)),
+            "cell": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), cell),
+            "condition": jnp.zeros((self.conditions, self.hidden), jnp.float32),
+            "choice": jnp.zeros((kinds, choices, self.hidden), jnp.float32),
+            "head": jnp.zeros((kinds, self.hidden, choices), jnp.float32),
+            "bias": jnp.zeros((kinds, choices), jnp.float32),
         }
         flat, unravel = jax.flatten_util.ravel_pytree(zeros)
-        return unravel(jax.random.uniform(key, flat.shape, minval=-span, maxval=span))
+        return unravel(jax.random.uniform(key, flat.shape, jnp.float32, minval=-span, maxval=span))
 
     def noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """What `sample` makes choices with: Gumbel noise [..., D, C], the last of `shape` being S."""
-        return jax.random.gumbel(key, (*shape, len(self.num_choices), max(self.num_choices)))
+        return jax.random.gumbel(key, (*shape, len(self.num_choices), max(self.num_choices)), jnp.float32)
 
     def sample(
         self, params: dict[str, Any], noise: jax.Array, conditions: jax.Array
@@ -143,7 +144,7 @@ class Generator:
             entropy = -(jnp.exp(log_probs) * jnp.where(valid, log_probs, 0.0)).sum(-1)
             return (state, params["choice"][kind, choice]), (choice, chosen, entropy)
 
-        start = jnp.zeros((len(conditions), self.hidden))
+        start = jnp.zeros((len(conditions), self.hidden), jnp.float32)
         carry = ((start, start), params["condition"][conditions])
         _, (archs, log_probs, entropies) = jax.lax.scan(decide, carry, (jnp.swapaxes(noise, 0, 1), kinds, valid))
         return archs.T.astype(jnp.int32), log_probs.sum(0), entropies.sum(0)
@@ -192,13 +193,13 @@ def predicted_losses(
     """
     start_key, row_key = jax.random.split(key)
     encoded, live = flat_one_hot(archive.archs, num_choices), archive.counts > 0
-    count = live.sum()
-    mean = jnp.where(live, archive.losses, 0).sum() / count
-    spread = jnp.sqrt(jnp.where(live, (archive.losses - mean) ** 2, 0).sum() / count + 1e-12)
+    count, losses = live.sum(), lessons(archive)
+    mean = jnp.where(live, losses, 0).sum() / count
+    spread = jnp.sqrt(jnp.where(live, (losses - mean) ** 2, 0).sum() / count + 1e-12)
     perceptron = Perceptron(width)
 
     def loss(params: Any, rows: jax.Array) -> jax.Array:
-        return ((perceptron.apply(params, encoded[rows]) - (archive.losses[rows] - mean) / spread) ** 2).mean()
+        return ((perceptron.apply(params, encoded[rows]) - (losses[rows] - mean) / spread) ** 2).mean()
 
     rows = jax.random.randint(row_key, (STEPS, BATCH), 0, count)
     adamw = optax.adamw(optax.cosine_decay_schedule(RATE, STEPS), weight_decay=DECAY)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas import metrics
+
 
 def non_dominated(objectives: jax.Array, candidates: jax.Array) -> jax.Array:
     """Which candidates no other candidate dominates (the first front): float [U, 2], bool [U] -> bool [U].
@@ -28,7 +30,7 @@ def front_members(losses: jax.Array, costs: jax.Array) -> jax.Array:
     chex.assert_rank([losses, costs], 1)
     order = jnp.lexsort((losses, costs))
     ordered = losses[order]
-    least_before = jnp.concatenate([jnp.full(1, jnp.inf), jax.lax.cummin(ordered)[:-1]])
+    least_before = jnp.concatenate([jnp.full(1, jnp.inf, losses.dtype), jax.lax.cummin(ordered)[:-1]])
     return jnp.zeros(len(losses), bool).at[order].set(ordered < least_before)
 
 
@@ -44,7 +46,7 @@ def crowding(objectives: jax.Array, candidates: jax.Array) -> jax.Array:
     chex.assert_rank([objectives, candidates], [2, 1])
     last = candidates.sum() - 1
     place = jnp.arange(len(candidates))
-    distance = jnp.zeros(len(candidates))
+    distance = jnp.zeros(len(candidates), jnp.float32)
     for values in objectives.T:
         order = jnp.argsort(jnp.where(candidates, values, jnp.inf))
         ordered = values[order]
@@ -61,10 +63,9 @@ def front(losses: np.ndarray, costs: np.ndarray) -> np.ndarray:
     >>> front(np.array([0.5, 0.2, 0.3]), np.array([0.0, 0.5, 1.0])).tolist()
     [0, 1]
     """
-    order = np.lexsort((losses, costs))
-    ordered = losses[order]
-    least_before = np.concatenate([[np.inf], np.minimum.accumulate(ordered)[:-1]])
-    return order[ordered < least_before]
+    members = np.flatnonzero(metrics.pareto_front(costs, losses))
+    _, first = np.unique(costs[members], return_index=True)  # members of equal cost are equal points
+    return members[first]
 
 
 def improvement(

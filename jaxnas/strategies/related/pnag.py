@@ -31,8 +31,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
-from jaxnas.strategies.constrained import complete_budgets
+from jaxnas.strategies import base
+from jaxnas.strategies.constrained import check_budgets, scaled_budgets
 from jaxnas.strategies.related import archive as archives
 from jaxnas.strategies.related import budget_evaluator, neural
 
@@ -74,8 +74,8 @@ class PNAG:
       penalties: eps_k; they play no part in the search, only in picking its K networks.
       samples: lambda, samples of the generator for each budget in a step.
       cost: scaled cost R(c); None for the first cost of the space.
-      budgets: the largest R of each of the K networks. None for evenly spaced ones, from 1 for the smallest penalty
-        down to 1 / K for the largest.
+      budgets: the largest cost of each of the K networks, in the unit of `cost`. None for evenly spaced ones, from the
+        dearest network for the smallest penalty down to a K-th of the span for the largest.
       founders: uniform architectures that the search begins with.
       growth: a fit follows when the number of steps has grown by this factor.
       capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
@@ -100,21 +100,26 @@ class PNAG:
 
     def __post_init__(self):
         base.complete(self)
-        object.__setattr__(self, "budgets", complete_budgets(self.budgets, self.penalties))
+        object.__setattr__(self, "budgets", check_budgets(self.cost, self.budgets, self.penalties))
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.samples * len(self.penalties))
         base.check_positive(self, "width", "hidden", "tries")
+
+    @property
+    def scaled_budgets(self) -> tuple[float, ...]:
+        """The budgets on the scale of R."""
+        return scaled_budgets(self.cost, self.budgets, self.penalties)
 
     @property
     def generator(self) -> neural.Generator:
         """The generator's shapes."""
         return neural.Generator.of_choices(
-            [each.choices for each in self.space.decisions], len(self.budgets), self.hidden
+            [each.choices for each in self.space.decisions], len(self.penalties), self.hidden
         )
 
     def init(self, key: jax.Array) -> State:
         """An empty archive and an untrained generator; the key is kept for training."""
-        decisions, size = len(self.space.decisions), len(self.budgets) * FOR_EACH_BUDGET
-        unknown = jnp.full(size, jnp.inf)
+        decisions, size = len(self.space.decisions), len(self.penalties) * FOR_EACH_BUDGET
+        unknown = jnp.full(size, jnp.inf, jnp.float32)
         return State(
             archive=archives.empty(self.capacity, decisions),
             generator=self.generator.init(key),
@@ -122,7 +127,7 @@ class PNAG:
             generated_losses=unknown,
             generated_costs=unknown,
             step=jnp.int32(0),
-            next_fit=jnp.int32(-(-self.founders // (self.samples * len(self.budgets)))),
+            next_fit=jnp.int32(-(-self.founders // (self.samples * len(self.penalties)))),
             fits=jnp.int32(0),
             key_data=jax.random.key_data(key),
         )
@@ -131,8 +136,8 @@ class PNAG:
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
         """New samples of the generator for every budget, uniform ones at first: int32 [S, D], and the state."""
         founder_key, sample_key, fresh_key = jax.random.split(key, 3)
-        size = self.samples * len(self.budgets)
-        budgets = jnp.arange(size * self.tries) % len(self.budgets)
+        size = self.samples * len(self.penalties)
+        budgets = jnp.arange(size * self.tries) % len(self.penalties)
         generated, _, _ = self.generator.sample(
             state.generator, self.generator.noise(sample_key, (len(budgets),)), budgets
         )
@@ -141,31 +146,37 @@ class PNAG:
         return archives.fresh(fresh_key, self.space.num_choices, size, candidates, state.archive), state
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Adds to the archive and, on a schedule, trains the networks; the diagnostics are the objectives, [K, S]."""
-        costs = self.cost(archs)
-        objective = incumbents.scalarised(losses, self.penalties, costs)
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.Info]:
+        """Adds what is usable to the archive and, on a schedule of steps, trains the networks."""
+        told = archives.evaluations(self.cost, archs, losses, costs)
         step = state.step + 1
         due = step >= state.next_fit
-        state = state.replace(archive=archives.add(state.archive, archs, losses, costs), step=step)
+        state = state.replace(archive=archives.add(state.archive, told.archs, told.losses, told.costs[:, 0]), step=step)
+        enough = archives.enough(state.archive, told)
         # The archive stays outside of the branches, which would copy it in every step.
         names = ("generator", "generated", "generated_losses", "generated_costs")
         kept = (state.archive.estimates, *(getattr(state, name) for name in names))
         fit = jax.custom_batching.sequential_vmap(self.fit)  # small products of matrices are slower in batches
-        estimates, *values = jax.lax.cond(due, fit, lambda _: kept, state)
+
+        def learn(state: State) -> tuple[Any, ...]:
+            return jax.tree.map(lambda new, old: jnp.where(enough, new, old), fit(state), kept)
+
+        estimates, *values = jax.lax.cond(due, learn, lambda _: kept, state)
         return state.replace(
             archive=state.archive.replace(estimates=estimates),
             next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
-            fits=state.fits + due,
+            fits=state.fits + (due & enough),
             **dict(zip(names, values)),
-        ), objective
+        ), told.info(self.penalties)
 
     def fit(self, state: State) -> tuple[Any, ...]:
         """Trains; returns estimates [N], the generator, and its architectures with their losses and costs."""
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
         evaluator_key, predictor_key, train_key, sample_key = jax.random.split(key, 4)
-        archive, num_choices, budgets = state.archive, self.space.num_choices, len(self.budgets)
-        evaluator = budget_evaluator.train(evaluator_key, archive, self.budgets, num_choices, self.width)
+        archive, num_choices, budgets = state.archive, self.space.num_choices, len(self.penalties)
+        evaluator = budget_evaluator.train(evaluator_key, archive, self.scaled_budgets, num_choices, self.width)
         conditions = jnp.tile(jnp.arange(budgets), FOR_EACH_BUDGET)
 
         def reward(archs: jax.Array, at: jax.Array) -> jax.Array:
@@ -189,7 +200,8 @@ class PNAG:
 
         No budget is ever exceeded: costs are exact, and the cheapest architecture is known.
         """
-        return archives.best_within(*self._candidates(state), self.budgets, archives.cheapest(self.space, self.cost))
+        cheapest = archives.cheapest(self.space, self.cost)
+        return archives.best_within(*self._candidates(state), self.scaled_budgets, cheapest)
 
     def _candidates(self, state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Losses, costs and architectures to answer with."""

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.strategies.related import pareto, variation
+from jaxnas.strategies import variation
+from jaxnas.strategies.related import pareto
 
 
 @flax.struct.dataclass
@@ -27,7 +28,7 @@ def nobody(size: int, decisions: int) -> Population:
     return Population(jnp.zeros((size, decisions), jnp.int32), jnp.zeros(size, bool))
 
 
-def together(*populations: Population) -> Population:
+def merged(*populations: Population) -> Population:
     """All members in one population, in this order; of equals the first."""
     archs = jnp.concatenate([one.archs for one in populations])
     members = jnp.concatenate([one.members for one in populations])

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.base import SearchSpace
-from jaxnas.strategies import base, incumbents
+from jaxnas.strategies import base
 from jaxnas.strategies.related import archive as archives
 from jaxnas.strategies.related import comparator, pareto
 from jaxnas.strategies.related import populations as populations_lib
@@ -151,7 +151,7 @@ class SMEMNAS:
         self, judge: comparator.Comparator, main: Population, vice: Population, children: Population
     ) -> tuple[Population, Population]:
         """The next main and vice population: the first front of all in rank and cost, and the uncrowded of the rest."""
-        union = populations_lib.together(main, vice, children)
+        union = populations_lib.merged(main, vice, children)
         scores = comparator.scores(judge, union.archs, union.archs, union.members, self.space.num_choices)
         objectives = jnp.stack([-scores, self.cost(union.archs)], axis=-1)
         front = pareto.non_dominated(objectives, union.members)
@@ -161,22 +161,26 @@ class SMEMNAS:
         )
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, jax.Array]:
-        """Adds to the archive and, on a schedule, learns to compare; the diagnostics are the objectives, [K, S]."""
-        costs = self.cost(archs)
-        objective = incumbents.scalarised(losses, self.penalties, costs)
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.Info]:
+        """Adds what is usable to the archive and, on a schedule of steps, learns to compare."""
+        told = archives.evaluations(self.cost, archs, losses, costs)
         step = state.step + 1
-        archive = archives.add(state.archive, archs, losses, costs)
+        archive = archives.add(state.archive, told.archs, told.losses, told.costs[:, 0])
+        enough = archives.enough(archive, told)
         due = step >= state.next_fit
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), step)
-        judge, estimates = jax.lax.cond(
-            due,
-            lambda: comparator.fit(key, archive, self.space.num_choices, self.pairs),
-            lambda: (state.comparator, archive.estimates),
-        )
+        kept = (state.comparator, archive.estimates)
+
+        def learn() -> tuple[comparator.Comparator, jax.Array]:
+            fitted = comparator.fit(key, archive, self.space.num_choices, self.pairs)
+            return jax.tree.map(lambda new, old: jnp.where(enough, new, old), fitted, kept)
+
+        judge, estimates = jax.lax.cond(due, learn, lambda: kept)
         rows = jnp.arange(self.population + self.vice) % self.capacity
         founders = Population(archive.archs[rows], archive.counts[rows] > 0)
-        first = due & (state.fits == 0)  # the first populations are the first architectures
+        first = due & enough & (state.fits == 0)  # the first populations are the first architectures
         cut = self.population
         main = jax.tree.map(lambda new, old: jnp.where(first, new[:cut], old), founders, state.main)
         vice = jax.tree.map(lambda new, old: jnp.where(first, new[cut:], old), founders, state.vice)
@@ -187,9 +191,9 @@ class SMEMNAS:
             vice=vice,
             step=step,
             next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
-            fits=state.fits + due,
+            fits=state.fits + (due & enough),
             key_data=state.key_data,
-        ), objective
+        ), told.info(self.penalties)
 
     def modes(self, state: State) -> jax.Array:
         """For each penalty the least f_k of what was evaluated, by the ranking read as a loss: int32 [K, D]."""

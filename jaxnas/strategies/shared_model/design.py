@@ -62,7 +62,7 @@ class Design:
     def singles(self, archs: jax.Array) -> jax.Array:
         """Contrasts of architectures: int [..., D] -> float32 [..., P1]."""
         chex.assert_axis_dimension(archs, -1, len(self.num_choices))
-        one_hot = jax.nn.one_hot(archs, max(self.num_choices))
+        one_hot = jax.nn.one_hot(archs, max(self.num_choices), dtype=jnp.float32)
         return one_hot.reshape(*archs.shape[:-1], -1) @ self.contrasts
 
     def features(self, archs: jax.Array) -> jax.Array:
@@ -187,7 +187,7 @@ def descend(design: Design, coefficients: jax.Array, start: jax.Array, sweeps: i
             own = design.columns(decision)
             slope = linear[..., own] + (quadratic[..., own, :] * singles[..., None, :]).sum(-1)
             choice = (slope[..., None, :] * table).sum(-1).argmin(-1)
-            best = jax.nn.one_hot(choice, len(table))
+            best = jax.nn.one_hot(choice, len(table), dtype=jnp.float32)
             singles = singles.at[..., own].set((best[..., None] * table).sum(-2))
             chosen = chosen.at[..., decision].set(choice.astype(jnp.int32))
         return singles, chosen

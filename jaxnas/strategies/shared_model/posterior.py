@@ -10,12 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.strategies import base
+from jaxnas import cost as cost_lib
+from jaxnas.strategies import robust
 from jaxnas.strategies.shared_model.design import Design
 
 BLOCK_ROWS = 256  # samples whose features are held at a time: a whole design of T S rows would take P times the memory
 QUANTILE_ROWS = 512  # samples, evenly spaced over all steps, that the cap of the responses is estimated from
 RATIO_RANGE = (1e-2, 1e5)  # of noise over prior variance
+# Penalties beyond so many times the spread of the losses count as equal to it. Costs decide alone then, also where they
+# differ by a thousandth, and a float32 sum of the two still holds the loss to 1 % of its spread.
+LARGEST_PENALTY = 1e5
+MODERATE_PENALTY = 1e3  # likewise; what is common to all k is learnt from those with penalties up to this
 SMALLEST_ERROR = 1e-9  # of the response's mean square: keeps the noise positive where the model fits exactly
 
 
@@ -25,8 +30,9 @@ class Memory:
 
     Attributes:
       archs: int32 [T, S, D].
-      losses: float32 [T, S].
+      losses: float32 [T, S]; 0 where not usable.
       costs: float32 [T, S, J], R of the architectures.
+      usable: bool [T, S], whether a loss was finite; False in rows that nothing was written to.
       step: int32 [], steps told so far, those forgotten included.
       gram: float32 [P, P], of features centred in each step, over the first `counted` steps.
       counted: int32 [].
@@ -35,6 +41,7 @@ class Memory:
     archs: jax.Array
     losses: jax.Array
     costs: jax.Array
+    usable: jax.Array
     step: jax.Array
     gram: jax.Array
     counted: jax.Array
@@ -49,20 +56,22 @@ def empty(design: Design, steps: int, samples: int, costs: int) -> Memory:
     return Memory(
         archs,
         zeros,
-        jnp.zeros((steps, samples, costs)),
+        jnp.zeros((steps, samples, costs), jnp.float32),
+        jnp.zeros((steps, samples), bool),
         jnp.int32(0),
-        jnp.zeros((design.size, design.size)),
+        jnp.zeros((design.size, design.size), jnp.float32),
         jnp.int32(0),
     )
 
 
 def remember(memory: Memory, archs: jax.Array, losses: jax.Array, costs: jax.Array) -> Memory:
-    """Writes one step over the oldest: int32 [S, D], float [S], float [S, J]."""
-    row = memory.step % len(memory.losses)
+    """Writes one step over the oldest: int32 [S, D], float [S], infinite where not usable, float [S, J]."""
+    row, usable = memory.step % len(memory.losses), jnp.isfinite(losses)
     return memory.replace(
         archs=memory.archs.at[row].set(archs),
-        losses=memory.losses.at[row].set(losses),
+        losses=memory.losses.at[row].set(jnp.where(usable, losses, 0.0)),
         costs=memory.costs.at[row].set(costs),
+        usable=memory.usable.at[row].set(usable),
         step=memory.step + 1,
     )
 
@@ -78,10 +87,13 @@ def count(memory: Memory, design: Design) -> tuple[jax.Array, jax.Array]:
     first, live = jnp.where(forgets, 0, memory.counted), _live_steps(memory)
 
     def add(index: jax.Array, gram: jax.Array) -> jax.Array:
-        features = design.features(jax.lax.dynamic_slice_in_dim(memory.archs, index * block, block))
+        archs, usable = (
+            jax.lax.dynamic_slice_in_dim(leaf, index * block, block) for leaf in (memory.archs, memory.usable)
+        )
+        features = design.features(archs)
         steps = index * block + jnp.arange(block)
-        new = (steps >= first) & (steps < live)
-        features = (features - features.mean(1, keepdims=True)) * new[:, None, None]
+        new = usable & ((steps >= first) & (steps < live))[:, None]
+        features = (features - robust.mean(features, usable[..., None], 1)) * new[..., None]
         features = features.reshape(block * samples, design.size)
         return gram + features.T @ features
 
@@ -97,7 +109,7 @@ class NormalEquations:
       gram: float32 [P, P].
       moment: float32 [K, P], features times responses.
       square: float32 [K], sum of squared responses.
-      rows: float32 [], degrees of freedom, S - 1 for each remembered step.
+      rows: float32 [], degrees of freedom, one less than its usable samples for each remembered step.
     """
 
     gram: jax.Array
@@ -111,6 +123,21 @@ class NormalEquations:
         cross = self.gram[:, first:] @ directions
         gram = jnp.block([[self.gram, cross], [cross.T, directions.T @ cross[first:]]])
         return self.replace(gram=gram, moment=jnp.concatenate([self.moment, self.moment[:, first:] @ directions], 1))
+
+
+def loss_scale(memory: Memory) -> robust.Scale:
+    """The scale of the remembered losses, from some of them."""
+    sample = _some_steps(memory)
+    return robust.scale(memory.losses[sample].ravel(), memory.usable[sample].ravel())
+
+
+def of_moderate(coefficients: jax.Array, penalties: jax.Array, scale: robust.Scale) -> jax.Array:
+    """The mean model of the loss, of those k where it is not drowned by costs: float [K, P], float [K, J] -> [P].
+
+    Responses are capped at a quantile of f_k, and under a huge penalty nearly all that is left of them is cost.
+    """
+    moderate = (penalties <= MODERATE_PENALTY * scale.width).all(-1, keepdims=True)
+    return robust.mean(coefficients, moderate | ~moderate.any(), 0)[0]
 
 
 def normal_equations(
@@ -128,42 +155,42 @@ def normal_equations(
       penalties: float [K, J].
       worst: objectives beyond this quantile count as equal to it; 1 caps nothing.
     """
-    steps, samples = memory.losses.shape
+    samples, scale = memory.losses.shape[1], loss_scale(memory)
     block, live = _block_steps(samples), _live_steps(memory)
-    linear, quadratic = design.split(coefficients.mean(0))
+    linear, quadratic = design.split(of_moderate(coefficients, penalties, scale))
 
-    def level(archs: jax.Array, losses: jax.Array) -> tuple[jax.Array, jax.Array]:
-        singles = design.singles(archs)
+    def level(archs: jax.Array, losses: jax.Array, usable: jax.Array) -> tuple[jax.Array, jax.Array]:
+        singles, losses = design.singles(archs), scale.cap(losses)
         predicted = singles @ linear + ((singles @ quadratic) * singles).sum(-1) / 2
-        return losses - (losses - predicted).mean(-1, keepdims=True), singles
+        return losses - robust.mean(losses - predicted, usable, -1), singles
 
-    picked = max(1, min(steps, QUANTILE_ROWS // samples))
-    sample = (jnp.arange(picked) * live) // picked  # while few are live, some twice
-    levelled, _ = level(memory.archs[sample], memory.losses[sample])
-    objective = (levelled + base.price(penalties, memory.costs[sample])).reshape(len(penalties), -1)
-    cap = jnp.quantile(objective, worst, axis=1)[:, None, None] if worst < 1 else jnp.inf
+    sample = _some_steps(memory)
+    usable = memory.usable[sample]
+    levelled, _ = level(memory.archs[sample], memory.losses[sample], usable)
+    objective = cost_lib.objective(levelled, penalties, memory.costs[sample]).reshape(len(penalties), -1)
+    cap = robust.quantile(objective, usable.ravel(), worst)[:, None, None] if worst < 1 else jnp.inf
 
     def add(index: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         single, pair, square = sums
-        archs, losses, costs = (
+        archs, losses, costs, usable = (
             jax.lax.dynamic_slice_in_dim(leaf, index * block, block)
-            for leaf in (memory.archs, memory.losses, memory.costs)
+            for leaf in (memory.archs, memory.losses, memory.costs, memory.usable)
         )
-        levelled, singles = level(archs, losses)
-        price = base.price(penalties, costs)
+        levelled, singles = level(archs, losses, usable)
+        price = cost_lib.price(penalties, costs)
         response = jnp.minimum(levelled + price, cap) - price  # [K, block, S]
-        response = response - response.mean(-1, keepdims=True)
-        response = response * (index * block + jnp.arange(block) < live)[:, None]
+        response = (response - robust.mean(response, usable, -1)) * usable
         response, singles = response.reshape(len(penalties), -1), singles.reshape(block * samples, -1)
         # Moments of products of contrasts, for every two contrasts: cheaper than to form the pair features.
         products = jnp.einsum("knp,nq->kpq", response[..., None] * singles, singles)
         return single + response @ singles, pair + products, square + jnp.square(response).sum(1)
 
     k, contrasts = len(penalties), len(design.owner)
-    zeros = (jnp.zeros((k, contrasts)), jnp.zeros((k, contrasts, contrasts)), jnp.zeros(k))
+    zeros = tuple(jnp.zeros(shape, jnp.float32) for shape in ((k, contrasts), (k, contrasts, contrasts), (k,)))
     single, pair, square = jax.lax.fori_loop(0, -(-live // block), add, zeros)
     moment = jnp.concatenate([single, design.pairs_of(pair)], axis=1)
-    return NormalEquations(memory.gram, moment, square, live * (samples - 1.0))
+    rows = jnp.maximum(memory.usable.sum(-1) - 1, 0).sum().astype(jnp.float32)
+    return NormalEquations(memory.gram, moment, square, rows)
 
 
 @flax.struct.dataclass
@@ -204,9 +231,9 @@ def posterior(
     ratios = jnp.exp(log_ratio)
     ratio = jnp.append(ratios, ratios[0] / max(1, (order == 0).sum()))[order]  # [P]
     factor = jnp.linalg.cholesky(equations.gram + jnp.diag(ratio))
-    inverse = lax.linalg.triangular_solve(factor, jnp.eye(len(ratio)), left_side=True, lower=True)
+    inverse = lax.linalg.triangular_solve(factor, jnp.eye(len(ratio), dtype=jnp.float32), left_side=True, lower=True)
     mean = equations.moment @ inverse.T @ inverse
-    deviations = jax.random.normal(key, (len(order), draws)).T @ inverse  # covariance: the inverse matrix
+    deviations = jax.random.normal(key, (len(order), draws), jnp.float32).T @ inverse  # covariance: the inverse matrix
     determined = 1 - ratio * jnp.square(deviations).mean(0)  # [P], in all the effective number of parameters
     error = equations.square - (mean * equations.moment).sum(-1) - (jnp.square(mean) * ratio).sum(-1)
     error = jnp.maximum(error, SMALLEST_ERROR * equations.square)
@@ -222,6 +249,13 @@ def posterior(
 
 def _block_steps(samples: int) -> int:
     return max(1, BLOCK_ROWS // samples)
+
+
+def _some_steps(memory: Memory) -> jax.Array:
+    """Indices of steps, evenly spaced over all live ones, that quantiles are estimated from; while few, some twice."""
+    steps, samples = memory.losses.shape
+    picked = max(1, min(steps, QUANTILE_ROWS // samples))
+    return (jnp.arange(picked) * _live_steps(memory)) // picked
 
 
 def _live_steps(memory: Memory) -> jax.Array:

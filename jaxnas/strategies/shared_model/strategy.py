@@ -1,4 +1,4 @@
-"""K architectures of different complexity from one Bayesian model of the loss: the default method, "importance".
+"""K architectures of different complexity from one Bayesian model of the loss: the default method, "shared_model".
 
 As in `ImportanceSampling`, samples are drawn from a mixture of K distributions, and every sample serves every one. What
 changes is how the distributions learn. The natural gradient of a product of categoricals is a regression on the choices
@@ -12,7 +12,7 @@ Of all products of categoricals it is the nearest, in KL divergence, to the post
 forgets which choices belong together, so that few of its samples are the optimum of any draw. Samples therefore come
 from the draws themselves: p_k is uniform over M optima c*_k of the posterior, each decision of which is redrawn from
 theta_k with a small probability. There is no step size; `spread`, which is set by hand, tempers the posterior. What it
-gains, what it costs and what else was tried: docs/ablation.md.
+gains, what it costs and what else was tried: docs/explanation/ablation.md.
 
 Paper: Noda, Saito, Shirakawa, arXiv 2207.10334, for K distributions and one mixture; Thompson, "On the likelihood that
 one unknown probability exceeds another", Biometrika 25 (1933), and Russo and Van Roy, "Learning to optimize via
@@ -21,7 +21,7 @@ posterior sampling", arXiv 1301.2609, for the update.
 Idea: One Bayesian model of the loss learns from every sample of all K distributions; theta_k is the probability that a
 choice belongs to the optimum for penalty k.
 
-Faithful: The mixture of K distributions that share every sample (`importance_plain` is the paper's own form).
+Faithful: The mixture of K distributions that share every sample (`importance_sampling` is the paper's own form).
 
 Deviations: The update is this library's: posterior sampling in a linear model on choices and pairs of choices replaces
 importance weights and the natural gradient, and samples are optima of its draws, changed a little.
@@ -59,6 +59,7 @@ class State:
       log_ratio: float32 [2], log of noise over prior variance, of single and of pair coefficients.
       memory: past samples, and how many steps were told.
       next_fit: int32 [], the step of the next fit.
+      fits: int32 [], fits that changed the distributions.
       optima: int32 [K, M, D], c*_k of M posterior draws of the last fit.
       penalties: float32 [K, J], eps_k of each of J costs, J = 1 unless `budgeted.py` is around this.
       key_data: uint32 [2], integers of the random key for posterior draws.
@@ -70,28 +71,14 @@ class State:
     log_ratio: jax.Array
     memory: posteriors.Memory
     next_fit: jax.Array
+    fits: jax.Array
     optima: jax.Array
     penalties: jax.Array
     key_data: jax.Array
 
 
-@flax.struct.dataclass
-class Info:
-    """Diagnostics of one `tell`; there is no utility, for the model learns from the losses themselves.
-
-    Attributes:
-      weights: float32 [K, S], importance weights w_k(c_i) against the mixture; nothing learns from them.
-      objective: float32 [K, S], f_k(c_i) = L(c_i) + eps_k R(c_i).
-      ess: float32 [K], effective sample size.
-    """
-
-    weights: jax.Array
-    objective: jax.Array
-    ess: jax.Array
-
-
 @dataclass(frozen=True)
-class SharedModel:
+class SharedModel(base.DistributionStrategy):
     """One Bayesian model of the loss for all K distributions.
 
     Attributes:
@@ -148,8 +135,13 @@ class SharedModel:
 
     @property
     def first_fit(self) -> int:
-        """Steps before the first fit; until then samples are uniform."""
+        """Steps before the first fit, where their losses are usable; until then samples are uniform."""
         return 1 if self.step_samples >= FIRST_SAMPLES else 2
+
+    @property
+    def fewest_samples(self) -> int:
+        """Usable samples that a fit takes: half of those that the first one would have."""
+        return min(self.first_fit * self.step_samples, FIRST_SAMPLES) // 2
 
     @property
     def design(self) -> designs.Design:
@@ -174,6 +166,7 @@ class SharedModel:
             log_ratio=jnp.log(jnp.asarray(INITIAL_RATIO, jnp.float32)),
             memory=posteriors.empty(self.design, steps, self.step_samples, len(self.cost_coefficients)),
             next_fit=jnp.int32(self.first_fit),
+            fits=jnp.int32(0),
             optima=jnp.zeros((k, self.draws, len(self.space.decisions)), jnp.int32),
             penalties=base.initial_penalties(self.penalties),
             key_data=jax.random.key_data(key),
@@ -187,7 +180,7 @@ class SharedModel:
         its share of the samples, up to less than one sample.
         """
         offset_key, choice_key = jax.random.split(key)
-        points = (jnp.arange(self.step_samples) + jax.random.uniform(offset_key)) / self.step_samples
+        points = (jnp.arange(self.step_samples) + jax.random.uniform(offset_key, dtype=jnp.float32)) / self.step_samples
         bounds = jnp.cumsum(jnp.repeat(state.shares / self.draws, self.draws))[:-1]
         source = (points[:, None] > bounds).sum(-1)  # [S], into K M
         components = self.components(state).reshape(-1, *state.theta.shape[1:])
@@ -196,8 +189,8 @@ class SharedModel:
 
     def components(self, state: State) -> jax.Array:
         """The products of categoricals, one around the optimum of each draw, that p_k is the mean of: [K, M, D, C]."""
-        redraw = jnp.where(state.memory.step < self.first_fit, 1.0, self.redraw)  # no optimum is known before
-        optima = jax.nn.one_hot(state.optima, self.space.max_choices)
+        redraw = jnp.where(state.fits == 0, jnp.float32(1.0), self.redraw)  # no optimum is known before
+        optima = jax.nn.one_hot(state.optima, self.space.max_choices, dtype=jnp.float32)
         return (1 - redraw) * optima + redraw * state.theta[:, None]
 
     def log_prob(self, state: State, archs: jax.Array) -> jax.Array:
@@ -206,37 +199,51 @@ class SharedModel:
         return jax.nn.logsumexp(by_draw, axis=0) - jnp.log(self.draws)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def tell(self, state: State, archs: jax.Array, losses: jax.Array) -> tuple[State, Info]:
+    def tell(
+        self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
+    ) -> tuple[State, base.DistributionInfo]:
         """Remembers the samples and, on a schedule that depends on the step alone, fits the model anew.
 
-        The step is the same for all seeds of a `vmap`, so that the fit stays a branch that is mostly not taken.
+        The step is the same for all seeds of a `vmap`, so that the fit stays a branch that is mostly not taken. It
+        advances with every step, and takes a row of the memory, also where no sample of the step is usable; a fit that
+        is due then, or before enough samples are usable, changes nothing.
 
         Args:
           state: the state that the architectures were drawn from.
           archs: int32 [S, D].
-          losses: float [S], finite, all measured on one minibatch.
+          losses: float [S], all measured on one minibatch.
+          costs: None; the model looks for the best of all networks, also of those never evaluated.
 
         Returns:
-          The next state and the diagnostics of the step.
+          The next state and the diagnostics of the step; nothing learns from the importance weights.
         """
-        chex.assert_shape(archs, (self.step_samples, len(self.space.decisions)))
-        base.refuse_measured_costs(
-            losses, "the model looks for the best of all networks, also of those never evaluated"
-        )
-        chex.assert_shape(losses, (self.step_samples,))
-        costs = base.costs_of(self.cost, archs)
-        log_weights = importance.balance_heuristic(self.log_prob(state, archs), state.shares)  # [K, S]
-        objective = losses + base.price(state.penalties, costs)  # [K, S]
-        memory = posteriors.remember(state.memory, archs, losses, costs)
+        why = "the model looks for the best of all networks, also of those never evaluated"
+        base.refuse_measured_costs(costs, why)
+        told = base.evaluations(self.cost, archs, losses)
+        chex.assert_shape(told.archs, (self.step_samples, len(self.space.decisions)))
+        log_weights = importance.balance_heuristic(self.log_prob(state, told.archs), state.shares)  # [K, S]
+        log_weights = jnp.where(told.usable, log_weights, -jnp.inf)
+        memory = posteriors.remember(state.memory, told.archs, told.losses, told.costs)
         due = memory.step >= state.next_fit
+        enough = told.usable.any() & (memory.usable.sum() >= self.fewest_samples)
         state = state.replace(memory=memory, next_fit=jnp.where(due, self.fit_after(memory), state.next_fit))
         # The memory stays outside of the branches: passing through one would copy it in every step.
-        changed = ("theta", "shares", "coefficients", "log_ratio", "optima")
-        kept = (*(getattr(state, name) for name in changed), memory.gram, memory.counted)
-        *values, gram, counted = jax.lax.cond(due, self.fit, lambda _: kept, state)
+        changed = ("theta", "shares", "coefficients", "log_ratio", "optima", "fits")
+        kept = tuple(getattr(state, name) for name in changed)
+
+        def learn(state: State) -> tuple[jax.Array, ...]:
+            *values, gram, counted = self.fit(state)
+            return *(jnp.where(enough, new, old) for new, old in zip(values, kept)), gram, counted
+
+        *values, gram, counted = jax.lax.cond(due, learn, lambda _: (*kept, memory.gram, memory.counted), state)
         memory = memory.replace(gram=gram, counted=counted)
         state = state.replace(memory=memory, **dict(zip(changed, values)))
-        return state, Info(jnp.exp(log_weights), objective, importance.effective_sample_size(log_weights))
+        return state, base.DistributionInfo(
+            objective=told.objective(state.penalties),
+            ignored=told.ignored,
+            weights=jnp.exp(log_weights),
+            ess=importance.effective_sample_size(log_weights),
+        )
 
     def modes(self, state: State) -> jax.Array:
         """The most probable architecture of each distribution, int32 [K, D]."""
@@ -249,16 +256,18 @@ class SharedModel:
         return jnp.clip(grown, memory.step + 1, memory.step + longest)
 
     def fit(self, state: State) -> tuple[jax.Array, ...]:
-        """What a fit changes: theta, shares, coefficients, log_ratio, optima, and the memory's gram and counted."""
+        """What a fit changes: theta, shares, coefficients, log_ratio, optima, fits; gram and counted of the memory."""
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.memory.step)
         posterior_key, start_key = jax.random.split(key)
         design, cost = self.design, self.cost_coefficients
         with jax.default_matmul_precision("highest"):  # accelerators round otherwise, and a Gram matrix must not
             gram, counted = posteriors.count(state.memory, design)
             memory = state.memory.replace(gram=gram, counted=counted)
-            equations = posteriors.normal_equations(memory, design, state.coefficients, state.penalties, self.worst)
+            scale = posteriors.loss_scale(memory)
+            penalties = jnp.minimum(state.penalties, posteriors.LARGEST_PENALTY * scale.width)
+            equations = posteriors.normal_equations(memory, design, state.coefficients, penalties, self.worst)
             contrasts, pairs = len(design.owner), len(design.left)
-            additive = state.coefficients[:, :contrasts].mean(0)
+            additive = posteriors.of_moderate(state.coefficients[:, :contrasts], penalties, scale)
             directions = designs.curvatures(design, additive, jnp.asarray(cost[:, :contrasts].mean(0)))
             posterior, log_ratio = posteriors.posterior(
                 equations.augmented(directions),
@@ -275,13 +284,13 @@ class SharedModel:
 
             mean = fold(posterior.mean)
             deviations = jnp.sqrt(posterior.noise)[:, None, None] * fold(posterior.deviations)  # [K, M, P]
-            drawn = (mean + state.penalties @ cost)[:, None] + self.spread * deviations
+            drawn = (mean + penalties @ cost)[:, None] + self.spread * deviations
             start = jax.random.categorical(start_key, jnp.log(state.theta), shape=(self.draws, *state.theta.shape[:2]))
             optima = designs.descend(design, drawn, jnp.swapaxes(start, 0, 1), self.sweeps)  # [K, M, D]
-            frequency = jax.nn.one_hot(optima, self.space.max_choices).mean(1)  # [K, D, C]
+            frequency = jax.nn.one_hot(optima, self.space.max_choices, dtype=jnp.float32).mean(1)  # [K, D, C]
             theta = jax.vmap(functools.partial(asng.apply_margin, num_choices=self.space.num_choices))(frequency)
             shares = self.share_out(drawn, distribution.mode(theta), optima)
-        return theta, shares, mean, log_ratio, optima, gram, counted
+        return theta, shares, mean, log_ratio, optima, state.fits + 1, gram, counted
 
     def share_out(self, drawn: jax.Array, modes: jax.Array, optima: jax.Array) -> jax.Array:
         """Shares of the distributions in the samples, by the regret that the draws expect of each mode.

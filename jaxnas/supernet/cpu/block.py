@@ -105,7 +105,8 @@ def forward(
         return total, put(mean2, distance + origin), put(rate2, rate)
 
     inner, out = weights.project.shape
-    start = (jnp.zeros((batch * shape[0] * shape[1], out)), jnp.zeros(inner), jnp.zeros(inner))
+    sizes = ((batch * shape[0] * shape[1], out), (inner,), (inner,))
+    start = tuple(jnp.zeros(size, x.dtype) for size in sizes)
     total, mean2, rate2 = lax.fori_loop(0, blocks, add_block, start)
     return total.reshape(batch, *shape, out), Statistics(mean, covariance, mean2, rate2)
 

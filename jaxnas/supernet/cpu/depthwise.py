@@ -68,14 +68,11 @@ def pad(x: jax.Array, low: int, high: int) -> jax.Array:
     return lax.optimization_barrier(jnp.pad(x, ((0, 0), (low, high), (low, high), (0, 0))))
 
 
-def window(
-    x: jax.Array, corner: tuple[int, int], shape: tuple[int, int], stride: int = 1, column_stride: int | None = None
-) -> jax.Array:
-    """A part of images: [B, H, W, c] -> [B, *shape, c], from `corner` on; columns may have a stride of their own."""
+def window(x: jax.Array, corner: tuple[int, int], shape: tuple[int, int], stride: int = 1) -> jax.Array:
+    """A part of images: [B, H, W, c] -> [B, *shape, c], from `corner` on."""
     (row, column), (height, width) = corner, shape
-    column_stride = column_stride or stride
-    stop = (x.shape[0], row + (height - 1) * stride + 1, column + (width - 1) * column_stride + 1, x.shape[3])
-    return lax.slice(x, (0, row, column, 0), stop, (1, stride, column_stride, 1))
+    stop = (x.shape[0], row + (height - 1) * stride + 1, column + (width - 1) * stride + 1, x.shape[3])
+    return lax.slice(x, (0, row, column, 0), stop, (1, stride, stride, 1))
 
 
 def convolve(
@@ -215,7 +212,7 @@ def kernel_gradient(
             for number, total in enumerate(totals)
         )
 
-    totals = (jnp.zeros((size, size, channels)),) * parallel
+    totals = (jnp.zeros((size, size, channels), gradient.dtype),) * parallel
     totals = lax.fori_loop(0, batch // parallel // images * size, add_row, totals)
     return jnp.pad(sum(totals), ((edge, edge), (edge, edge), (0, 0)))
 

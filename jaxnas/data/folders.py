@@ -1,0 +1,281 @@
+"""Images in folders: one subfolder for each class, alone or below splits.
+
+    root/CLASS/image.jpg                        one set of images; folders below a class belong to it
+    root/train/CLASS/image.jpg, root/val/...    splits, see `open_folder`
+
+Nothing is left out in silence: `FolderReport` counts the images of each class and names what is not used, and why.
+"""
+
+import functools
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from jaxnas.data import folder_scan
+from jaxnas.data.decoding import BadImageError, printable, read_file
+from jaxnas.data.folder_scan import LISTED, listed, shown
+
+_EXAMPLES = 3  # names for each reason in a summary
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What a folder holds, and what of it is not used.
+
+    Attributes:
+      root: the folder.
+      images: number of images of each class, in the order of the labels.
+      left_out: for each reason the files and folders that are not used, relative to the root.
+    """
+
+    root: Path
+    images: dict[str, int]
+    left_out: dict[str, tuple[str, ...]]
+
+    def summary(self) -> str:
+        """A few lines: classes, images of each, what is left out and why."""
+        listed = [f"{name} {count:,}" for name, count in self.images.items()]
+        if len(listed) > LISTED:
+            fewest, most = min(self.images.values()), max(self.images.values())
+            rest = f"and {len(listed) - LISTED:,} more classes, of {fewest:,} to {most:,} images"
+            listed = [*listed[:LISTED], rest]
+        total = sum(self.images.values())
+        lines = [f"{shown(self.root)}: {total:,} images of {len(self.images):,} classes ({', '.join(listed)})"]
+        return "\n".join(lines + [f"  left out: {reason}" for reason in reasons(self.left_out)])
+
+
+def reasons(left_out: dict[str, Iterable[str]]) -> list[str]:
+    """For each reason the count, the reason, and a few names."""
+    texts = []
+    for reason, names in sorted(left_out.items()):
+        shown = [printable(name) for name in sorted(names)]
+        more = ", ..." if len(shown) > _EXAMPLES else ""
+        texts.append(f"{len(shown):,} {reason} ({', '.join(shown[:_EXAMPLES])}{more})")
+    return texts
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A folder with one subfolder of images for each class. See `jaxnas.data.sources.ImageSource`.
+
+    A file is an image if its suffix, in any case of letters, is one of `decoding.FORMATS`, or else if it begins as one
+    of them does. Hidden names are left out. Symbolic links are followed.
+
+    Attributes:
+      root: the folder.
+      known_bad: files, relative to the root, that an earlier start could not read, with their sizes then. They keep
+        their numbers, whether they were removed or not, and are not read: so a search goes on with the same order of
+        images after bad ones were removed.
+
+    Raises:
+      ValueError: if there is no such folder, it holds splits and not classes, a class has no image, or two folders have
+        one class name.
+    """
+
+    root: Path
+    known_bad: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "root", _folder(self.root))
+        splits = folder_scan.find_splits(self.root)
+        if splits:
+            raise ValueError(
+                f"data_dir {shown(self.root)} holds the splits {listed(splits.values())}, not classes; give one of "
+                "them, or open all with jaxnas.data.open_folder"
+            )
+        left_out, images = self._scan.left_out, self._scan.images
+        if not images:
+            raise ValueError(
+                f"data_dir {shown(self.root)} has no images: it must hold one subfolder of images for each class"
+                + "".join(f"; left out {reason}" for reason in reasons(left_out))
+            )
+        for folder, files in images.items():
+            if not files:
+                inside = {
+                    reason: [name for name in names if name.split("/")[0] == folder]
+                    for reason, names in left_out.items()
+                }
+                found = "".join(f", left out {reason}" for reason in reasons({k: v for k, v in inside.items() if v}))
+                raise ValueError(
+                    f"class {class_name(folder)!r} of data_dir {shown(self.root)} has no images{found}; "
+                    "add or convert images, or remove the folder"
+                )
+        names = [class_name(folder) for folder in images]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"data_dir {shown(self.root)} has two folders of one name, {listed(twice)}; rename one")
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return printable(self.root.name)
+
+    @functools.cached_property
+    def _scan(self) -> folder_scan.Scan:
+        return folder_scan.scan(self.root)
+
+    @functools.cached_property
+    def _classes(self) -> tuple[tuple[str, list[str]], ...]:
+        bad = [name for name, _ in self.known_bad]
+        return tuple(
+            sorted(
+                (class_name(folder), sorted({*files, *(name for name in bad if name.split("/")[0] == folder)}))
+                for folder, files in self._scan.images.items()
+            )
+        )
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the subfolders in alphabetical order, see `class_name`."""
+        return tuple(name for name, _ in self._classes)
+
+    @functools.cached_property
+    def _files(self) -> tuple[str, ...]:
+        return tuple(file for _, files in self._classes for file in files)
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self._classes), dtype=np.int32), [len(files) for _, files in self._classes])
+
+    @functools.cached_property
+    def report(self) -> FolderReport:
+        """What was found, and what was left out."""
+        left_out = {reason: tuple(sorted(names)) for reason, names in self._scan.left_out.items()}
+        return FolderReport(self.root, {name: len(files) for name, files in self._classes}, left_out)
+
+    @functools.cached_property
+    def known_bad_numbers(self) -> frozenset[int]:
+        """Which images an earlier start could not read."""
+        bad = {name for name, _ in self.known_bad}
+        return frozenset(number for number, file in enumerate(self._files) if file in bad)
+
+    def size(self, index: int) -> tuple[str, int]:
+        """A file and its size in bytes, -1 where it cannot be told: an item of `known_bad`."""
+        file = self._files[index]
+        try:
+            return file, (self.root / file).stat().st_size
+        except OSError:  # a bad image, which reading reports
+            return file, -1
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def describe(self, index: int) -> str:
+        """The file of an image, relative to the root."""
+        return printable(self._files[index])
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """One file and its label.
+
+        Raises:
+          BadImageError: if the file is gone or cannot be read.
+        """
+        file = self._files[index]
+        if index in self.known_bad_numbers:
+            raise BadImageError("could not be read at an earlier start", file)
+        return read_file(self.root / file, name=file), int(self._labels[index])
+
+    def labels(self) -> np.ndarray:
+        """Labels by the names of the subfolders, int32 [N]."""
+        return self._labels
+
+    def fingerprint(self) -> str:
+        """Names and sizes of all files."""
+        digest, known = hashlib.sha256(), dict(self.known_bad)
+        for number, file in enumerate(self._files):
+            size = known[file] if file in known else self.size(number)[1]
+            digest.update(os.fsencode(f"{file} {size}\n"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FolderSplits:
+    """The parts of a folder of images, which hold the same classes.
+
+    Attributes:
+      train: for the weights; where there is no `valid`, for the distributions too.
+      valid: for the distributions, or None.
+      test: for testing trained networks, never read by a search, or None.
+      left_out: what lies beside the splits and is not used, by reason.
+    """
+
+    train: FolderSource
+    valid: FolderSource | None = None
+    test: FolderSource | None = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """The summary of each part, and what it is for."""
+        lines = [f"{use}: {part.report.summary()}" for part, use in self._uses() if part is not None]
+        return "\n".join(lines + [f"left out: {reason}" for reason in reasons(self.left_out)])
+
+    def _uses(self) -> list[tuple[FolderSource | None, str]]:
+        train = "weights and distributions learn on" if self.valid is None else "weights learn on"
+        return [
+            (self.train, train),
+            (self.valid, "distributions learn on"),
+            (self.test, "kept for testing trained networks"),
+        ]
+
+
+def open_folder(
+    root: str | os.PathLike[str],
+    valid_folder: str | os.PathLike[str] | None = None,
+    known_bad: Mapping[str, Iterable[tuple[str, int]]] | None = None,
+) -> FolderSplits:
+    """Opens a folder of class subfolders, or of splits above them.
+
+    `train` (or `training`), `val` (`valid`, `validation`) and `test` (`testing`), in any case of letters, are splits
+    where images lie in class folders below them. Weights learn on `train`, distributions on `val`, and `test` is kept
+    for testing trained networks. Without `val` the distributions learn on a share of `train`.
+
+    Args:
+      root: the folder.
+      valid_folder: a folder with the same class subfolders, in place of `val`.
+      known_bad: of each split, `train`, `valid` or `test`, what `FolderSource.known_bad` holds.
+
+    Raises:
+      ValueError: as `FolderSource`, and if splits stand beside classes, the classes of the splits differ, there is only
+        one class, or `valid_folder` is given and `root` has a `val` of its own.
+    """
+    root = _folder(root)
+    splits = folder_scan.find_splits(root)
+    if valid_folder is not None and "valid" in splits:
+        raise ValueError(f"valid_folder is given, but data_dir {shown(root)} has {splits['valid']} in it; use one")
+    roots = {part: root / name for part, name in splits.items()} or {"train": root}
+    if valid_folder is not None:
+        roots["valid"] = Path(valid_folder)
+    bad = {part: tuple((name, size) for name, size in files) for part, files in (known_bad or {}).items()}
+    parts = {part: FolderSource(path, bad.get(part, ())) for part, path in roots.items()}
+    train = parts["train"]
+    if len(train.class_names) < 2:
+        (name,) = train.class_names
+        inside = folder_scan.class_folders(train.root / folder_scan.class_folders(train.root)[0])
+        hint = f"; if {listed(inside)} in it are the classes, give that folder" if inside else ""
+        raise ValueError(f"data_dir {shown(train.root)} has one class, {name!r}; at least two are needed{hint}")
+    for part in parts.values():
+        missing = sorted(set(train.class_names) - set(part.class_names))
+        added = sorted(set(part.class_names) - set(train.class_names))
+        if missing or added:
+            problems = [f"lacks {listed(missing)}"] * bool(missing) + [f"has {listed(added)} besides"] * bool(added)
+            raise ValueError(
+                f"{shown(part.root)} must have the classes of {shown(train.root)}, but {' and '.join(problems)}"
+            )
+    return FolderSplits(**parts, left_out=folder_scan.beside(root, splits.values()).left_out if splits else {})
+
+
+def class_name(folder: str) -> str:
+    """The class in a folder of this name: `printable`, in composed Unicode, so that copies by way of a Mac agree."""
+    return unicodedata.normalize("NFC", printable(folder))
+
+
+def _folder(root: str | os.PathLike[str]) -> Path:
+    root = Path(root).expanduser().absolute()
+    if not root.is_dir():
+        raise ValueError(f"data_dir {shown(root)} is no folder; it must hold one subfolder of images for each class")
+    return root

@@ -1,0 +1,156 @@
+"""What the images of a data set need before a network sees them: normalisation, and whether they may be mirrored."""
+
+import concurrent.futures
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxnas.data.decoding import WHITE, BadImageError
+
+if TYPE_CHECKING:  # sources.py reads data sets, whose module measures statistics here
+    from jaxnas.data.parts import Subset
+    from jaxnas.data.sources import ImageSource
+
+# Of ImageNet's training images, the constants that networks for ImageNet are usually trained with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Images measured: the standard error of a mean is then a hundredth of the range at most.
+SAMPLE = 512
+BLOCK = 1000  # images counted at a time, to bound the memory
+# A channel of one value has deviation 0; one grey level keeps the normalised values finite.
+SMALLEST_STD = 1 / 255
+
+# Words in the names of data sets of digits, letters and other signs, of which a mirror image is another sign or none:
+# of TFDS mnist, emnist, kmnist, mnist_corrupted, binarized_mnist, svhn_cropped, omniglot, cmaterdb; scikit-learn's
+# digits; and what people call folders of them. fashion_mnist is left out: a mirrored shoe is a shoe.
+_SIGNS = frozenset(
+    ("mnist", "emnist", "kmnist", "kkanji", "qmnist", "svhn", "usps", "omniglot", "cmaterdb", "chars74k", "iiit5k")
+    + ("digit", "digits", "number", "numbers", "numeral", "numerals", "letter", "letters", "char", "chars", "character")
+    + ("characters", "alphabet", "glyph", "glyphs", "font", "fonts", "text", "texts", "word", "words", "ocr", "captcha")
+    + ("handwriting", "handwritten", "kana", "hiragana", "katakana", "kanji", "kuzushiji", "hanzi", "hangul")
+    + ("gtsrb", "signs", "trafficsigns", "plates")
+)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What `normalize` takes.
+
+    Attributes:
+      mean: of each channel, of values scaled to [0, 1].
+      std: standard deviations, likewise.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self):
+        for name, least in (("mean", 0), ("std", SMALLEST_STD)):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(least <= value <= 1 for value in values):
+                raise ValueError(
+                    f"{name} must be three values from {least:.3g} to 1, red, green and blue, got {tuple(values)}"
+                )
+
+
+def mirrored(name: str, class_names: Sequence[str] = ()) -> bool:
+    """Whether training may mirror the images of a data set: a mirrored image must keep its class.
+
+    False for digits, letters, text and traffic signs, which the name of the data set or folder shows (`mnist`,
+    `svhn_cropped`, `my-letters`), or class names that are single letters or digits. Every other data set is mirrored:
+    set it yourself where classes differ in left and right.
+
+    Args:
+      name: of the data set or folder.
+      class_names: of its classes.
+    """
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    if "fashion" not in words and not _SIGNS.isdisjoint(words):
+        return False
+    return not (class_names and all(len(label) == 1 and label.isalnum() for label in class_names))
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel over all pixels of all images, with values scaled to [0, 1].
+
+    Counts the 256 values, which is exact and holds no floating-point copy of the images. Computed at loading (0.2 s
+    for CIFAR-10) rather than written down, because copies differ: one re-encoded as JPEG has standard deviations that
+    are smaller by 0.002. A channel of one value gets the deviation 1/255, so that normalised values stay finite.
+
+    Args:
+      images: uint8 [N, H, W, 3].
+
+    Returns:
+      (mean, std), three floats each.
+    """
+    return _statistics(images[begin : begin + BLOCK] for begin in range(0, len(images), BLOCK))
+
+
+def normalization(
+    source: "ImageSource",
+    subset: "Subset",
+    size: int,
+    seed: int,
+    sample: int = SAMPLE,
+    background: tuple[int, int, int] = WHITE,
+) -> Normalization:
+    """The normalisation of images: the constants of ImageNet for data sets of that name, else measured.
+
+    Measured are the central crops of `sample` images drawn at random, or all if there are fewer; images that cannot be
+    read are passed over.
+
+    Args:
+      source: where the images are.
+      subset: those that the weights learn on.
+      size: height and width of the crops.
+      seed: of the draw.
+      sample: images measured.
+      background: on which transparent images are put.
+
+    Raises:
+      ValueError: if none of the drawn images can be read.
+    """
+    if source.name.lower().startswith("imagenet"):
+        return Normalization(IMAGENET_MEAN, IMAGENET_STD)
+    from jaxnas.data.crops import decode_crop  # here, because OpenCV is no dependency of data sets in memory
+
+    problems: list[str] = []
+
+    def crop(number: int) -> np.ndarray | None:
+        try:
+            encoded, _ = source.read(number)
+            return decode_crop(encoded, size, None, background, source.describe(number))
+        except BadImageError as error:
+            problems.append(str(error))
+            return None
+
+    drawn = np.random.default_rng(seed).permutation(subset.indices)[:sample].tolist()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        # So many at a time that the decoded images in memory are bounded.
+        crops = (image for part in _batched(drawn, 64) for image in threads.map(crop, part))
+        blocks = (image[None] for image in crops if image is not None)
+        first = next(blocks, None)
+        if first is None:
+            raise ValueError(f"none of {len(drawn)} images of {source.name} can be read: {min(problems)}")
+        return Normalization(*_statistics(itertools.chain((first,), blocks)))
+
+
+def _batched(items: list[int], count: int) -> Iterable[list[int]]:
+    return (items[begin : begin + count] for begin in range(0, len(items), count))
+
+
+def _statistics(blocks: Iterable[np.ndarray]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """`channel_statistics` of uint8 [N, H, W, 3] arrays together."""
+    counts = np.zeros((3, 256), np.int64)
+    for block in blocks:
+        pixels = block.reshape(-1, 3)
+        for channel in range(3):
+            counts[channel] += np.bincount(pixels[:, channel], minlength=256)
+    shares = counts / counts.sum(-1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = (shares * values).sum(-1)  # no matrix product, whose rows may be rounded differently: grey stays grey
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(-1))
+    return tuple(mean.tolist()), tuple(np.maximum(std, SMALLEST_STD).tolist())

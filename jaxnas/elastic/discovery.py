@@ -1,0 +1,356 @@
+"""Finds the slices of a space from shapes, and proves them by comparing outputs.
+
+What each choice changes is read off the shapes of two abstract instances, the largest and one with one choice made
+smaller (as `mup` finds infinite dimensions, arXiv 2203.03466). Which positions are kept is a guess, the leading ones,
+that covering architectures confirm or refute. Where it is refuted, each decision is looked at alone: other places
+(middle, trailing, leading in groups), and positions that no longer matter to the outputs when the rest of the decision
+is masked, which their gradients tell.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxnas.elastic import causes, matching
+from jaxnas.elastic.comparison import TOLERANCE, Comparison
+from jaxnas.elastic.matching import Path, name_of
+from jaxnas.elastic.slices import Changes, Layout, Pattern, kept_positions, patterns
+
+MATCHES = 32  # ways to match leaves that are tried for one choice
+COVERS = 2  # times that each choice of each decision appears in the architectures that prove a layout
+ROUNDS = 3  # of inference by gradients
+COMBINATIONS = 200  # of patterns on axes of different sizes
+
+Kept = dict[tuple[Path, int], np.ndarray]  # (leaf, axis) -> bool [C_d, n]
+ByHand = Mapping[str, Mapping[int, Any]]  # leaf name -> axis -> pattern, or positions kept by each choice
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """The search for the slices of one space.
+
+    Attributes:
+      comparison: models to compare.
+      by_hand: slices that the user gives.
+    """
+
+    comparison: Comparison
+    by_hand: ByHand
+
+    def run(self) -> Layout:
+        """The slices, proved.
+
+        Raises:
+          ValueError: naming decision, leaf, difference, likely cause and remedy, if masks cannot be exact.
+        """
+        layout = Layout({path: leaf.shape for path, leaf in self._largest.items()})
+        self._check_by_hand()
+        for decision in range(len(self._choices.axes)):
+            matched = []
+            for choice in self._smaller(decision):
+                matched.append(self._likeliest(layout, decision, choice, matched))
+            changes = self._changes(decision, matched)
+            self._check_changes(decision, changes)
+            layout.add(decision, changes, self._all(changes, self._guess(changes)))
+        if self._first_inexact(layout) is None:
+            return layout
+        for decision in range(len(self._choices.axes)):
+            self._resolve(layout, decision)
+        failed = self._first_inexact(layout)
+        if failed is not None:
+            raise ValueError(self._together(layout, failed))
+        return layout
+
+    @property
+    def _choices(self) -> Any:
+        return self.comparison.models.choices
+
+    @property
+    def _largest(self) -> dict[Path, Any]:
+        return self.comparison.models.largest.sliced
+
+    def _smaller(self, decision: int) -> range:
+        """The choices of a decision but for the largest, from large to small."""
+        return range(self._choices.num_choices[decision] - 2, -1, -1)
+
+    # What a decision changes.
+
+    def _candidates(
+        self, layout: Layout, decision: int, choice: int, before: list[dict[Path, Path]]
+    ) -> list[dict[Path, Path]]:
+        """Ways to match a choice's leaves with the largest model's, the likeliest first.
+
+        What a larger choice leaves out, a smaller one does too; and where there are several ways, two decisions leave
+        out different leaves.
+        """
+        small = self.comparison.models.abstract(self._choices.changed(decision, choice)).sliced
+        large = matching.nested(self._largest)
+        found = list(itertools.islice(matching.matches(large, matching.nested(small)), MATCHES))
+        if not found:
+            raise ValueError(self._unmatched(decision, choice, small))
+        if before:
+            nested = [match for match in found if set(match.values()) <= set(before[-1].values())]
+            found = nested or found
+        taken = {path for path, flags in layout.present.items() if any(d != decision for d in flags)}
+        return sorted(found, key=lambda match: len(taken - set(match.values())))
+
+    def _likeliest(
+        self, layout: Layout, decision: int, choice: int, before: list[dict[Path, Path]]
+    ) -> dict[Path, Path]:
+        """The match to begin with: where there are several, the first that is exact."""
+        candidates = self._candidates(layout, decision, choice, before)
+        alone = Layout(layout.shapes)
+        for match in candidates[: MATCHES if len(candidates) > 1 else 0]:
+            changes = self._changes(decision, [*before, match])
+            alone.add(decision, changes, self._all(changes, self._guess(changes)))
+            if self._difference(alone, self._choices.changed(decision, choice)) <= TOLERANCE:
+                return match
+        return candidates[0]
+
+    def _unmatched(self, decision: int, choice: int, small: Mapping[Path, Any]) -> str:
+        axis, reason = self._choices.axes[decision], "its leaves are others than those of the largest model"
+        for path, leaf in small.items():
+            if path not in self._largest:
+                reason = f"it has a leaf {name_of(path)} that the largest model has not"
+                break
+            large = self._largest[path]
+            if len(large.shape) != len(leaf.shape) or any(n < m for n, m in zip(large.shape, leaf.shape)):
+                reason = f"leaf {name_of(path)} has shape {leaf.shape} there, and {large.shape} in the largest model"
+                break
+            if large.dtype != leaf.dtype:
+                reason = f"leaf {name_of(path)} is {leaf.dtype} there, and {large.dtype} in the largest model"
+        return (
+            f"{axis.name}={axis.values[choice]!r} is no part of the model with {axis.name}={axis.values[-1]!r}: "
+            f"{reason}; the largest choice must have every leaf, each at least as large on every axis"
+        )
+
+    def _changes(self, decision: int, matched: list[dict[Path, Path]]) -> Changes:
+        """What the choices change, given the matches of all but the largest, from large to small."""
+        count = self._choices.num_choices[decision]
+        sizes: dict[tuple[Path, int], np.ndarray] = {}
+        present: dict[Path, np.ndarray] = {}
+        for choice, match in zip(self._smaller(decision), matched):
+            small = self.comparison.models.abstract(self._choices.changed(decision, choice)).sliced
+            for path in self._largest.keys() - set(match.values()):
+                present.setdefault(path, np.ones(count, bool))[choice] = False
+            for path, large in match.items():
+                for axis, (n, m) in enumerate(zip(self._largest[large].shape, small[path].shape)):
+                    if n != m:
+                        sizes.setdefault((large, axis), np.full(count, n))[choice] = m
+        order = {path: place for place, path in enumerate(self._largest)}
+        return Changes(
+            {key: sizes[key] for key in sorted(sizes, key=lambda key: (order[key[0]], key[1]))},
+            {path: present[path] for path in sorted(present, key=order.__getitem__)},
+        )
+
+    def _check_changes(self, decision: int, changes: Changes) -> None:
+        axis = self._choices.axes[decision]
+        rows = [*changes.sizes.values(), *changes.present.values()]
+        for choice, (a, b) in enumerate(itertools.pairwise(axis.values)):
+            if any(row[choice] != row[choice + 1] for row in rows):
+                continue
+            if rows:
+                problem = f"changes nothing between {a!r} and {b!r}: the models have the same parameters"
+            elif self._same_outputs(decision, choice):
+                problem = f"changes nothing: the model ignores the argument {axis.keyword}"
+            else:
+                problem = "changes what the model computes but no parameter, which masks cannot follow"
+            raise ValueError(f"{axis.name} {problem}; leave it out, or give choices that change sizes of parameters")
+
+    def _same_outputs(self, decision: int, choice: int) -> bool:
+        layout = Layout({path: leaf.shape for path, leaf in self._largest.items()})
+        return self.comparison.difference(layout, self._choices.changed(decision, choice)) <= TOLERANCE
+
+    # Which positions are kept.
+
+    def _guess(self, changes: Changes) -> Callable[[tuple[Path, int]], Pattern]:
+        """Leading, or middle where a decision changes nothing but what look like sizes of kernels."""
+        spatial = all(axis < len(self._largest[path].shape) - 2 for path, axis in changes.sizes)
+        return lambda key: "middle" if spatial else "leading"
+
+    def _all(self, changes: Changes, guess: Callable[[tuple[Path, int]], Pattern]) -> Kept:
+        """The positions of all axes of a decision by a pattern for each, but for those given by hand."""
+        kept = {}
+        for key, sizes in changes.sizes.items():
+            path, axis = key
+            length = self._largest[path].shape[axis]
+            pattern = self.by_hand.get(name_of(path), {}).get(axis, guess(key))
+            if isinstance(pattern, (str, int)):
+                if pattern not in patterns(length, sizes.tolist()):
+                    raise ValueError(
+                        f"slices[{name_of(path)!r}][{axis}] must be one of {patterns(length, sizes.tolist())}, or the "
+                        f"positions that each choice keeps, got {pattern!r}"
+                    )
+                kept[key] = np.stack([kept_positions(pattern, length, int(size)) for size in sizes])
+            else:
+                kept[key] = self._positions_by_hand(path, axis, pattern, length, sizes)
+        return kept
+
+    @staticmethod
+    def _positions_by_hand(path: Path, axis: int, given: Any, length: int, sizes: np.ndarray) -> np.ndarray:
+        if len(given) != len(sizes) or any(len(set(row)) != size for row, size in zip(given, sizes)):
+            raise ValueError(
+                f"slices[{name_of(path)!r}][{axis}] must hold the positions that each choice keeps, "
+                f"{', '.join(map(str, sizes))} of {length}, got {[len(row) for row in given]}"
+            )
+        table = np.zeros((len(sizes), length), bool)
+        for row, positions in zip(table, given):
+            row[np.asarray(positions)] = True
+        return table
+
+    def _check_by_hand(self) -> None:
+        names = {name_of(path): leaf.shape for path, leaf in self._largest.items()}
+        for name, axes in self.by_hand.items():
+            if name not in names:
+                raise ValueError(f"slices must name leaves of the model, got {name!r}; there are {', '.join(names)}")
+            if any(not 0 <= axis < len(names[name]) for axis in axes):
+                raise ValueError(f"slices[{name!r}] must name axes of shape {names[name]}, got {tuple(axes)}")
+
+    def _resolve(self, layout: Layout, decision: int) -> None:
+        """Finds a decision's slices by looking at it alone; raises ValueError if there are none."""
+        first = None
+        for kept_of in self._hypotheses(decision):
+            alone = Layout(layout.shapes)
+            matched: list[dict[Path, Path]] = []
+            for choice in self._smaller(decision):
+                tried = []
+                for match in self._candidates(layout, decision, choice, matched):
+                    changes = self._changes(decision, [*matched, match])
+                    alone.add(decision, changes, kept_of(changes))
+                    tried.append((self._difference(alone, self._choices.changed(decision, choice)), match))
+                    if tried[-1][0] <= TOLERANCE:
+                        break
+                difference, match = min(tried, key=lambda pair: pair[0])
+                matched.append(match)
+                if difference > TOLERANCE:
+                    first = first or (choice, difference, self._changes(decision, matched), kept_of)
+                    break
+            else:
+                changes = self._changes(decision, matched)
+                layout.add(decision, changes, kept_of(changes))
+                return
+            if not changes.sizes:
+                break  # nothing to guess
+        choice, difference, changes, kept_of = first
+        alone = Layout(layout.shapes)
+        alone.add(decision, changes, kept_of(changes))
+        raise ValueError(causes.explain(self.comparison, alone, decision, choice, changes, difference))
+
+    def _difference(self, layout: Layout, arch: np.ndarray) -> float:
+        try:
+            return self.comparison.difference(layout, arch)
+        except ValueError as error:
+            if "outputs must have one shape" in str(error):
+                raise
+            return np.inf
+
+    def _hypotheses(self, decision: int) -> Iterator[Callable[[Changes], Kept]]:
+        """Ways to guess the positions that a decision keeps, the likeliest first."""
+        yield lambda changes: self._all(changes, self._guess(changes))
+
+        def everywhere(pattern: Pattern) -> Callable[[Changes], Kept]:
+            return lambda changes: self._all(changes, lambda key: pattern)
+
+        def inferred(start: Pattern, rounds: int) -> Callable[[Changes], Kept]:
+            return lambda changes: self._inferred(decision, changes, start, rounds)
+
+        yield from map(everywhere, ("leading", "middle"))
+        yield from (inferred("leading", rounds) for rounds in range(1, ROUNDS + 1))
+        yield from map(everywhere, ("trailing", "middle_up"))
+        yield from (inferred(groups, rounds) for groups in (2, 3, 4) for rounds in range(1, ROUNDS + 1))
+        # Axes of one size keep the same positions.
+        for place in range(COMBINATIONS):
+            yield lambda changes, place=place: self._combined(changes, place)
+
+    def _combined(self, changes: Changes, place: int) -> Kept:
+        """One of the combinations of a pattern for each kind of axis, those with the fewest unusual ones first."""
+        kinds: dict[tuple[int, ...], list[Pattern]] = {}
+        for (path, axis), sizes in changes.sizes.items():
+            length = self._largest[path].shape[axis]
+            kinds[(length, *sizes.tolist())] = patterns(length, sizes.tolist())
+        ranked = itertools.chain.from_iterable(
+            itertools.product(*(options[1:] if kind in unusual else options[:1] for kind, options in kinds.items()))
+            for count in range(len(kinds) + 1)
+            for unusual in itertools.combinations(kinds, count)
+        )
+        combination = next(itertools.islice(ranked, place, None), None)
+        if combination is None:
+            return self._all(changes, lambda key: "leading")
+        chosen = dict(zip(kinds, combination))
+        return self._all(
+            changes,
+            lambda key: chosen[(self._largest[key[0]].shape[key[1]], *changes.sizes[key].tolist())],
+        )
+
+    def _inferred(self, decision: int, changes: Changes, start: Pattern, rounds: int) -> Kept:
+        """Each axis keeps the positions that matter to the outputs when the decision's other axes are masked."""
+
+        def first(key: tuple[Path, int]) -> Pattern:
+            path, axis = key
+            fitting = patterns(self._largest[path].shape[axis], changes.sizes[key].tolist())
+            return start if start in fitting else "leading"
+
+        kept = self._all(changes, first)
+        for _ in range(rounds):
+            inferred = {key: self._live_positions(decision, changes, kept, key) for key in kept}
+            by_hand = {key for key in kept if key[1] in self.by_hand.get(name_of(key[0]), {})}
+            kept = {
+                key: table if inferred[key] is None or key in by_hand else inferred[key] for key, table in kept.items()
+            }
+        return kept
+
+    def _live_positions(self, decision: int, changes: Changes, kept: Kept, key: tuple[Path, int]) -> np.ndarray | None:
+        """Bool [C_d, n], or None where gradients do not tell as many positions as there should be."""
+        path, axis = key
+        layout = Layout({p: leaf.shape for p, leaf in self._largest.items()})
+        layout.add(decision, changes, {other: table for other, table in kept.items() if other != key})
+        table = np.ones_like(kept[key])
+        for choice, size in enumerate(changes.sizes[key]):
+            if size == table.shape[1]:
+                continue
+            masked = self.comparison.masked_leaves(layout, self._choices.changed(decision, choice))
+            live = self.comparison.live(masked)[path]
+            alive = live.any(tuple(a for a in range(live.ndim) if a != axis))
+            if alive.sum() != size:
+                return None
+            table[choice] = alive
+        return table
+
+    # All decisions together.
+
+    def _first_inexact(self, layout: Layout) -> np.ndarray | None:
+        """The first of some covering architectures that is not exact."""
+        rng = np.random.default_rng(0)
+        smallest = np.zeros((1, len(self._choices.axes)), np.int32)
+        for arch in np.concatenate([self._choices.covers(rng, COVERS), smallest]):
+            if self._difference(layout, arch) > TOLERANCE:
+                return arch
+        return None
+
+    def _together(self, layout: Layout, arch: np.ndarray) -> str:
+        """The message for an architecture that is not exact, though each of its decisions is alone."""
+        arch, largest = arch.copy(), self._choices.largest
+        for decision in range(len(arch)):  # leave only what is needed for the difference
+            changed = arch.copy()
+            changed[decision] = largest[decision]
+            if self._difference(layout, changed) > TOLERANCE:
+                arch = changed
+        involved = np.flatnonzero(arch != largest)
+        names = " and ".join(
+            f"{self._choices.axes[d].name}={self._choices.axes[d].values[arch[d]]!r}" for d in involved
+        )
+        difference = self.comparison.difference(layout, arch)  # raises where shapes are the reason
+        leaf = next((p for p in layout.shapes if len(set(layout.decisions_of(p)) & set(involved)) > 1), None)
+        return (
+            f"{names} together are not exact, though each is alone: outputs differ by {difference:.1e} (relative)"
+            + (f", leaf {name_of(leaf)}" if leaf else "")
+            + "; make one decision of them, or fix one"
+        )
+
+
+def discover(comparison: Comparison, by_hand: ByHand) -> Layout:
+    """The slices of a space; see `Discovery.run`."""
+    return Discovery(comparison, by_hand).run()

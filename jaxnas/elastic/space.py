@@ -1,0 +1,295 @@
+"""Any JAX model as a search space: `elastic`.
+
+A sampled architecture is the largest model with its parameters multiplied by masks, one program for all architectures;
+`extract` slices the parameters of the architecture's own model out of them. Both are the same function, which is
+proved when the space is built.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.elastic import calibration, counting, matching, sorting
+from jaxnas.elastic import comparison as comparisons
+from jaxnas.elastic.adapters import adapter_of
+from jaxnas.elastic.choices import Choices, check_arguments, choices_of
+from jaxnas.elastic.comparison import Comparison, Models
+from jaxnas.elastic.discovery import ByHand, discover
+from jaxnas.elastic.slices import Layout
+from jaxnas.spaces.base import SearchSpace
+
+
+@dataclass(frozen=True, eq=False)
+class ElasticSpace(SearchSpace):
+    """The architectures of one model function; made by `elastic`.
+
+    Attributes:
+      name, decisions, costs: see `SearchSpace`; the costs are "macs", of one example, and "params".
+      choices: the decisions with their values.
+      models: the models of all architectures.
+      layout: the slices that architectures keep.
+      comparison: the models with random parameters, for `check`.
+      state: what the largest model has beside parameters, as it is built.
+      params: parameters that a search starts from, sorted; None for fresh ones.
+    """
+
+    choices: Choices = None
+    models: Models = None
+    layout: Layout = None
+    comparison: Comparison = None
+    state: Any = None
+    params: Any = None
+
+    __hash__ = object.__hash__  # by identity: strategies are static arguments of compiled programs
+    __eq__ = object.__eq__
+
+    def init_params(self, key: jax.Array) -> Any:
+        """Parameters of the largest model, in the form of its framework (nested dictionaries for NNX).
+
+        They are fresh, or those that the space was built with.
+        """
+        if self.params is not None:
+            return self.params
+        return comparisons.initial(self.models, self.choices.largest, key)["params"]
+
+    def apply(self, params: Any, inputs: Any, arch: jax.Array, key: jax.Array | None = None) -> Any:
+        """Outputs of an architecture: the largest model with masked parameters.
+
+        May be traced, and vmapped over `arch`.
+
+        Args:
+          params: of the largest model.
+          inputs: one argument of the model's call, or a tuple of all; only the size of the batch may differ from that
+            of the inputs that the space was built with.
+          arch: int [D].
+          key: random key, for training: dropout is on. None for evaluation. Batch norm uses the statistics of the
+            minibatch in both.
+
+        Returns:
+          Whatever the model returns.
+
+        Raises:
+          ValueError: if the inputs have another shape.
+        """
+        self._check_inputs(inputs)
+        variables = self.layout.mask({"params": params, "state": self.state}, jnp.asarray(arch))
+        values = self.choices.values(self.choices.largest)
+        return self.models.adapter.apply(values, variables, inputs, key)[0]
+
+    def supernet(self) -> "Supernet":
+        """The space in the form in which a search takes its supernet."""
+        return Supernet(self)
+
+    def hyperparameters(self, arch: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """The keywords of `make` for one architecture."""
+        return self.choices.values(self.validate(arch))
+
+    def extract(self, params: Any, arch: Sequence[int] | np.ndarray) -> Any:
+        """The parameters of an architecture's own model, sliced from those of the largest; on the host."""
+        return self.extract_variables({"params": params, "state": self.state}, arch)["params"]
+
+    def extract_variables(self, variables: Any, arch: Sequence[int] | np.ndarray) -> Any:
+        """As `extract`, with all else that the model has: {"params": ..., "state": ...}."""
+        arch = self.validate(arch)
+        leaves = {path: comparisons.on_host(leaf) for path, leaf in matching.paths(variables).items()}
+        return jax.tree.map(jnp.asarray, self.models.extract(self.layout, leaves, arch))
+
+    def shapes(self, arch: Sequence[int] | np.ndarray) -> tuple[Any, Any]:
+        """Parameters, and what else a model has, of an architecture by shapes alone, in the form of its framework."""
+        abstract = self.models.abstract(self.validate(arch))
+        variables = abstract.tree(abstract.leaves)
+        return variables["params"], self.models.adapter.state_of_model(variables["state"])
+
+    def model(self, arch: Sequence[int] | np.ndarray, params: Any = None, state: Any = None) -> Any:
+        """The user's own model of an architecture: what `make` returns.
+
+        Args:
+          arch: int [D].
+          params: of that model, as `extract` returns them; an NNX module is given them.
+          state: likewise what `calibrate` returns.
+        """
+        values = self.hyperparameters(arch)
+        if params is None:
+            return self.models.adapter.model(values)
+        if state is None:
+            state = self.extract_variables(self._initial(), arch)["state"]
+        return self.models.adapter.model(values, {"params": params, "state": state})
+
+    def calibrate(self, params: Any, arch: Sequence[int] | np.ndarray, batches: Iterable[Any]) -> Any:
+        """Running averages of batch norm, estimated anew for one architecture on training inputs.
+
+        Args:
+          params: of the architecture's own model, as `extract` returns them.
+          arch: int [D].
+          batches: inputs, each of a size that the model trains with; the statistics of all count alike.
+
+        Returns:
+          What the model has beside parameters, in the form of its framework: Linen's collections, to go with
+          {"params": params}, or the state of an NNX module, for `model`.
+        """
+        arch = self.validate(arch)
+        state = self.extract_variables(self._initial(), arch)["state"]
+        state = calibration.calibrate(self.models, arch, {"params": params, "state": state}, batches)
+        return self.models.adapter.state_of_model(state)
+
+    def sort_params(self, params: Any, score: Callable[[Any], jax.Array] | None = None) -> Any:
+        """Parameters of the largest model with important units first: the same function, of which slices keep more.
+
+        Args:
+          params: of the largest model.
+          score: parameters to a loss, on some batches, whose change without a unit is the unit's importance (to first
+            order); None to go by magnitudes.
+
+        Raises:
+          ValueError: if they are not the largest model's parameters.
+        """
+        leaves = {path: comparisons.on_host(leaf) for path, leaf in matching.paths({"params": params}).items()}
+        expected = {path: leaf for path, leaf in self.models.largest.leaves.items() if path[0] == "params"}
+        shapes = [{path: leaf.shape for path, leaf in part.items()} for part in (expected, leaves)]
+        if shapes[0] != shapes[1]:
+            wrong = next(path for path in {**shapes[0], **shapes[1]} if shapes[0].get(path) != shapes[1].get(path))
+            raise ValueError(
+                f"params must be those of the model with {self.comparison.describe(self.choices.largest)}: leaf "
+                f"{matching.name_of(wrong)} has shape {shapes[1].get(wrong)}, not {shapes[0].get(wrong)}"
+            )
+        leaves |= {path: leaf for path, leaf in self.comparison.leaves.items() if path[0] != "params"}
+        ordered = sorting.sort(self.layout, self.comparison, leaves, score)
+        return jax.tree.map(jnp.asarray, self.models.largest.tree(ordered)["params"])
+
+    def check(self, archs: Sequence[Sequence[int]] | None = None) -> "Check":
+        """Compares masked with extracted outputs.
+
+        Args:
+          archs: the architectures; None for every choice of every decision, the others at their largest.
+
+        Returns:
+          A table of differences, relative to the largest output.
+        """
+        if archs is None:
+            archs = [
+                self.choices.changed(decision, choice)
+                for decision, count in enumerate(self.num_choices)
+                for choice in range(count - (decision > 0))
+            ]
+        archs = [self.validate(arch) for arch in archs]
+        return Check(tuple((self.describe(arch), self.comparison.difference(self.layout, arch)) for arch in archs))
+
+    def count(self, name: str, arch: Sequence[int] | np.ndarray) -> int:
+        """Parameters ("params") or multiply-adds ("macs") of an architecture, counted on its own model."""
+        counted = {"params": counting.count_params, "macs": counting.count_macs}
+        if name not in counted:
+            raise ValueError(f"name must be one of {', '.join(counted)}, got {name!r}")
+        return counted[name](self.models, self.validate(arch))
+
+    def _initial(self) -> Any:
+        leaves = self.models.largest.leaves
+        zeros = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in leaves.items() if path[0] == "params"}
+        return {"params": self._params_tree(zeros), "state": self.state}
+
+    def _params_tree(self, leaves: Mapping[Any, Any]) -> Any:
+        abstract = self.models.largest
+        placeholders = {path: leaves.get(path, 0) for path in abstract.leaves}
+        return abstract.tree(placeholders)["params"]
+
+    def _check_inputs(self, inputs: Any) -> None:
+        expected, given = (jax.tree.map(lambda leaf: np.shape(leaf)[1:], tree) for tree in (self.models.inputs, inputs))
+        if expected != given:
+            raise ValueError(
+                f"inputs must have the shapes that the space was built with but for the first axis, {expected}, "
+                f"got {given}; build the space with inputs of the shape that is searched"
+            )
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """An elastic space as a search takes its supernet.
+
+    Attributes:
+      space: the space.
+    """
+
+    space: ElasticSpace
+
+    def init_params(self, key: jax.Array) -> Any:
+        """Fresh parameters of the largest model."""
+        return self.space.init_params(key)
+
+    def apply(self, variables: Mapping[str, Any], inputs: Any, arch: jax.Array, key: jax.Array | None = None) -> Any:
+        """Outputs of an architecture from {"params": ...}; see `ElasticSpace.apply`."""
+        return self.space.apply(variables["params"], inputs, arch, key)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Differences of masked and extracted outputs.
+
+    Attributes:
+      rows: (description, largest difference relative to the largest output).
+    """
+
+    rows: tuple[tuple[str, float], ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest difference."""
+        return max(difference for _, difference in self.rows)
+
+    def __str__(self) -> str:
+        width = max(len(description) for description, _ in self.rows)
+        return "\n".join(f"{description:<{width}}  {difference:.1e}" for description, difference in self.rows)
+
+
+def elastic(
+    make: Callable[..., Any],
+    inputs: Any,
+    *,
+    slices: ByHand | None = None,
+    params: Any = None,
+    score: Callable[[Any], jax.Array] | None = None,
+    name: str | None = None,
+    **choices: tuple[Any, ...] | list[tuple[Any, ...]],
+) -> ElasticSpace:
+    """Makes a search space of any JAX model, unchanged.
+
+    Args:
+      make: hyperparameters to a model: a Flax Linen module, a Flax NNX module (`make` may take `rngs`), or a pair of
+        functions `init(key)` and `apply(params, inputs)`.
+      inputs: of one call: one argument, or a tuple of all; a batch of real examples where there is one, else random
+        numbers. The first axis is the batch.
+      slices: what an axis keeps, where it is not found: leaf name -> axis -> "leading", "middle", "trailing", a number
+        of groups (leading in each), or the positions that each choice keeps.
+      params: of the largest model, which a search then starts from; sorted by `ElasticSpace.sort_params`.
+      score: see there.
+      name: of the space; None for that of `make`.
+      **choices: for each argument of `make` that is searched a tuple of choices, smallest to largest (one decision),
+        or a list of such tuples (one decision for each entry; `make` gets a tuple of values).
+
+    Returns:
+      The space, for which masked and extracted models were found to be the same functions.
+
+    Raises:
+      ValueError: if choices are not ascending, change nothing, or cannot be exact under masks; the message names
+        decision, leaf, difference, likely cause and remedy.
+    """
+    parsed = choices_of(choices)
+    check_arguments(make, parsed)
+    adapter = adapter_of(make, parsed.values(parsed.largest))
+    models = Models(adapter, parsed, inputs)
+    comparison = comparisons.prepare(models)
+    layout = discover(comparison, slices or {})
+    costs = (counting.macs_cost(models, layout), counting.params_cost(models, layout))
+    space = ElasticSpace(
+        name=name or f"elastic {getattr(make, '__name__', type(make).__name__)}",
+        decisions=parsed.decisions,
+        costs=costs,
+        choices=parsed,
+        models=models,
+        layout=layout,
+        comparison=comparison,
+        state=jax.tree.map(jnp.asarray, models.largest.tree(comparison.leaves)["state"]),
+    )
+    return space if params is None else replace(space, params=space.sort_params(params, score))

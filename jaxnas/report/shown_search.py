@@ -1,0 +1,52 @@
+"""A search with a live display, and a picture and a table of what it found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from jaxnas.report import tensorboard
+from jaxnas.report.pareto import plot_pareto
+from jaxnas.report.progress import SearchDisplay, result_table
+from jaxnas.runtime import devices
+from jaxnas.search.config import SearchConfig, StreamedConfig
+from jaxnas.search.execute import execute
+from jaxnas.search.loop import Listener
+from jaxnas.search.search import Search
+
+
+def run_and_show(config: SearchConfig, console: Console) -> None:
+    """Runs or resumes a search, writes its results and prints them.
+
+    Args:
+      config: the settings.
+      console: for progress and results; quiet on processes that do not write.
+
+    Raises:
+      ValueError, DatasetNotFoundError, NonFiniteLossError, RunInterruptedError, LostProcessError: as
+        `jaxnas.search.execute.execute`.
+    """
+    is_writer, preset = devices.is_host_zero(), config.run.preset or "search"
+    if config.run.tensorboard:
+        tensorboard.check_installed()
+
+    def listen(search: Search, workdir: Path) -> Sequence[Listener]:
+        networks = len(search.strategy.penalties)
+        where = f"{devices.device_count()} devices of {devices.process()[1]} processes, "
+        console.print(
+            f"{preset}: {config.space.space} on {config.data.dataset}, {networks} networks, "
+            f"{where if isinstance(config, StreamedConfig) else ''}in {workdir}"
+        )
+        listeners: list[Listener] = [SearchDisplay.of(search.strategy, search.total_steps, console)]
+        if is_writer and config.run.tensorboard:
+            listeners.append(tensorboard.TensorBoardListener(workdir / "tensorboard", networks))
+        return listeners
+
+    def announce(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)  # names of files and classes are no markup
+
+    found, workdir = execute(config, listen, announce)
+    if is_writer:
+        plot_pareto(found, workdir / "pareto.png")
+        console.print(result_table(found))
+        console.print(f"results in {workdir}")

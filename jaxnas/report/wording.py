@@ -1,0 +1,91 @@
+"""Costs, quantities and networks in words, the same in every report."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from jaxnas.results.result import FoundArchitecture, SearchResult
+
+COSTS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
+
+
+def costs_of(architectures: Iterable[FoundArchitecture]) -> list[str]:
+    """The costs that are known of all of some networks."""
+    return [cost for cost in COSTS if all(getattr(found, cost) is not None for found in architectures)]
+
+
+def searched_cost(result: SearchResult) -> str:
+    """The cost that a search penalised or gave budgets of, if it is known of all networks; else multiply-adds."""
+    settings = result.config.get("method")
+    settings = settings if isinstance(settings, Mapping) else result.config  # earlier versions had no groups
+    cost = settings.get("cost")
+    return cost if cost in costs_of(result.architectures) else "macs"
+
+
+def label(found: FoundArchitecture) -> str:
+    """What tells one network from the others: its budget or its penalty.
+
+    >>> label(FoundArchitecture(0, 0.1, (), "", 1, 1, None, None, None))
+    'penalty 0.1'
+    >>> label(FoundArchitecture(0, 0.1, (), "", 1, 1, None, None, None, {"macs": 3e7, "latency": 0.004}))
+    'macs ≤ 30M, latency ≤ 4 ms'
+    """
+    return f"penalty {found.penalty:.3g}" if not found.budgets else within(found)
+
+
+def within(found: FoundArchitecture) -> str:
+    """The budgets of a network, such as "macs ≤ 30M"."""
+    return ", ".join(f"{name} ≤ {quantity(name, value)}" for name, value in (found.budgets or {}).items())
+
+
+def quantity(cost: str, value: float, digits: int = 3) -> str:
+    """A cost for people, with the unit of time where it is one.
+
+    >>> quantity("macs", 91_849_216), quantity("latency", 0.00314), quantity("latency", 2)
+    ('91.8M', '3.14 ms', '2 s')
+    """
+    if cost != "latency":
+        return count(value, digits)
+    for unit, name in ((1.0, "s"), (1e-3, "ms")):
+        if abs(value) >= 0.9995 * unit:
+            return f"{value / unit:.{digits}g} {name}"
+    return f"{value / 1e-6:.{digits}g} µs"
+
+
+def count(value: float, digits: int = 3) -> str:
+    """A large number for people.
+
+    >>> count(91_849_216), count(1_235_050), count(512), count(0)
+    ('91.8M', '1.24M', '512', '0')
+    """
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * unit:
+            return f"{value / unit:.{digits}g}{name}"
+    return f"{value:.{digits}g}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(59.6), duration(75), duration(4000)
+    ('1 min 00 s', '1 min 15 s', '1 h 06 min')
+    """
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def short_name(choice: str) -> str:
+    """The name of a choice where there is little room.
+
+    >>> short_name("mbconv_k5_e6"), short_name("nor_conv_3x3"), short_name("skip_connect")
+    ('5×5 e6', '3×3', 'skip')
+    """
+    parts = choice.split("_")
+    if parts[0] == "mbconv" and len(parts) == 3:
+        return f"{parts[1][1:]}×{parts[1][1:]} {parts[2]}"
+    names = {"skip_connect": "skip", "nor_conv_1x1": "1×1", "nor_conv_3x3": "3×3", "avg_pool_3x3": "pool 3×3"}
+    return names.get(choice, choice)

@@ -1,0 +1,189 @@
+"""A search from its configuration: space, strategy, supernet and images, in memory or streamed."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jaxnas import data, strategies, supernet
+from jaxnas.data import parts, preprocessing, sources
+from jaxnas.data.streams import Stream
+from jaxnas.networks import latency
+from jaxnas.runtime import devices
+from jaxnas.search import budgets
+from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
+from jaxnas.search.image_search import image_search, streamed_image_search
+from jaxnas.search.search import Search
+from jaxnas.search.sources import Streamed
+from jaxnas.spaces import SPACES
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.strategies import Strategy
+
+# What an earlier start could not read: for each split, files and their sizes.
+KnownBad = Mapping[str, Iterable[tuple[str, int]]]
+
+
+def open_images(config: StreamedConfig, known_bad: KnownBad | None = None) -> sources.Splits:
+    """The data set of a search on streams.
+
+    Args:
+      config: the settings.
+      known_bad: images of a folder that are passed over, see `jaxnas.data.FolderSource`.
+
+    Raises:
+      ValueError, DatasetNotFoundError: as `jaxnas.data.sources.open_splits`.
+    """
+    streams = config.streams
+    root = streams.folder or config.data.data_dir
+    return sources.open_splits(config.data.dataset, root, streams.valid_folder, known_bad)
+
+
+def build(config: SearchConfig, splits: sources.Splits | None = None) -> Search:
+    """Space, strategy, supernet and data of a configuration: streams and all devices for a `StreamedConfig`.
+
+    Args:
+      config: the settings.
+      splits: what `open_images` opened; None to open it here, where the images are streamed.
+
+    Raises:
+      ValueError: on a name that is not known, or settings that do not fit each other or the data.
+      DatasetNotFoundError: if the data set's files are absent.
+    """
+    if config.space.space not in SPACES:
+        raise ValueError(f"space must be one of {', '.join(SPACES)}, got {config.space.space!r}")
+    if isinstance(config, StreamedConfig):
+        return _streamed(config, open_images(config) if splits is None else splits)
+    return _in_memory(config)
+
+
+def _in_memory(config: SearchConfig) -> Search:
+    dataset = data.load(config.data.dataset, config.data.data_dir)
+    # Costs are those of the network for the data set's own images, at full width: the supernet may be a smaller proxy.
+    meant = SPACES[config.space.space](image_size=dataset.train_images.shape[1], num_classes=dataset.num_classes)
+    strategy = choose_strategy(config, search_space(config, meant))
+    train, valid = data.split(dataset, config.data.valid_fraction, config.run.seed)
+    if config.data.image_size != dataset.train_images.shape[1]:
+        train, valid = (
+            dataclasses.replace(part, images=data.resize(part.images, config.data.image_size))
+            for part in (train, valid)
+        )
+    network = supernet.build(_proxy(config, dataset.num_classes), _gather(config))
+    return image_search(strategy, network, dataset, train, valid, config.training)
+
+
+def search_parts(config: StreamedConfig, splits: sources.Splits) -> tuple[parts.Part, parts.Part]:
+    """The images that weights and distributions learn on."""
+    streams = config.streams
+    return parts.search_parts(
+        splits, config.data.valid_fraction, config.run.seed, streams.classes, streams.images_per_class
+    )
+
+
+def make_stream(config: StreamedConfig, part: parts.Part, batch_size: int, augment: bool, **changes: Any) -> Stream:
+    """A stream of images as a configuration wants it; `changes` are fields of `Stream`."""
+    streams = config.streams
+    return Stream(
+        *part,
+        **{
+            "size": config.data.image_size,
+            "batch_size": batch_size,
+            "seed": config.run.seed,
+            "augment": augment,
+            "host": devices.process(),
+            "threads": streams.threads,
+            "workers": streams.workers,
+            "max_dead": streams.max_dead_images,
+            "mirror": streams.mirror,
+            "background": streams.background,
+            **changes,
+        },
+    )
+
+
+def normalization(config: StreamedConfig, part: parts.Part) -> data.Normalization:
+    """As given, or of the training images."""
+    streams, size, seed = config.streams, config.data.image_size, config.run.seed
+    if streams.mean and streams.std:
+        return data.Normalization(streams.mean, streams.std)
+    measured = preprocessing.normalization(*part, size, seed, background=streams.background)
+    return data.Normalization(streams.mean or measured.mean, streams.std or measured.std)
+
+
+def _streamed(config: StreamedConfig, splits: sources.Splits) -> Search:
+    settings, streams = config.training, config.streams
+    learnt = search_parts(config, splits)
+    sizes = settings.batch_size, settings.valid_batch_size
+    train, valid = (
+        make_stream(config, part, size // settings.accumulate, augment)
+        for part, size, augment in zip(learnt, sizes, (True, False))
+    )
+    space = _proxy(config, len(train.subset.class_names))
+    network = supernet.build(space, _gather(config), devices.AXIS if streams.sync_batch_norm else None)
+    strategy = choose_strategy(config, search_space(config, space))
+    measured = normalization(config, learnt[0])
+    return streamed_image_search(strategy, network, train, valid, settings, measured, streams.evaluation_batches)
+
+
+def _proxy(config: SearchConfig, num_classes: int) -> SearchSpace:
+    """The space at the width and image size that the supernet has."""
+    return SPACES[config.space.space](
+        width=config.space.width, image_size=config.data.image_size, num_classes=num_classes
+    )
+
+
+def _gather(config: SearchConfig) -> bool:
+    return supernet.resolve_batching(config.training.batching) == "vmap"
+
+
+def search_space(config: SearchConfig, space: SearchSpace) -> SearchSpace:
+    """The space, with latency among its costs where a table of it is given."""
+    return space if config.method.latency is None else latency.read(config.method.latency).added_to(space)
+
+
+def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
+    """The method, with penalties or within budgets.
+
+    Raises:
+      ValueError: on an unknown method or cost, or a budget that no network of the space meets.
+    """
+    settings = config.method
+    strategies.check_name(settings.method, METHODS)
+    cost = space.cost(settings.cost)
+    if not settings.budgets:
+        return strategies.make(settings.method, space, settings.penalties, samples=settings.samples, cost=cost)
+    parsed = budgets.parse(settings.budgets, settings.cost)
+    costs = [space.cost(name) for name in parsed[0]]
+    method = strategies.STRATEGIES[settings.method]
+    return strategies.within_budgets(
+        method, space, costs, [list(budget.values()) for budget in parsed], samples=settings.samples
+    )
+
+
+def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]:
+    """What files decide about a search beside its settings, JSON-ready.
+
+    Args:
+      config: the configuration.
+      search: what was built of it; of one that streams its images, these get a fingerprint, classes and, where they are
+        known without reading all records, counts.
+    """
+    found: dict[str, Any] = {}
+    if config.method.latency is not None:
+        table = latency.read(config.method.latency)
+        found["latency"] = {"device": table.device, "batch_size": table.batch_size, "digest": table.digest}
+    if search is not None and isinstance(search.train, Streamed):
+        streams = search.train.stream, search.valid.stream
+        found["data"] = _fingerprint([stream.source for stream in streams])
+        found["classes"] = list(streams[0].subset.class_names)
+        counts = parts.class_counts(*((stream.source, stream.subset) for stream in streams))
+        if counts is not None:
+            found["images"] = counts
+        found["normalization"] = {name: list(getattr(search.prepare, name)) for name in ("mean", "std")}
+    return found
+
+
+def _fingerprint(found: list[sources.ImageSource]) -> str:
+    """Of one source or, where the distributions have images of their own, of both."""
+    prints = [source.fingerprint() for source in dict.fromkeys(found)]
+    whole = prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
+    return whole[:16]

@@ -1,0 +1,210 @@
+"""The settings of a search: one tree for the command line, config.json, the check on resume and the help.
+
+A setting is one field here (or of `SearchSettings`, which the steps of a search read) and nothing else. See
+`jaxnas/results/settings_tree.py` for the tree's functions, and `jaxnas/search/presets.py` for complete configurations.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxnas import strategies
+from jaxnas.data.decoding import WHITE, check_background
+from jaxnas.data.preprocessing import Normalization
+from jaxnas.networks import latency as latency_tables
+from jaxnas.results.settings_tree import undecisive
+from jaxnas.search import budgets as budget_texts
+from jaxnas.search.settings import SearchSettings
+
+# Strategies for supernets: they keep distributions, and weigh the samples of all for each.
+METHODS = strategies.distribution_strategies()
+# The paper's form.
+PAPER_METHOD = next(name for name in METHODS if strategies.STRATEGIES[name] is strategies.ImportanceSampling)
+COSTS = ("macs", "params", latency_tables.NAME)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where the search is kept, and what is random in it.
+
+    Attributes:
+      preset: complete settings, which the other options change.
+      workdir: folder for results and checkpoints; a fresh one under runs/ by default. A second call with the same
+        folder resumes. In a job of many processes, process 0 alone needs it.
+      seed: of everything random.
+      checkpoint_seconds: seconds between checkpoints.
+      tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
+    """
+
+    preset: str | None = undecisive()
+    workdir: Path | None = undecisive()
+    seed: int = 0
+    checkpoint_seconds: float = undecisive(20.0)
+    tensorboard: bool = undecisive(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What images the search learns on.
+
+    Attributes:
+      dataset: name of the data set; a search on streams takes any image classification data set of TFDS, prepared as
+        array_record.
+      data_dir: folder of the prepared TFDS data; by default TFDS's own.
+      image_size: height and width that images are brought to, pixels.
+      valid_fraction: share of the training images that the distributions learn on.
+    """
+
+    dataset: str
+    data_dir: Path | None = undecisive()
+    image_size: int
+    valid_fraction: float
+
+    def __post_init__(self):
+        if self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
+        if not 0 < self.valid_fraction < 1:
+            raise ValueError(f"valid_fraction must be between 0 and 1, got {self.valid_fraction}")
+
+
+@dataclass(frozen=True)
+class SpaceSettings:
+    """The architectures to choose from.
+
+    Attributes:
+      space: search space.
+      width: channels of the supernet relative to the space's.
+    """
+
+    space: str
+    width: float = 1.0
+
+    def __post_init__(self):
+        if not self.width > 0:
+            raise ValueError(f"width must be positive, got {self.width}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """How the distributions learn, and which networks are the answer.
+
+    Attributes:
+      method: search strategy; the default is the paper's form.
+      penalties: one coefficient for each network, the loss worth paying for the whole span of the cost; in any order.
+      budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
+        such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget.
+      cost: what is penalised or has a budget; latency needs a table of it.
+      latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost.
+      samples: architectures drawn from each distribution in a step.
+      candidates: draws from each distribution that compete with the modes at the end, on the validation images; 0 for
+        the modes alone.
+    """
+
+    method: str = PAPER_METHOD
+    penalties: tuple[float, ...]
+    budgets: tuple[str, ...] = ()
+    cost: str = "macs"
+    latency: Path | None = undecisive()  # the table's content decides, which stands among the inputs
+    samples: int
+    candidates: int
+
+    def __post_init__(self):
+        if self.penalties and self.budgets:
+            raise ValueError("give either penalties or budgets, not both")
+        if self.candidates < 0:
+            raise ValueError(f"candidates must be 0 (the modes alone) or more, got {self.candidates}")
+        # In one form, so that equal settings are equal trees.
+        object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
+        if self.budgets:
+            parsed = budget_texts.parse(self.budgets, self.cost)
+            object.__setattr__(self, "budgets", budget_texts.to_texts(parsed))
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How images are read from disk while the search runs.
+
+    Attributes:
+      folder: instead of a TFDS data set, a folder with one subfolder of images for each class, or with the splits
+        train, val and test that hold these; see docs/imagenet.md.
+      valid_folder: a folder with the same class subfolders, whose images are for the distributions.
+      classes: search on so many classes, drawn at random.
+      images_per_class: search on so many images of each class and split, drawn at random.
+      mirror: mirror training images at random; by default not for digits, letters, text and traffic signs, which are
+        told by the name of the data set or folder.
+      mean: of red, green and blue, from 0 to 1, that images are normalised with; by default measured on the training
+        images, or ImageNet's for ImageNet.
+      std: standard deviations, likewise.
+      background: red, green and blue, from 0 to 255, on which transparent images are put.
+      sync_batch_norm: batch statistics of all devices together, not of each device's images.
+      evaluation_batches: validation minibatches that the candidates are compared on at the end.
+      threads: that decode images, where there are no workers.
+      workers: processes that decode images; 0 for threads.
+      max_dead_images: images that cannot be decoded are skipped, up to so many.
+    """
+
+    folder: Path | None = undecisive()  # its content decides, which stands among the inputs
+    valid_folder: Path | None = undecisive()  # likewise
+    classes: int | None = None
+    images_per_class: int | None = None
+    mirror: bool = True
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    background: tuple[int, ...] = WHITE
+    sync_batch_norm: bool = False
+    evaluation_batches: int = 50
+    threads: int = undecisive(8)
+    workers: int = undecisive(0)
+    max_dead_images: int = undecisive(100)
+
+    def __post_init__(self):
+        check_background(self.background)
+        # Each is checked beside a value that is right, since either may be left to be measured.
+        Normalization(self.mean or (0.5, 0.5, 0.5), self.std or (0.25, 0.25, 0.25))
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """The processes of a job on many hosts.
+
+    Attributes:
+      coordinator: host:port of process 0 in a job of many processes, or auto to ask the cluster (Slurm, TPU, Open MPI).
+      num_processes: how many processes the job has; with a coordinator that is not auto.
+      process_id: which of them this is, from 0; likewise.
+    """
+
+    coordinator: str | None = undecisive()
+    num_processes: int | None = undecisive()
+    process_id: int | None = undecisive()
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Search K networks of different complexity at once.
+
+    Attributes:
+      run: Where the search is kept, and what is random in it.
+      data: The images that it learns on.
+      space: The architectures to choose from.
+      method: How the distributions learn, and which networks are the answer.
+      training: Phases, minibatches, the optimiser of the weights, and how the devices compute.
+    """
+
+    run: RunSettings
+    data: DataSettings
+    space: SpaceSettings
+    method: MethodSettings
+    training: SearchSettings
+
+
+@dataclass(frozen=True)
+class StreamedConfig(SearchConfig):
+    """Search K networks of different complexity at once, on images that are streamed from disk.
+
+    Attributes:
+      run, data, space, method, training: as of `SearchConfig`.
+      streams: How images are read from disk while the search runs.
+      job: The processes of a job on many hosts.
+    """
+
+    streams: StreamSettings = StreamSettings()
+    job: JobSettings = JobSettings()

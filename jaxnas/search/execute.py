@@ -1,0 +1,167 @@
+"""A search from its configuration to its result, in a folder: run, or resumed, by one process or by many."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxnas.data import FolderSource
+from jaxnas.data.sources import Splits
+from jaxnas.networks import latency
+from jaxnas.results import settings_tree
+from jaxnas.results.files import write_json
+from jaxnas.results.result import SearchResult
+from jaxnas.results.workdir import open_workdir
+from jaxnas.runtime import devices
+from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.search.answer import summarise
+from jaxnas.search.build import build, inputs, open_images
+from jaxnas.search.config import SearchConfig, StreamedConfig
+from jaxnas.search.loop import Listener, run
+from jaxnas.search.search import Search
+
+LATENCY_FILE = "latency.json"
+BAD_IMAGES_FILE = "bad_images.json"  # of a search on a folder: what could not be read, see `FolderSource.known_bad`
+EXTENDABLE = ("distribution_steps",)  # the last phase, on which nothing before depends
+
+
+def describe(config: SearchConfig, found: dict[str, Any], *, decisive: bool = False) -> dict[str, Any]:
+    """A configuration as config.json and, without what does not decide the outcome, result.json hold it.
+
+    Args:
+      config: the settings.
+      found: what files decide beside them, see `jaxnas.search.build.inputs`.
+      decisive: whether to leave out what does not decide.
+    """
+    document = settings_tree.to_json(config, decisive=decisive)
+    return {**document, settings_tree.INPUTS: found} if found else document
+
+
+def execute(
+    config: SearchConfig,
+    listen: Callable[[Search, Path], Sequence[Listener]] = lambda search, workdir: (),
+    announce: Callable[[str], None] = lambda text: None,
+) -> tuple[SearchResult, Path]:
+    """Runs or resumes a search and writes `result.json`, all processes together; process 0 writes.
+
+    Args:
+      config: the settings; a job's processes have called `jaxnas.runtime.devices.start` already.
+      listen: called before the first step with the search and its folder; returns what follows the run.
+      announce: called with a text for people: what images were found, and what is special about this start.
+
+    Returns:
+      The result, and the folder it lies in; `Path()` on processes that do not write.
+
+    Raises:
+      ValueError: on settings that do not fit each other, the data, or the search that the folder holds, and where
+        another process owns the folder (`jaxnas.results.ownership.OwnedError`).
+      DatasetNotFoundError, NonFiniteLossError, RunInterruptedError, LostProcessError: see those.
+    """
+    is_writer, streamed = devices.is_host_zero(), isinstance(config, StreamedConfig)
+    splits = None
+    if streamed:
+        known_bad = json.loads(devices.from_first(lambda: json.dumps(read_known_bad(config.run.workdir))))
+        splits = devices.together(lambda: open_images(config, known_bad))
+        announce(splits.summary())
+        count = sum(map(len, known_bad.values()))
+        if count:
+            announce(f"warning: {count} images that could not be read at an earlier start are passed over")
+    search = devices.together(lambda: build(config, splits))
+    found = devices.together(lambda: inputs(config, search))
+    document = describe(config, found)
+    comparable = functools.partial(settings_tree.comparable, type(config))
+    devices.check_agreement(comparable(document))
+    name = f"{config.data.dataset}-{config.run.preset or 'search'}"
+    if streamed:
+        announce(_preprocessing(config, found))
+    before = _distribution_steps(config) if is_writer else None
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> Path:
+            opened = open_workdir(config.run.workdir, name, document, comparable, EXTENDABLE)
+            return stack.enter_context(opened) if is_writer else Path()
+
+        workdir = devices.together(enter)
+        if before is not None and before < config.training.distribution_steps:
+            announce(f"extends the search from {before} to {config.training.distribution_steps} distribution_steps")
+        if is_writer and config.method.latency is not None:
+            # What later reads the folder finds it there.
+            latency.read(config.method.latency).write(workdir / LATENCY_FILE)
+        listeners = listen(search, workdir)
+        if streamed and is_writer:
+            stack.callback(_write_known_bad, workdir, known_bad, splits, search)
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            state, seconds = run(
+                search,
+                search.init(config.run.seed),
+                workdir,
+                checkpoints,
+                checkpoint_seconds=config.run.checkpoint_seconds,
+                listeners=listeners,
+                report=is_writer,
+            )
+        result = summarise(
+            search,
+            state,
+            method=config.method.method,
+            candidates=config.method.candidates,
+            seed=config.run.seed,
+            config=describe(config, found, decisive=True),
+            seconds=seconds,
+            dataset=config.data.dataset,
+            classes=found.get("classes"),
+            images=found.get("images"),
+        )
+        if is_writer:
+            result.write(workdir / "result.json")
+    return result, workdir
+
+
+def _preprocessing(config: StreamedConfig, found: dict[str, Any]) -> str:
+    """What happens to the images, for people."""
+    mean, std = (" ".join(f"{value:.3f}" for value in found["normalization"][name]) for name in ("mean", "std"))
+    mirrored = "mirrored at random" if config.streams.mirror else "not mirrored"
+    size = config.data.image_size
+    return f"images are resized to {size}x{size}, {mirrored} in training, and normalised with mean {mean}, std {std}"
+
+
+def _distribution_steps(config: SearchConfig) -> int | None:
+    """Those of the search in the folder; None where there is none, or one that `open_workdir` will refuse."""
+    if config.run.workdir is None:
+        return None
+    try:
+        document = json.loads((config.run.workdir / "config.json").read_text(encoding="utf-8"))
+        return settings_tree.from_json(type(config), document).training.distribution_steps
+    except (OSError, ValueError):
+        return None
+
+
+def read_known_bad(workdir: Path | None) -> dict[str, list[tuple[str, int]]]:
+    """What the search in a folder could not read, by split; empty where nothing was written.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    if workdir is None or not (workdir / BAD_IMAGES_FILE).exists():
+        return {}
+    try:
+        document = json.loads((workdir / BAD_IMAGES_FILE).read_text(encoding="utf-8"))
+        return {part: [(str(name), int(size)) for name, size in files] for part, files in document.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{workdir / BAD_IMAGES_FILE} cannot be read ({error}); choose another workdir") from error
+
+
+def _write_known_bad(
+    workdir: Path, known_bad: dict[str, list[tuple[str, int]]], splits: Splits, search: Search
+) -> None:
+    """Adds what this process met, so that the search can go on after these images are removed."""
+    found = {part: dict(files) for part, files in known_bad.items()}
+    for source, part in ((search.train, "train"), (search.valid, "train" if splits.valid is None else "valid")):
+        stream = source.stream
+        if isinstance(stream.source, FolderSource):
+            found.setdefault(part, {}).update(map(stream.source.size, sorted(stream.dead)))
+    document = {part: sorted(files.items()) for part, files in found.items() if files}
+    if document:
+        write_json(workdir / BAD_IMAGES_FILE, document)

@@ -1,0 +1,161 @@
+"""The images that networks of a finished search are trained and tested on, in memory or streamed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import flax.linen as nn
+
+from jaxnas import data
+from jaxnas.data import crops, parts
+from jaxnas.runtime import devices
+from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
+from jaxnas.search import build
+from jaxnas.search.config import StreamedConfig
+from jaxnas.search.execute import read_known_bad
+from jaxnas.search.retraining import Retraining, RetrainSettings, Trainer
+from jaxnas.search.streamed_retraining import StreamedRetraining
+
+
+class TrainingData(Protocol):
+    """Images to train and test on.
+
+    Attributes:
+      name: of the data set.
+      image_size: height and width of the images.
+      class_names: in the order of the labels; empty where classes have none.
+      num_classes: number of classes.
+      normalization: of the images.
+      crop: share of an image's shorter side that the central square has which a network is tested on.
+    """
+
+    name: str
+    image_size: int
+    class_names: tuple[str, ...]
+    num_classes: int
+    normalization: data.Normalization
+    crop: float
+
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+        """What trains a network; `test_every` epochs it records a test."""
+
+    def summary(self) -> str:
+        """What it is trained and tested on, for people."""
+
+
+@dataclass(frozen=True, eq=False)
+class InMemoryData:
+    """Images in memory. See `TrainingData`.
+
+    Attributes:
+      dataset: its images at the resolution wanted.
+    """
+
+    dataset: data.ImageDataset
+    crop = 1.0
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self.dataset.name
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images."""
+        return self.dataset.train_images.shape[1]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels."""
+        return self.dataset.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.dataset.num_classes
+
+    @property
+    def normalization(self) -> data.Normalization:
+        """Of the images."""
+        return data.Normalization(self.dataset.mean, self.dataset.std)
+
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+        """What trains a network; the seed comes with the training's first state."""
+        del seed
+        return Retraining(network, self.dataset, settings, test_every)
+
+    def summary(self) -> str:
+        """Numbers of images."""
+        train, test = len(self.dataset.train_labels), len(self.dataset.test_labels)
+        return f"trained on {train:,} images of {self.name}, tested on {test:,}"
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedData:
+    """Images read from disk, as a search read them. See `TrainingData`.
+
+    Attributes:
+      config: of the search, whose image size, mirroring, background and reading are those of the training.
+      train: images to train on.
+      tested: images to test on.
+      normalization: as in the search.
+    """
+
+    config: StreamedConfig
+    train: parts.Part
+    tested: parts.Part
+    normalization: data.Normalization
+    crop = crops.CENTRAL
+
+    @property
+    def name(self) -> str:
+        """Of the data set or folder."""
+        return self.train[0].name if self.config.streams.folder is None else self.config.streams.folder.name
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the crops."""
+        return self.config.data.image_size
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels."""
+        return self.train[1].class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+        """What trains a network on all devices of this process; the seed decides the order of images and the crops."""
+        placement = ONE_DEVICE if devices.device_count() == 1 else ALL_DEVICES
+        train, tested = (
+            build.make_stream(self.config, part, settings.batch_size, augment, seed=seed)
+            for part, augment in ((self.train, True), (self.tested, False))
+        )
+        return StreamedRetraining(network, train, tested, self.normalization, settings, test_every, placement)
+
+    def summary(self) -> str:
+        """Numbers of images, and where they come from."""
+        texts = []
+        for source, subset in (self.train, self.tested):
+            root = getattr(source, "root", None)
+            texts.append(f"{len(subset.indices):,} images of {source.name if root is None else root}")
+        return f"trained on {texts[0]}, tested on {texts[1]}"
+
+
+def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
+    """The images of a search on streams.
+
+    Args:
+      config: of the search.
+      run: its folder, which names images that it could not read.
+
+    Raises:
+      ValueError, DatasetNotFoundError: as `jaxnas.search.build.open_images`, or if a class has too few images.
+    """
+    splits = build.open_images(config, read_known_bad(run))
+    learnt = build.search_parts(config, splits)
+    train, tested = parts.training_parts(splits, learnt)
+    return StreamedData(config, train, tested, build.normalization(config, learnt[0]))
