@@ -130,6 +130,47 @@ def test_losses_that_are_not_finite_are_named_by_their_step(memory):
         next(search.run(state.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, state.params))))
 
 
+class Diverging(regression_search.Perceptron):
+    """Without activation the outputs are NaN; where `always`, with one too."""
+
+    def __init__(self, always):
+        self.always = always
+
+    def apply(self, variables, inputs, arch):
+        diverges = jnp.bool_(True) if self.always else arch[1] == 0
+        return jax.tree.map(lambda y: jnp.where(diverges, jnp.nan, y), super().apply(variables, inputs, arch))
+
+
+def diverging(always):
+    settings = dataclasses.replace(
+        regression_search.SETTINGS, weight_steps=0, joint_steps=0, distribution_steps=20, accumulate=1
+    )
+    return dataclasses.replace(regression_search.in_memory(), supernet=Diverging(always), settings=settings)
+
+
+def test_a_few_losses_that_are_not_finite_are_counted_and_the_search_goes_on():
+    search = diverging(always=False)
+    records, state = [], search.init(0)
+    for reached, phase, metrics in search.run(state):
+        records += search.records(len(records), reached, phase, metrics)
+        state = reached
+    assert len(records) == 20
+    assert 0 < sum(record["ignored"] for record in records) < 80
+    assert all(np.isfinite(record[name]).all() for record in records for name in ("loss", "absolute_error", "ess"))
+    assert np.isfinite(state.strategy.theta).all()
+    assert state.strategy.theta[0, 0, 1] != 0.5  # of what could be measured it has learnt
+
+
+def test_a_search_whose_losses_are_mostly_not_finite_stops_with_one_line():
+    search = diverging(always=True)
+    with pytest.raises(
+        NonFiniteLossError, match="^most losses are not finite at step 7 .*lower the learning rate"
+    ) as stopped:
+        for _ in search.run(search.init(0)):
+            pass
+    assert "\n" not in str(stopped.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from jaxnas.results import MetricsLog, read_metrics
+from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.runtime.damage import Skipped
 from jaxnas.runtime.loop import RunInterruptedError, stop_on_signals
@@ -67,6 +68,19 @@ class Listener(Protocol):
         """Called at the end, also after an error."""
 
 
+class Keeper(Protocol):
+    """What a run keeps for later beside its log and its state: exactly what the steps up to its checkpoint measured."""
+
+    def resume(self, step: int) -> None:
+        """Called before the first step with the steps done before: what is of later ones goes."""
+
+    def keep(self, step: int, *measured: Any) -> None:
+        """Called with what `Trainer.run` yielded beside the state; `step` steps were done before."""
+
+    def write(self) -> None:
+        """Called before each checkpoint is saved."""
+
+
 def run(
     trainer: Trainer[State],
     state: State,
@@ -75,6 +89,7 @@ def run(
     *,
     checkpoint_seconds: float,
     listeners: Sequence[Listener] = (),
+    keeper: Keeper | None = None,
     report: bool = True,
 ) -> tuple[State, float]:
     """Runs to the end from the newest checkpoint, and logs what is measured.
@@ -86,6 +101,7 @@ def run(
       checkpoints: where the states lie.
       checkpoint_seconds: seconds between checkpoints.
       listeners: what follows the run.
+      keeper: what it keeps; on the process that writes.
       report: whether this process writes the log; one of a job does.
 
     Returns:
@@ -99,12 +115,23 @@ def run(
     restored = checkpoints.restore_newest(state)
     if restored is not None:
         state, step, skipped = restored.state, restored.step, restored.skipped
+    devices.together(lambda: None if keeper is None else keeper.resume(step))
+
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         log = stack.enter_context(MetricsLog(workdir / "metrics.jsonl")) if report else None
         if log is not None:
             log.truncate_after(step)
             records = read_metrics(log.path) if step and log.path.exists() else []
+
+        def save(step: int, state: State) -> None:
+            # The checkpoint last: a kill in between leaves more than the older one needs.
+            if keeper is not None:
+                keeper.write()
+            if log is not None:
+                log.sync()
+            checkpoints.save(step, state)
+
         before = max((record["wall_seconds"] for record in records if _has_seconds(record)), default=0.0)
         notes = ()
         if log is not None:
@@ -121,6 +148,8 @@ def run(
             for next_state, *measured in trainer.run(state, stop):
                 state = next_state
                 records = trainer.records(step, state, *measured)
+                if keeper is not None:
+                    keeper.keep(step, *measured)
                 step = records[-1]["step"]
                 seconds = round(before + time.monotonic() - started, 3)
                 for record in records:
@@ -130,25 +159,25 @@ def run(
                 for listener in listeners:
                     listener.on_steps(records)
                 if time.monotonic() - saved >= checkpoint_seconds or step == trainer.total_steps:
-                    if log is not None:
-                        log.sync()  # before the checkpoint, so that the log is never behind it
-                    checkpoints.save(step, state)
+                    save(step, state)
                     saved, saved_step = time.monotonic(), step
         except (RunInterruptedError, OSError) as error:
             if saved_step < step:
-                _save_last(checkpoints, log, step, state, error)
+                _save_last(save, checkpoints, step, state, error)
             raise
     return state, before + time.monotonic() - started
 
 
 def _save_last(
-    checkpoints: Checkpoints, log: MetricsLog | None, step: int, state: Any, reason: RunInterruptedError | OSError
+    save: Callable[[int, Any], None],
+    checkpoints: Checkpoints,
+    step: int,
+    state: Any,
+    reason: RunInterruptedError | OSError,
 ) -> None:
     """Saves before the run ends; where the file system is why it ends, that may fail as well and is not told."""
     try:
-        if log is not None:
-            log.sync()
-        checkpoints.save(step, state)
+        save(step, state)
         checkpoints.wait()
     except Exception:  # of the disk, or of a state whose buffers the failed program had taken already
         if not isinstance(reason, OSError):
