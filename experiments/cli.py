@@ -115,6 +115,12 @@ def run(
         raise SystemExit(INTERRUPTED) from error
 
 
+def end_at_once(message: str) -> None:
+    """Ends the process from any thread with a line and exit code 1, as kill -9 would: what was saved is whole."""
+    _say(f"error: {message}")
+    os._exit(FAILED)
+
+
 def print_anything() -> None:
     """Lets this process print every text, whatever the encoding of its output: the rest appears as escapes."""
     for stream in (sys.stdout, sys.stderr):

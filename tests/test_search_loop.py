@@ -5,6 +5,7 @@ import errno
 import json
 import resource
 import signal
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from jaxnas.results import MetricsLog, read_metrics
 from jaxnas.runtime import loop as runtime_loop
 from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.runtime.stall import StallListener
 from jaxnas.search import environment
 from jaxnas.search.loop import missing_records, run
 
@@ -139,3 +141,29 @@ def test_a_line_that_did_not_fit_is_an_error_and_no_record(tmp_path, small_files
             log.append({"step": 2, "text": "x" * 2**19})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}]
     np.testing.assert_equal((tmp_path / "metrics.jsonl").stat().st_size, 2**18)
+
+
+def test_a_run_without_progress_is_told_of_once():
+    heard, said = threading.Event(), []
+
+    def stalled(message):
+        said.append(message)
+        heard.set()
+
+    listener = StallListener(0.01, stalled)
+    listener.on_start(None)
+    listener.on_steps([{"step": 7}])
+    assert heard.wait(60)
+    listener.on_end()
+    assert said == [
+        "no step has ended for 0.01 s after step 7: the file system or a device hangs, or stall_seconds is too short"
+    ]
+
+
+def test_a_run_that_ends_is_not_told_of():
+    for seconds in (0, 3600):
+        listener = StallListener(seconds, pytest.fail)
+        listener.on_steps([{"step": 7}])
+        listener.on_end()
+    with pytest.raises(ValueError, match="stall_seconds must be 0"):
+        StallListener(-1, pytest.fail)
