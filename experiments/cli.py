@@ -6,7 +6,6 @@ that they change; then the options themselves, by tyro, with the values of this 
 
 import contextlib
 import dataclasses
-import errno
 import gc
 import io
 import os
@@ -23,6 +22,7 @@ from rich.console import Console
 
 from jaxnas.data import DatasetNotFoundError
 from jaxnas.results import settings_tree
+from jaxnas.results.files import OF_THE_DISK
 from jaxnas.runtime import devices, signals
 from jaxnas.runtime.checkpoints import CheckpointError
 from jaxnas.runtime.devices import LostProcessError
@@ -36,8 +36,6 @@ REQUIRED: Any = tyro.MISSING  # the value of a setting without a default
 BAD_INPUT = 2  # exit code, as of argparse
 FAILED = 1  # exit code of a run that broke off; what it had saved is whole
 INTERRUPTED = 75  # exit code of a run that was asked to stop, and saved its state: EX_TEMPFAIL, "try again"
-# What the system says of a disk and not of the input: full, over the quota, broken, or a file that is too large for it.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 SEEDS = ("seed", "first_seed")
 LARGEST_SEED = 2**32 - 1  # what JAX's random keys tell apart without 64-bit integers
 # New objects between two collections of garbage. Tracing a supernet makes millions that live: with Python's 700 a
@@ -88,7 +86,7 @@ def run(
         # str() of an OSError opens with its number, which helps nobody.
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes | os.PathLike) else ""
         message = " ".join(f"{error.strerror or error}{where}".split())
-        if error.errno in _OF_THE_DISK:
+        if error.errno in OF_THE_DISK:
             _give_up(message, error)
         _fail(message)
     except (OverflowError, RecursionError) as error:

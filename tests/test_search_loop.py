@@ -7,13 +7,15 @@ import resource
 import signal
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.results import MetricsLog, read_metrics
+from jaxnas.results import MetricsLog, SearchResult, read_metrics
+from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import loop as runtime_loop
-from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.runtime.checkpoints import CheckpointError, Checkpoints
 from jaxnas.runtime.stall import StallListener
 from jaxnas.search import environment
 from jaxnas.search.loop import missing_records, run
@@ -141,6 +143,36 @@ def test_a_line_that_did_not_fit_is_an_error_and_no_record(tmp_path, small_files
             log.append({"step": 2, "text": "x" * 2**19})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}]
     np.testing.assert_equal((tmp_path / "metrics.jsonl").stat().st_size, 2**18)
+
+
+def open_and_close(folder):
+    with open_workdir(folder, "run", {"seed": 0}):
+        pass
+
+
+WRITES = {
+    "config.json": open_and_close,
+    "result.json": lambda folder: SearchResult("m", "s", "d", 0, {}, {}, 1, 1.0, ()).write(folder / "result.json"),
+    "environment.json": lambda folder: environment.renew(folder, resumed=False),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_each_write_names_its_file_on_a_full_disk(tmp_path, name, small_files):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    with pytest.raises(OSError) as raised:  # noqa: PT011 (its number and file follow)
+        WRITES[name](tmp_path)
+    assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(tmp_path / name))
+    assert {path.name for path in tmp_path.iterdir()} <= {".owner"}
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path, small_files):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, jnp.zeros(3))
+        checkpoints.save(2, jax.random.normal(jax.random.key(0), (2**18,)))
+        with pytest.raises(CheckpointError, match="could not save the checkpoint of step 2 .*earlier checkpoints are"):
+            checkpoints.wait()
+        assert checkpoints.restore_newest(jnp.ones(3)).step == 1
 
 
 def test_a_run_without_progress_is_told_of_once():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnas.results.files import write_json
+from jaxnas.results.files import OF_THE_DISK, write_json
 from jaxnas.results.json_files import read_sealed, seal
 from jaxnas.results.ownership import owned
 
@@ -38,12 +38,14 @@ def open_workdir(
     Raises:
       OwnedError: if another process owns the folder; nothing in it is touched.
       ValueError: if the folder holds another search (naming the fields that differ) or cannot be written.
+      OSError: naming the file, if the disk is full or broken.
     """
     path = _make(path, name)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(owned(path))
         except OSError as error:
+            _raise_of_the_disk(error)
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}; choose another folder") from error
         _prepare(path, config, comparable, extendable)
         yield path
@@ -64,6 +66,7 @@ def _make(path: Path | None, name: str) -> Path:
                 path.mkdir()
                 return path
     except OSError as error:
+        _raise_of_the_disk(error)
         raise ValueError(f"workdir {path} cannot be made: {error.strerror}") from error
 
 
@@ -87,7 +90,14 @@ def _prepare(
         try:
             write_json(config_path, seal(config))
         except OSError as error:
+            _raise_of_the_disk(error)
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
+
+
+def _raise_of_the_disk(error: OSError) -> None:
+    """Raises an error that is none of the path that was given."""
+    if error.errno in OF_THE_DISK:
+        raise error
 
 
 def _check_same(
