@@ -3,14 +3,16 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxnas.data import FolderSource
 from jaxnas.data.sources import Splits
 from jaxnas.networks import latency
-from jaxnas.results import settings_tree
+from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.files import write_json
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
@@ -21,6 +23,7 @@ from jaxnas.search.build import build, inputs, open_images
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.loop import Listener, run
 from jaxnas.search.search import Search
+from jaxnas.search.steps import LEARNS_FROM_TRAIN, LEARNS_FROM_VALID, StepMetrics
 
 LATENCY_FILE = "latency.json"
 BAD_IMAGES_FILE = "bad_images.json"  # of a search on a folder: what could not be read, see `FolderSource.known_bad`
@@ -89,6 +92,7 @@ def execute(
         if is_writer and config.method.latency is not None:
             # What later reads the folder finds it there.
             latency.read(config.method.latency).write(workdir / LATENCY_FILE)
+        keeper = EvaluationsKeeper(search, workdir, run_of(type(config), document)) if is_writer else None
         listeners = listen(search, workdir)
         if streamed and is_writer:
             stack.callback(_write_known_bad, workdir, known_bad, splits, search)
@@ -100,6 +104,7 @@ def execute(
                 checkpoints,
                 checkpoint_seconds=config.run.checkpoint_seconds,
                 listeners=listeners,
+                keeper=keeper,
                 report=is_writer,
             )
         result = summarise(
@@ -117,6 +122,49 @@ def execute(
         if is_writer:
             result.write(workdir / "result.json")
     return result, workdir
+
+
+def run_of(tree: type[SearchConfig], document: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a search from others, by name: config.json without what an extension changes.
+
+    Raises:
+      ValueError: if the document is no configuration of this tree.
+    """
+    comparable = settings_tree.comparable(tree, document)
+    return {name: value for name, value in comparable.items() if name not in EXTENDABLE}
+
+
+class EvaluationsKeeper:
+    """Keeps every evaluation of the distributions in `evaluations.npz`, see `jaxnas.search.loop.Keeper`.
+
+    Args:
+      search: the search.
+      workdir: its folder.
+      run: what tells it from others, see `run_of`.
+    """
+
+    def __init__(self, search: Search, workdir: Path, run: Mapping[str, Any]):
+        strategy, self._settings = search.strategy, search.settings
+        about = evaluations.About.of(strategy.space, run)
+        samples = strategy.samples * len(strategy.penalties)
+        self._log = evaluations.EvaluationsLog(workdir / evaluations.NAME, about, samples)
+
+    def resume(self, step: int) -> None:
+        """Drops what is of later steps."""
+        self._log.resume(step)
+
+    def keep(self, step: int, phase: str, metrics: StepMetrics) -> None:
+        """Adds the evaluations of the steps after `step`."""
+        if phase not in LEARNS_FROM_VALID:
+            return
+        steps = np.arange(step + 1, step + len(metrics.finite) + 1, dtype=np.int32)
+        minibatches = (steps - 1 - self._settings.weight_steps) * self._settings.accumulate
+        joint = np.full(len(steps), phase in LEARNS_FROM_TRAIN)
+        self._log.append(evaluations.Evaluations(metrics.archs, metrics.losses, steps, minibatches, joint))
+
+    def write(self) -> None:
+        """Writes the file."""
+        self._log.write()
 
 
 def _preprocessing(config: StreamedConfig, found: dict[str, Any]) -> str:
