@@ -4,14 +4,13 @@ A JPEG much larger than the crop is decoded at a smaller scale, see `jaxnas.data
 times as fast as Pillow.
 """
 
+import functools
 from collections.abc import Sequence
+from types import ModuleType
 
-import cv2
 import numpy as np
 
 from jaxnas.data.decoding import WHITE, BadImageError, EncodedImage, naming
-
-cv2.setNumThreads(1)  # images are cropped side by side already, in threads or processes
 
 MIN_SIDE = 8  # pixels; smaller images hold nothing to learn from
 SCALE, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)  # share of the area and aspect ratio of a random crop (ProxylessNAS)
@@ -57,14 +56,25 @@ def decode_crop(
         return _resized(pixels, box, size)
 
 
+@functools.cache
+def _opencv() -> ModuleType:
+    try:
+        import cv2  # an extra
+    except ImportError as error:
+        raise ValueError("images of other sizes need OpenCV: pip install 'jaxnas[imagenet]'") from error
+    cv2.setNumThreads(1)  # images are cropped side by side already, in threads or processes
+    return cv2
+
+
 def _resized(pixels: np.ndarray, box: tuple[float, ...], size: int) -> np.ndarray:
     """A box of an image, its edges rounded to whole pixels: uint8 [H, W, 3] -> uint8 [size, size, 3]."""
     left, upper = int(box[0]), int(box[1])
     right, lower = max(round(box[2]), left + 1), max(round(box[3]), upper + 1)
     shrinks = max(right - left, lower - upper) >= 2 * size  # then interpolation would skip pixels
     # Fixed-point interpolation, which does not depend on the processor.
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR_EXACT
-    return cv2.resize(pixels[upper:lower, left:right], (size, size), interpolation=interpolation)
+    opencv = _opencv()
+    interpolation = opencv.INTER_AREA if shrinks else opencv.INTER_LINEAR_EXACT
+    return opencv.resize(pixels[upper:lower, left:right], (size, size), interpolation=interpolation)
 
 
 def random_box(generator: np.random.Generator, width: int, height: int) -> tuple[float, float, float, float]:

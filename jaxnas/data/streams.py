@@ -10,8 +10,8 @@ import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -27,6 +27,15 @@ NAMED = 3  # dead images named in an error
 
 class DeadImagesError(ValueError):
     """More images than allowed cannot be read."""
+
+
+@functools.cache
+def _grain() -> ModuleType:
+    try:
+        import grain  # an extra
+    except ImportError as error:
+        raise ValueError("streams of images need grain: pip install 'jaxnas[imagenet]'") from error
+    return grain
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +85,8 @@ class Stream:
         return len(self.subset.indices)
 
     @functools.cached_property
-    def _order(self) -> grain.MapDataset:
-        return grain.MapDataset.range(len(self.subset.indices)).seed(self.seed).shuffle().repeat()
+    def _order(self) -> Sequence[int]:
+        return _grain().MapDataset.range(len(self.subset.indices)).seed(self.seed).shuffle().repeat()
 
     @functools.cached_property
     def _dead(self) -> set[int]:
@@ -144,6 +153,7 @@ class Stream:
         """
         rows = self.batch_size // self.host[1]
         first = start * self.batch_size + self.host[0] * rows
+        grain = _grain()
         examples = grain.MapDataset.source(_Positions(first, rows, self.batch_size)).map(self.example)
         if self.workers:
             if not flags.FLAGS.is_parsed():  # grain asks absl's flags, which only absl's own programs parse
