@@ -17,6 +17,17 @@ SCALE, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)  # share of the area and aspect ratio
 CENTRAL = 0.875  # share of the shorter side that the central crop keeps
 
 
+@functools.cache
+def opencv() -> ModuleType:
+    """OpenCV, which is an extra; ValueError in one line if it is not installed."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError("images are resized with OpenCV: pip install 'jaxnas[imagenet]'") from error
+    cv2.setNumThreads(1)  # images are cropped side by side already, in threads or processes
+    return cv2
+
+
 def decode_crop(
     encoded: bytes,
     size: int,
@@ -40,7 +51,9 @@ def decode_crop(
 
     Raises:
       BadImageError: if it cannot be decoded, or is smaller than 8 pixels.
+      ValueError: if OpenCV is not installed.
     """
+    opencv()
     with naming(name):
         image = EncodedImage(encoded)
         width, height = image.size
@@ -56,25 +69,14 @@ def decode_crop(
         return _resized(pixels, box, size)
 
 
-@functools.cache
-def _opencv() -> ModuleType:
-    try:
-        import cv2  # an extra
-    except ImportError as error:
-        raise ValueError("images of other sizes need OpenCV: pip install 'jaxnas[imagenet]'") from error
-    cv2.setNumThreads(1)  # images are cropped side by side already, in threads or processes
-    return cv2
-
-
 def _resized(pixels: np.ndarray, box: tuple[float, ...], size: int) -> np.ndarray:
     """A box of an image, its edges rounded to whole pixels: uint8 [H, W, 3] -> uint8 [size, size, 3]."""
     left, upper = int(box[0]), int(box[1])
     right, lower = max(round(box[2]), left + 1), max(round(box[3]), upper + 1)
     shrinks = max(right - left, lower - upper) >= 2 * size  # then interpolation would skip pixels
     # Fixed-point interpolation, which does not depend on the processor.
-    opencv = _opencv()
-    interpolation = opencv.INTER_AREA if shrinks else opencv.INTER_LINEAR_EXACT
-    return opencv.resize(pixels[upper:lower, left:right], (size, size), interpolation=interpolation)
+    interpolation = opencv().INTER_AREA if shrinks else opencv().INTER_LINEAR_EXACT
+    return opencv().resize(pixels[upper:lower, left:right], (size, size), interpolation=interpolation)
 
 
 def random_box(generator: np.random.Generator, width: int, height: int) -> tuple[float, float, float, float]:
