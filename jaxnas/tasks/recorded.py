@@ -26,7 +26,7 @@ import numpy as np
 from jaxnas import data
 from jaxnas.results.files import replacing
 from jaxnas.supernet import enumeration
-from jaxnas.tasks.npz import read_arrays
+from jaxnas.results.npz import read_arrays
 from jaxnas.tasks.supernet import FrozenSupernet
 from jaxnas.tasks.tables import Table
 from jaxnas.tasks.tabular import TabularTask
