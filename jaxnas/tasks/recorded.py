@@ -25,8 +25,8 @@ import numpy as np
 
 from jaxnas import data
 from jaxnas.results.files import replacing
-from jaxnas.supernet import enumeration
 from jaxnas.results.npz import read_arrays
+from jaxnas.supernet import enumeration
 from jaxnas.tasks.supernet import FrozenSupernet
 from jaxnas.tasks.tables import Table
 from jaxnas.tasks.tabular import TabularTask
