@@ -61,6 +61,8 @@ def run(
     main: Callable[[Config], None],
     config_type: type[Config] | Presets[Config],
     arguments: Sequence[str] | None = None,
+    *,
+    job: bool = False,
 ) -> None:
     """Parses the command line into `config_type` and calls `main` with it.
 
@@ -75,13 +77,14 @@ def run(
       main: the experiment.
       config_type: a dataclass whose fields are the options, or presets of such a tree; docstrings are the help.
       arguments: the command line without the program's name; None for that of the process.
+      job: whether the options `coordinator`, `num_processes` and `process_id` join processes to one job.
     """
     collect_rarely()
     print_anything()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with signals.heard(_say):
-            main(_parse_together(config_type, arguments))
+            main(_parse_together(config_type, arguments) if job else parse(config_type, arguments))
     except OSError as error:
         # str() of an OSError opens with its number, which helps nobody.
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes | os.PathLike) else ""
@@ -152,7 +155,7 @@ def parse(config_type: type[Config] | Presets[Config], arguments: Sequence[str] 
 
 
 def _parse_together(config_type: type[Config] | Presets[Config], arguments: Sequence[str]) -> Config:
-    """`parse`, where a command line names a job on all its processes: what fails on one fails on all."""
+    """`parse`, where the command line names a job: what fails on one fails on all."""
     named = given(arguments)
     if "coordinator" not in named or "help" in named:
         return parse(config_type, arguments)

@@ -28,4 +28,4 @@ def main(config: StreamedConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Config)
+    cli.run(main, Config, job=True)

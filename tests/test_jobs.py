@@ -28,7 +28,7 @@ COMMAND = textwrap.dedent("""
         print("up", devices.process(), flush=True)
         sys.stdin.readline()
 
-    cli.run(main, Config)
+    cli.run(main, Config, job=True)
 """)
 
 

@@ -48,7 +48,7 @@ def _make_private(directory: Path) -> str:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = directory.stat()
-        if found.st_uid != os.geteuid():
+        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
             return "it belongs to another user"
         if stat.S_IMODE(found.st_mode) != 0o700:
             directory.chmod(0o700)
