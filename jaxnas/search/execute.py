@@ -3,14 +3,16 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxnas.data import FolderSource
 from jaxnas.data.sources import Splits
 from jaxnas.networks import latency
-from jaxnas.results import settings_tree
+from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.files import write_json
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
@@ -21,6 +23,7 @@ from jaxnas.search.build import build, inputs, open_images
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.loop import Listener, run
 from jaxnas.search.search import Search
+from jaxnas.search.steps import LEARNS_FROM_TRAIN, LEARNS_FROM_VALID, StepMetrics
 
 LATENCY_FILE = "latency.json"
 BAD_IMAGES_FILE = "bad_images.json"  # of a search on a folder: what could not be read, see `FolderSource.known_bad`
@@ -55,7 +58,8 @@ def execute(
       The result, and the folder it lies in; `Path()` on processes that do not write.
 
     Raises:
-      ValueError: on settings that do not fit each other, the data, or the search that the folder holds.
+      ValueError: on settings that do not fit each other, the data, or the search that the folder holds, and where
+        another process owns the folder (`jaxnas.results.ownership.OwnedError`).
       DatasetNotFoundError, NonFiniteLossError, RunInterruptedError, LostProcessError: see those.
     """
     is_writer, streamed = devices.is_host_zero(), isinstance(config, StreamedConfig)
@@ -76,42 +80,91 @@ def execute(
     if streamed:
         announce(_preprocessing(config, found))
     before = _distribution_steps(config) if is_writer else None
-    workdir = devices.together(
-        lambda: open_workdir(config.run.workdir, name, document, comparable, EXTENDABLE) if is_writer else Path()
-    )
-    if before is not None and before < config.training.distribution_steps:
-        announce(f"extends the search from {before} to {config.training.distribution_steps} distribution_steps")
-    if is_writer and config.method.latency is not None:
-        latency.read(config.method.latency).write(workdir / LATENCY_FILE)  # what later reads the folder finds it there
-    listeners = listen(search, workdir)
     with contextlib.ExitStack() as stack:
+
+        def enter() -> Path:
+            opened = open_workdir(config.run.workdir, name, document, comparable, EXTENDABLE)
+            return stack.enter_context(opened) if is_writer else Path()
+
+        workdir = devices.together(enter)
+        if before is not None and before < config.training.distribution_steps:
+            announce(f"extends the search from {before} to {config.training.distribution_steps} distribution_steps")
+        if is_writer and config.method.latency is not None:
+            # What later reads the folder finds it there.
+            latency.read(config.method.latency).write(workdir / LATENCY_FILE)
+        keeper = EvaluationsKeeper(search, workdir, run_of(type(config), document)) if is_writer else None
+        listeners = listen(search, workdir)
         if streamed and is_writer:
             stack.callback(_write_known_bad, workdir, known_bad, splits, search)
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
-        state, seconds = run(
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            state, seconds = run(
+                search,
+                search.init(config.run.seed),
+                workdir,
+                checkpoints,
+                checkpoint_seconds=config.run.checkpoint_seconds,
+                listeners=listeners,
+                keeper=keeper,
+                report=is_writer,
+            )
+        result = summarise(
             search,
-            search.init(config.run.seed),
-            workdir,
-            checkpoints,
-            checkpoint_seconds=config.run.checkpoint_seconds,
-            listeners=listeners,
-            report=is_writer,
+            state,
+            method=config.method.method,
+            candidates=config.method.candidates,
+            seed=config.run.seed,
+            config=describe(config, found, decisive=True),
+            seconds=seconds,
+            dataset=config.data.dataset,
+            classes=found.get("classes"),
+            images=found.get("images"),
         )
-    result = summarise(
-        search,
-        state,
-        method=config.method.method,
-        candidates=config.method.candidates,
-        seed=config.run.seed,
-        config=describe(config, found, decisive=True),
-        seconds=seconds,
-        dataset=config.data.dataset,
-        classes=found.get("classes"),
-        images=found.get("images"),
-    )
-    if is_writer:
-        result.write(workdir / "result.json")
+        if is_writer:
+            result.write(workdir / "result.json")
     return result, workdir
+
+
+def run_of(tree: type[SearchConfig], document: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a search from others, by name: config.json without what an extension changes.
+
+    Raises:
+      ValueError: if the document is no configuration of this tree.
+    """
+    comparable = settings_tree.comparable(tree, document)
+    return {name: value for name, value in comparable.items() if name not in EXTENDABLE}
+
+
+class EvaluationsKeeper:
+    """Keeps every evaluation of the distributions in `evaluations.npz`, see `jaxnas.search.loop.Keeper`.
+
+    Args:
+      search: the search.
+      workdir: its folder.
+      run: what tells it from others, see `run_of`.
+    """
+
+    def __init__(self, search: Search, workdir: Path, run: Mapping[str, Any]):
+        strategy, self._settings = search.strategy, search.settings
+        about = evaluations.About.of(strategy.space, run)
+        samples = strategy.samples * len(strategy.penalties)
+        self._log = evaluations.EvaluationsLog(workdir / evaluations.NAME, about, samples)
+
+    def resume(self, step: int) -> None:
+        """Drops what is of later steps."""
+        self._log.resume(step)
+
+    def keep(self, step: int, phase: str, metrics: StepMetrics) -> None:
+        """Adds the evaluations of the steps after `step`."""
+        if phase not in LEARNS_FROM_VALID:
+            return
+        steps = np.arange(step + 1, step + len(metrics.finite) + 1, dtype=np.int32)
+        minibatches = (steps - 1 - self._settings.weight_steps) * self._settings.accumulate
+        joint = np.full(len(steps), phase in LEARNS_FROM_TRAIN)
+        self._log.append(evaluations.Evaluations(metrics.archs, metrics.losses, steps, minibatches, joint))
+
+    def write(self) -> None:
+        """Writes the file."""
+        self._log.write()
 
 
 def _preprocessing(config: StreamedConfig, found: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from jaxnas.results import MetricsLog, read_metrics
+from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.runtime.damage import Skipped
 from jaxnas.runtime.loop import RunInterruptedError, stop_on_signals
@@ -64,6 +65,19 @@ class Listener(Protocol):
         """Called at the end, also after an error."""
 
 
+class Keeper(Protocol):
+    """What a run keeps for later beside its log and its state: exactly what the steps up to its checkpoint measured."""
+
+    def resume(self, step: int) -> None:
+        """Called before the first step with the steps done before: what is of later ones goes."""
+
+    def keep(self, step: int, *measured: Any) -> None:
+        """Called with what `Trainer.run` yielded beside the state; `step` steps were done before."""
+
+    def write(self) -> None:
+        """Called before each checkpoint is saved."""
+
+
 def run(
     trainer: Trainer[State],
     state: State,
@@ -72,6 +86,7 @@ def run(
     *,
     checkpoint_seconds: float,
     listeners: Sequence[Listener] = (),
+    keeper: Keeper | None = None,
     report: bool = True,
 ) -> tuple[State, float]:
     """Runs to the end from the newest checkpoint, and logs what is measured.
@@ -83,6 +98,7 @@ def run(
       checkpoints: where the states lie.
       checkpoint_seconds: seconds between checkpoints.
       listeners: what follows the run.
+      keeper: what it keeps; on the process that writes.
       report: whether this process writes the log; one of a job does.
 
     Returns:
@@ -95,6 +111,13 @@ def run(
     restored = checkpoints.restore_newest(state)
     if restored is not None:
         state, step, skipped = restored.state, restored.step, restored.skipped
+    devices.together(lambda: None if keeper is None else keeper.resume(step))
+
+    def save(step: int, state: State) -> None:
+        if keeper is not None:
+            keeper.write()  # first: a kill in between leaves more than the older checkpoint needs
+        checkpoints.save(step, state)
+
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         log = stack.enter_context(MetricsLog(workdir / "metrics.jsonl")) if report else None
@@ -111,6 +134,8 @@ def run(
             for next_state, *measured in trainer.run(state, stop):
                 state = next_state
                 records = trainer.records(step, state, *measured)
+                if keeper is not None:
+                    keeper.keep(step, *measured)
                 seconds = round(before + time.monotonic() - started, 3)
                 for record in records:
                     record["wall_seconds"] = seconds
@@ -120,10 +145,10 @@ def run(
                     listener.on_steps(records)
                 step = records[-1]["step"]
                 if time.monotonic() - saved >= checkpoint_seconds or step == trainer.total_steps:
-                    checkpoints.save(step, state)
+                    save(step, state)
                     saved, saved_step = time.monotonic(), step
         except RunInterruptedError:
             if saved_step < step:
-                checkpoints.save(step, state)
+                save(step, state)
             raise
     return state, before + time.monotonic() - started
