@@ -36,9 +36,11 @@ def test_what_is_written_is_read(tmp_path):
     kept.write(tmp_path / "e.npz", ABOUT)
     found, about = read_evaluations(tmp_path / "e.npz", ABOUT)
     assert_equal(found, kept)
-    assert about == ABOUT and about.run == {"seed": 0, "penalties": [0.1, 0.2]}
+    assert about == ABOUT
+    assert about.run == {"seed": 0, "penalties": [0.1, 0.2]}
     assert evaluations.space_of(about, "e.npz") == SPACE
-    assert found.archs.dtype == np.uint8 and len(found) == 28
+    assert found.archs.dtype == np.uint8
+    assert len(found) == 28
 
 
 def test_a_million_evaluations_of_the_largest_space_are_small(tmp_path):
