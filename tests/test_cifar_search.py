@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import cifar_search, cli, pick
+from jaxnas import spaces
 from jaxnas.results.evaluations import read_evaluations
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import presets
@@ -318,3 +319,10 @@ def test_presets_are_complete():
     for preset in presets.MEMORY.configs.values():
         assert len(preset.method.penalties) == 4
         assert preset.training == dataclasses.replace(preset.training)
+
+
+def test_costs_are_those_of_the_data_sets_own_images():
+    config = presets.MEMORY(dataset="digits", space="nasbench_macro", width=0.25, image_size=4)
+    space = build(config).strategy.space
+    assert space.description == spaces.nasbench_macro(image_size=8, num_classes=10).description
+    assert space.cost("macs").highest < spaces.nasbench_macro().cost("macs").highest / 10  # 8x8 images, not 32x32

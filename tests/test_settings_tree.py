@@ -1,6 +1,7 @@
 """The settings tree: each setting on the command line, in config.json, in the check on resume and in the help."""
 
 import dataclasses
+import functools
 import json
 import re
 import typing
@@ -102,15 +103,18 @@ def test_every_setting_is_everywhere(command, setting, helps, tmp_path, monkeypa
     def comparable(document):
         return settings_tree.comparable(tree, document)
 
-    open_workdir(tmp_path, "search", settings_tree.to_json(default), comparable)
+    with open_workdir(tmp_path, "search", settings_tree.to_json(default), comparable):
+        pass
     alone = {**settings_tree.to_json(default), setting.group: document[setting.group]}
     if setting.decides:
         assert setting.name in settings_tree.to_json(config, decisive=True)[setting.group]
-        with pytest.raises(ValueError, match=rf"different in .*\b{setting.name} \("):
-            open_workdir(tmp_path, "search", alone, comparable)
+        refused = pytest.raises(ValueError, match=rf"different in .*\b{setting.name} \(")
+        with refused, open_workdir(tmp_path, "search", alone, comparable):
+            pass
     elif setting.name != "preset":
         assert setting.name not in settings_tree.to_json(config, decisive=True).get(setting.group, {})
-        open_workdir(tmp_path, "search", alone, comparable)
+        with open_workdir(tmp_path, "search", alone, comparable):
+            pass
 
     # In the help: the option, its value in the preset, and what it means.
     shown = help_of(command, helps, monkeypatch, capsys)
@@ -268,8 +272,10 @@ def test_what_is_no_configuration_is_refused(written):
 
 def test_a_folder_of_an_earlier_version_is_named_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"method": "importance_plain", "space": "tiny", "seed": 0}))
-    with pytest.raises(ValueError, match="config.json cannot be compared.*of an earlier version.*another folder"):
-        open_workdir(tmp_path, "search", document(), lambda written: settings_tree.comparable(SearchConfig, written))
+    refused = pytest.raises(ValueError, match="config.json cannot be compared.*of an earlier version.*another folder")
+    compare = functools.partial(settings_tree.comparable, SearchConfig)
+    with refused, open_workdir(tmp_path, "search", document(), compare):
+        pass
 
 
 def test_contents_of_files_are_compared_too():

@@ -12,7 +12,7 @@ import pytest
 from jaxnas import data, spaces, supernet
 from jaxnas.runtime.loop import NonFiniteLossError
 from jaxnas.search.image_search import image_search
-from jaxnas.search.settings import SearchSettings, make_optimizer
+from jaxnas.search.settings import SearchSettings
 from jaxnas.spaces.mbconv import SKIP, Operation
 from jaxnas.strategies import ImportanceSampling
 from jaxnas.tasks.supernet import FrozenSupernet
@@ -144,7 +144,7 @@ def test_evaluation_covers_the_validation_split(search):
 def test_weight_decay_spares_norms_and_biases():
     settings = dataclasses.replace(SETTINGS, weight_decay=0.1, momentum=0.0, learning_rate=1.0)
     params = {"layer": {"kernel": jnp.ones(3), "scale": jnp.ones(3)}, "classifier": {"bias": jnp.ones(2)}}
-    optimizer = make_optimizer(settings)
+    optimizer = settings.optimizer()
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_allclose(updates["layer"]["kernel"], -0.1, rtol=1e-6)
     assert not updates["layer"]["scale"].any()

@@ -8,6 +8,7 @@ Two modes. In training, with a random key, dropout is on. In evaluation dropout 
 of the minibatch in both, since running averages of many architectures mean nothing (METHOD, traps).
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ class Adapter(Protocol):
 
     def init(self, values: Values, key: jax.Array, inputs: Any) -> Variables:
         """Fresh variables of the model with these hyperparameters."""
+
+    def shapes(self, values: Values, inputs: Any) -> Variables:
+        """What `init` returns, by shapes alone."""
 
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
@@ -108,6 +112,10 @@ class LinenAdapter:
         variables = module.init(key, *arguments(inputs), **keywords)
         collections = {name: tree for name, tree in variables.items() if name not in ("params", "intermediates")}
         return {"params": variables.get("params", {}), "state": _by_module(collections)}
+
+    def shapes(self, values: Values, inputs: Any) -> Variables:
+        """See `Adapter`."""
+        return jax.eval_shape(lambda key: self.init(values, key, inputs), jax.random.key(0))
 
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
@@ -200,14 +208,17 @@ class NNXAdapter:
         params, state = nnx.state(self._build(values, key), nnx.Param, ...)
         return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
 
+    def shapes(self, values: Values, inputs: Any) -> Variables:
+        """See `Adapter`."""
+        del inputs
+        _, params, state = _split_nnx(self, tuple(values.items()))
+        return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
+
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
     ) -> tuple[Any, Any]:
         """See `Adapter`."""
-        # Built for real and updated: merging a graph that was split abstractly fails under explicit sharding.
-        model = self._build(values, jax.random.key(0))
-        nnx.update(model, variables["params"])
-        nnx.update(model, variables["state"])
+        model = self.model(values, variables)
         if key is None:
             model.eval()
         else:
@@ -219,11 +230,18 @@ class NNXAdapter:
 
     def model(self, values: Values, variables: Variables | None = None) -> nnx.Module:
         """See `Adapter`."""
-        model = self._build(values, jax.random.key(0))
-        if variables is not None:
+        if variables is None:
+            return self._build(values, jax.random.key(0))
+        try:
+            graph, *states = _abstract_nnx(self, tuple(values.items()))
+            for state, tree in zip(states, (variables["params"], variables["state"])):
+                nnx.replace_by_pure_dict(state, tree)
+            return nnx.merge(graph, *states)
+        except Exception:  # as under explicit sharding: then it is built for real, and updated
+            model = self._build(values, jax.random.key(0))
             nnx.update(model, variables["params"])
             nnx.update(model, variables["state"])
-        return model
+            return model
 
     def statistics(self, values: Values, state: Any) -> Any:
         """See `Adapter`."""
@@ -234,6 +252,18 @@ class NNXAdapter:
     def state_of_model(self, state: Any) -> Any:
         """See `Adapter`."""
         return state
+
+
+def _abstract_nnx(adapter: NNXAdapter, values: tuple[tuple[str, Any], ...]) -> tuple[Any, nnx.State, nnx.State]:
+    """Graph, parameters and state of a model by shapes; building one takes far longer than filling it."""
+    graph, params, state = _split_nnx(adapter, values)
+    return graph, jax.tree.map(lambda leaf: leaf, params), jax.tree.map(lambda leaf: leaf, state)
+
+
+@functools.lru_cache(maxsize=256)
+def _split_nnx(adapter: NNXAdapter, values: tuple[tuple[str, Any], ...]) -> tuple[Any, nnx.State, nnx.State]:
+    model = nnx.eval_shape(lambda: adapter._build(dict(values), jax.random.key(0)))
+    return nnx.split(model, nnx.Param, ...)
 
 
 def _with_fresh_keys(state: Any, key: jax.Array) -> Any:
@@ -267,6 +297,10 @@ class PairAdapter:
         takes_inputs = several or any(p.kind is p.VAR_POSITIONAL for p in parameters)
         params = init(key, *arguments(inputs)) if takes_inputs else init(key)
         return {"params": params, "state": {}}
+
+    def shapes(self, values: Values, inputs: Any) -> Variables:
+        """See `Adapter`."""
+        return jax.eval_shape(lambda key: self.init(values, key, inputs), jax.random.key(0))
 
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False

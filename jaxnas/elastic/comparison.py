@@ -75,7 +75,7 @@ class Models:
         def abstract(arch: tuple[int, ...]) -> Abstract:
             values = self.choices.values(arch)
             try:
-                tree = jax.eval_shape(lambda key: self.adapter.init(values, key, self.inputs), jax.random.key(0))
+                tree = self.adapter.shapes(values, self.inputs)
             except Exception as error:
                 error.add_note(f"while building make({', '.join(f'{k}={v!r}' for k, v in values.items())})")
                 raise

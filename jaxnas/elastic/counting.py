@@ -7,7 +7,8 @@ whose kernel and both widths are chosen, of triples. The sums are held against t
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -18,10 +19,11 @@ from jaxnas.cost import AdditiveCost, Cost, InteractionCost
 from jaxnas.elastic import programs
 from jaxnas.elastic.choices import Choices
 from jaxnas.elastic.comparison import Models, accepts
+from jaxnas.elastic.matching import Path
 from jaxnas.elastic.slices import Layout
 
 MOST_TOGETHER = 4  # decisions whose sizes multiply in one product
-VERIFIED = 8  # random architectures that a fitted cost must reproduce
+VERIFIED = 2  # times that each choice appears in the architectures whose counts a fitted cost must reproduce
 
 
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
@@ -118,15 +120,10 @@ def count_params(models: Models, arch: np.ndarray) -> int:
 
 def params_cost(models: Models, layout: Layout) -> Cost:
     """The parameters of all architectures, from the slices of each leaf."""
-    trained = [path for path in layout.shapes if path[0] == "params"]
-    changed = [path for path in trained if layout.decisions_of(path)]
-
-    def count(arch: np.ndarray) -> int:
-        return sum(math.prod(layout.shape(path, arch)) for path in changed if layout.is_present(path, arch))
-
-    value, tables = fit(count, models.choices, layout.pairs(), "params")
-    fixed = sum(math.prod(layout.shapes[path]) for path in set(trained) - set(changed))
-    return assemble("params", "parameters", fixed + value, tables, models.choices.num_choices)
+    changed = [path for path in _trained(layout) if layout.decisions_of(path)]
+    fixed = sum(math.prod(layout.shapes[path]) for path in set(_trained(layout)) - set(changed))
+    fitted = Fit(models.choices, layout, lambda arch: _params(layout, changed, arch)).run("params")
+    return assemble("params", "parameters", fixed + fitted.value(models.choices.largest), fitted.tables, models.choices)
 
 
 def macs_cost(models: Models, layout: Layout) -> Cost:
@@ -135,91 +132,143 @@ def macs_cost(models: Models, layout: Layout) -> Cost:
     Raises:
       ValueError: if sums over products of up to `MOST_TOGETHER` decisions do not reproduce the counts.
     """
-    fixed, tables = fit(lambda arch: count_macs(models, arch), models.choices, layout.pairs(), "macs")
-    return assemble("macs", "multiply-adds", fixed, tables, models.choices.num_choices)
+    fitted = Fit(models.choices, layout, lambda arch: count_macs(models, arch)).run("macs")
+    return assemble("macs", "multiply-adds", fitted.value(models.choices.largest), fitted.tables, models.choices)
+
+
+def _trained(layout: Layout) -> list[Path]:
+    return [path for path in layout.shapes if path[0] == "params"]
+
+
+def _params(layout: Layout, leaves: Iterable[Path], arch: np.ndarray) -> int:
+    return sum(math.prod(layout.shape(path, arch)) for path in leaves if layout.is_present(path, arch))
 
 
 Tables = dict[tuple[int, ...], np.ndarray]
 
 
-def fit(
-    count: Callable[[np.ndarray], int], choices: Choices, likely: Iterable[tuple[int, int]], name: str
-) -> tuple[int, Tables]:
-    """A function of architectures as an exact sum of functions of few decisions.
+class Fit:
+    """A count of architectures as an exact sum of functions of few decisions.
+
+    Counting takes long: most entries of the tables are guessed from a few counts, as sizes multiply, and the guesses
+    are held against architectures in which every choice of every decision appears. If they fail, all are counted.
+
+    Attributes:
+      tables: decisions -> int [C_d, ...], what their changes of the largest architecture add to its count beyond what
+        fewer of them add.
 
     Args:
-      count: int [D] -> integer.
       choices: of the space.
-      likely: pairs of decisions that probably multiply; others are tried if these do not explain the counts.
-      name: what is counted, for messages.
-
-    Returns:
-      The value of the largest architecture, and what changes of one, two or more decisions add to it: decisions ->
-      int [C_d, ...].
-
-    Raises:
-      ValueError: if no such sum reproduces the counts of random architectures.
+      layout: its slices, for the guesses.
+      count: int [D] -> integer.
     """
-    largest = choices.largest
-    known: dict[tuple[int, ...], int] = {}
 
-    def value(arch: np.ndarray) -> int:
+    def __init__(self, choices: Choices, layout: Layout, count: Callable[[np.ndarray], int]):
+        self.tables: Tables = {}
+        self._choices, self._layout, self._count = choices, layout, count
+        self._known: dict[tuple[int, ...], int] = {}
+        self._several = [d for d, n in enumerate(choices.num_choices) if n > 1]
+
+    def run(self, name: str) -> "Fit":
+        """Fits the tables.
+
+        Args:
+          name: what is counted, for messages.
+
+        Raises:
+          ValueError: if no sum of products of up to `MOST_TOGETHER` decisions reproduces the counts.
+        """
+        proof = self._choices.covers(np.random.default_rng(1), VERIFIED)
+        likely = [pair for pair in self._layout.pairs() if set(pair) <= set(self._several)]
+        for guess in (True, False):
+            self.tables = {}
+            for decisions in [(d,) for d in self._several] + likely:
+                self._add(decisions, guess)
+            if self._proved(proof):
+                return self
+            for together in range(2, MOST_TOGETHER + 1):
+                for decisions in itertools.combinations(self._several, together):
+                    smaller = itertools.combinations(decisions, together - 1)
+                    if decisions in self.tables or (together > 2 and not all(part in self.tables for part in smaller)):
+                        continue
+                    if self._excess(decisions, (0,) * together):
+                        self._add(decisions, guess)
+                if self._proved(proof):
+                    return self
+        raise ValueError(
+            f"{name} are no sum of products of up to {MOST_TOGETHER} decisions: more of them change the sizes of one "
+            f"product; make one decision of some of them"
+        )
+
+    def value(self, arch: np.ndarray) -> int:
+        """The count of an architecture."""
         key = tuple(arch.tolist())
-        if key not in known:
-            known[key] = count(arch)
-        return known[key]
+        if key not in self._known:
+            self._known[key] = self._count(arch)
+        return self._known[key]
 
-    rng = np.random.default_rng(1)
-    proof = np.stack([rng.integers(n, size=VERIFIED) for n in choices.num_choices], axis=1).astype(np.int32)
-    tables: Tables = {}
+    def _proved(self, archs: np.ndarray) -> bool:
+        return all(self.value(arch) == self._total(arch) for arch in archs)
 
-    def excess(decisions: tuple[int, ...], chosen: tuple[int, ...]) -> int:
+    def _total(self, arch: np.ndarray) -> int:
+        parts = (table[tuple(arch[list(decisions)])] for decisions, table in self.tables.items())
+        return self.value(self._choices.largest) + int(sum(parts))
+
+    def _excess(self, decisions: tuple[int, ...], chosen: tuple[int, ...]) -> int:
         """What these changes together add beyond all that fewer of them add."""
-        arch = largest.copy()
+        arch = self._choices.largest
         arch[list(decisions)] = chosen
-        return value(arch) - total(arch)
+        return self.value(arch) - self._total(arch)
 
-    def total(arch: np.ndarray) -> int:
-        parts = (table[tuple(arch[list(decisions)])] for decisions, table in tables.items())
-        return value(largest) + int(sum(parts))
-
-    def add(decisions: tuple[int, ...]) -> None:
-        counts = [choices.num_choices[d] for d in decisions]
-        table = np.zeros(counts, np.int64)
-        for chosen in itertools.product(*(range(n - 1) for n in counts)):
-            table[chosen] = excess(decisions, chosen)
+    def _add(self, decisions: tuple[int, ...], guess: bool) -> None:
+        counts = [self._choices.num_choices[d] for d in decisions]
+        table = self._guessed(decisions) if guess else None
+        if table is None:
+            table = np.zeros(counts, np.int64)
+            for chosen in itertools.product(*(range(n - 1) for n in counts)):
+                table[chosen] = self._excess(decisions, chosen)
         if table.any():
-            tables[decisions] = table
+            self.tables[decisions] = table
 
-    def proved() -> bool:
-        return all(value(arch) == total(arch) for arch in proof)
+    def _guessed(self, decisions: tuple[int, ...]) -> np.ndarray | None:
+        """The table if counts grow with sizes, or end where leaves are left out; None if that gives no integers."""
+        if len(decisions) == 2:
+            for whole, part in (decisions, decisions[::-1]):
+                gone = self._without(whole, part)
+                if gone.any():  # what is left out has no size
+                    single = self.tables.get((part,), np.zeros(self._choices.num_choices[part], np.int64))
+                    table = np.where(gone[:, None], -single, 0)
+                    return table if whole < part else table.T
+        corner = self._excess(decisions, (0,) * len(decisions))
+        share = 1
+        for d in decisions:
+            share = np.multiply.outer(share, self._smallness(d))
+        table = share * Fraction(corner)
+        if any(entry.denominator != 1 for entry in np.ravel(table)):
+            return None
+        return np.reshape([int(entry) for entry in np.ravel(table)], table.shape).astype(np.int64)
 
-    several = [d for d, n in enumerate(choices.num_choices) if n > 1]
-    for decision in several:
-        add((decision,))
-    for pair in likely:
-        if set(pair) <= set(several):
-            add(tuple(pair))
-    if proved():
-        return value(largest), tables
-    for together in range(2, MOST_TOGETHER + 1):
-        for decisions in itertools.combinations(several, together):
-            smaller = itertools.combinations(decisions, together - 1)
-            if decisions in tables or (together > 2 and not all(part in tables for part in smaller)):
-                continue
-            if excess(decisions, (0,) * together):
-                add(decisions)
-        if proved():
-            return value(largest), tables
-    raise ValueError(
-        f"{name} are no sum of products of up to {MOST_TOGETHER} decisions: more of them change the sizes of one "
-        f"product; make one decision of some of them"
-    )
+    def _without(self, whole: int, part: int) -> np.ndarray:
+        """Which choices of a decision leave out all that another one changes, bool [C]."""
+        leaves = [path for path in self._layout.shapes if part in self._layout.decisions_of(path)]
+        flags = [self._layout.present.get(path, {}).get(whole) for path in leaves]
+        if not leaves or any(flag is None for flag in flags):
+            return np.zeros(self._choices.num_choices[whole], bool)
+        return ~np.any(flags, axis=0)
+
+    def _smallness(self, decision: int) -> np.ndarray:
+        """1 for the smallest choice and 0 for the largest, by the sizes of matrices and kernels: fractions [C]."""
+        changed = [path for path in _trained(self._layout) if decision in self._layout.decisions_of(path)]
+        changed = [path for path in changed if len(self._layout.shapes[path]) > 1] or changed
+        choices = range(self._choices.num_choices[decision])
+        sizes = [_params(self._layout, changed, self._choices.changed(decision, choice)) for choice in choices]
+        span = sizes[-1] - sizes[0]
+        return np.asarray([Fraction(sizes[-1] - size, span) if span else Fraction(0) for size in sizes], object)
 
 
-def assemble(name: str, unit: str, fixed: int, tables: Tables, num_choices: Sequence[int]) -> Cost:
+def assemble(name: str, unit: str, fixed: int, tables: Tables, choices: Choices) -> Cost:
     """The cost with these tables; additive if all of them are of one decision."""
-    single = [np.zeros(n, np.int64) for n in num_choices]
+    single = [np.zeros(n, np.int64) for n in choices.num_choices]
     joint = {}
     for decisions, table in tables.items():
         if len(decisions) == 1:

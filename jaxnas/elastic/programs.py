@@ -67,8 +67,8 @@ def exact_form(function: Callable[..., Any], zero_units: bool = False) -> Callab
 
     def evaluate(*arguments: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        flat = jax.tree.leaves(arguments)
-        outputs = _evaluate(closed.jaxpr, closed.consts, flat, zero_units)
+        used, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+        outputs = _evaluate(used, closed.consts, jax.tree.leaves(arguments), zero_units)
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
     return evaluate

@@ -98,6 +98,12 @@ class ElasticSpace(SearchSpace):
         leaves = {path: comparisons.on_host(leaf) for path, leaf in matching.paths(variables).items()}
         return jax.tree.map(jnp.asarray, self.models.extract(self.layout, leaves, arch))
 
+    def shapes(self, arch: Sequence[int] | np.ndarray) -> tuple[Any, Any]:
+        """Parameters, and what else a model has, of an architecture by shapes alone, in the form of its framework."""
+        abstract = self.models.abstract(self.validate(arch))
+        variables = abstract.tree(abstract.leaves)
+        return variables["params"], self.models.adapter.state_of_model(variables["state"])
+
     def model(self, arch: Sequence[int] | np.ndarray, params: Any = None, state: Any = None) -> Any:
         """The user's own model of an architecture: what `make` returns.
 

@@ -10,6 +10,7 @@ import chex
 
 from jaxnas.export import saved
 from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.json_files import read_json
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.loop import Listener, run
@@ -47,40 +48,40 @@ def train(
       trained already.
 
     Raises:
-      ValueError: if the folder holds another training.
+      ValueError: if the folder holds another training, or another process owns it.
     """
     settings = {"seed": seed, "warm_start": params is not None, **dataclasses.asdict(retraining.settings)}
     wanted = {"space": description.space, "encoding": list(description.encoding), "width": description.width}
-    open_workdir(folder, "retrain", {**wanted, "image_size": description.image_size, **settings})
-    if (folder / saved.DESCRIPTION).exists():
-        return None
-    for twin in twins:
-        if (twin / saved.DESCRIPTION).exists() and _config(twin) == _config(folder):
-            # The description comes last, so that with it all is there.
-            for name in ("metrics.jsonl", saved.WEIGHTS, saved.DESCRIPTION):
-                with replacing(folder / name) as temporary:
-                    temporary.write_bytes((twin / name).read_bytes())
-            return twin
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        state, seconds = run(
-            retraining,
-            retraining.init(seed, params),
-            folder,
-            checkpoints,
-            checkpoint_seconds=checkpoint_seconds,
-            listeners=listeners,
-        )
-    score = retraining.test(state.average)
-    trained_with = {**settings, "wall_seconds": seconds, "test_loss": score.loss}
-    trained = dataclasses.replace(description, test_accuracy=score.accuracy, trained_with=trained_with)
-    saved.save(folder, trained, state.average)
-    return trained
+    with open_workdir(folder, "retrain", {**wanted, "image_size": description.image_size, **settings}):
+        if (folder / saved.DESCRIPTION).exists():
+            return None
+        for twin in twins:
+            if (twin / saved.DESCRIPTION).exists() and _config(twin) == _config(folder):
+                # The description comes last, so that with it all is there.
+                for name in ("metrics.jsonl", saved.WEIGHTS, saved.DESCRIPTION):
+                    with replacing(folder / name) as temporary:
+                        temporary.write_bytes((twin / name).read_bytes())
+                return twin
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            state, seconds = run(
+                retraining,
+                retraining.init(seed, params),
+                folder,
+                checkpoints,
+                checkpoint_seconds=checkpoint_seconds,
+                listeners=listeners,
+            )
+        score = retraining.test(state.average)
+        trained_with = {**settings, "wall_seconds": seconds, "test_loss": score.loss}
+        trained = dataclasses.replace(description, test_accuracy=score.accuracy, trained_with=trained_with)
+        saved.save(folder, trained, state.average)
+        return trained
 
 
 def _config(folder: pathlib.Path) -> Any:
     """What `open_workdir` wrote there; None if it did not."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return read_json(folder / "config.json")
     except (OSError, ValueError):
         return None
 

@@ -1,23 +1,28 @@
-"""The folder of a run: made, or checked to be of the same search, before anything is written into it."""
+"""The folder of a run: owned by one process, and made or checked to be of the same run before anything is written."""
 
+import contextlib
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxnas.results.files import write_json
+from jaxnas.results.json_files import read_json
+from jaxnas.results.ownership import owned
 
 
+@contextlib.contextmanager
 def open_workdir(
     path: Path | None,
     name: str,
     config: Mapping[str, Any],
     comparable: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     extendable: Collection[str] = (),
-) -> Path:
-    """Makes or reopens the folder of a run.
+) -> Iterator[Path]:
+    """Makes or reopens the folder of a run, which this process owns until the context ends.
 
     Args:
       path: the folder; None for a fresh one under runs/.
@@ -27,19 +32,48 @@ def open_workdir(
         something else. By default all that stands in it.
       extendable: names of numbers that may be larger than in the folder, such as of steps; `config.json` gets them.
 
-    Returns:
+    Yields:
       The folder.
 
     Raises:
+      OwnedError: if another process owns the folder; nothing in it is touched.
       ValueError: if the folder holds another search (naming the fields that differ) or cannot be written.
     """
-    if path is None:
-        path = _fresh(name)
-    path = Path(path)
+    path = _make(path, name)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(owned(path))
+        except OSError as error:
+            raise ValueError(f"workdir {path} cannot be written: {error.strerror}; choose another folder") from error
+        _prepare(path, config, comparable, extendable)
+        yield path
+
+
+def _make(path: Path | None, name: str) -> Path:
+    """The folder, which may exist; a fresh one, which did not, where no path is given."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            Path(path).mkdir(parents=True, exist_ok=True)
+            return Path(path)
+        path = Path("runs")
+        path.mkdir(exist_ok=True)
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+        for attempt in itertools.count(1):
+            path = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
+            with contextlib.suppress(FileExistsError):  # another process may have made it a moment ago
+                path.mkdir()
+                return path
     except OSError as error:
         raise ValueError(f"workdir {path} cannot be made: {error.strerror}") from error
+
+
+def _prepare(
+    path: Path,
+    config: Mapping[str, Any],
+    comparable: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    extendable: Collection[str],
+) -> None:
+    """Compares the folder's `config.json` with this one, or writes it."""
     config_path = path / "config.json"
     config = json.loads(json.dumps(config))
     extended = False
@@ -54,16 +88,6 @@ def open_workdir(
             write_json(config_path, config)
         except OSError as error:
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
-    return path
-
-
-def _fresh(name: str) -> Path:
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-    path, attempt = Path("runs") / stem, 1
-    while path.exists():
-        attempt += 1
-        path = Path("runs") / f"{stem}-{attempt}"
-    return path
 
 
 def _check_same(
@@ -74,7 +98,7 @@ def _check_same(
 ) -> bool:
     """Whether what is extendable is extended, and all else the same; ValueError if not."""
     try:
-        existing = json.loads(config_path.read_text(encoding="utf-8"))
+        existing = read_json(config_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{config_path} cannot be read; choose another folder") from error
     if not isinstance(existing, dict):

@@ -57,9 +57,10 @@ def build(config: SearchConfig, splits: sources.Splits | None = None) -> Search:
 
 
 def _in_memory(config: SearchConfig) -> Search:
-    # The strategy knows costs at full size: the supernet may be a smaller proxy.
-    strategy = choose_strategy(config, search_space(config, SPACES[config.space.space]()))
     dataset = data.load(config.data.dataset, config.data.data_dir)
+    # Costs are those of the network for the data set's own images, at full width: the supernet may be a smaller proxy.
+    meant = SPACES[config.space.space](image_size=dataset.train_images.shape[1], num_classes=dataset.num_classes)
+    strategy = choose_strategy(config, search_space(config, meant))
     train, valid = data.split(dataset, config.data.valid_fraction, config.run.seed)
     if config.data.image_size != dataset.train_images.shape[1]:
         train, valid = (

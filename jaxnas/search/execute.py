@@ -14,6 +14,7 @@ from jaxnas.data.sources import Splits
 from jaxnas.networks import latency
 from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.files import write_json
+from jaxnas.results.json_files import read_json
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import devices
@@ -58,7 +59,8 @@ def execute(
       The result, and the folder it lies in; `Path()` on processes that do not write.
 
     Raises:
-      ValueError: on settings that do not fit each other, the data, or the search that the folder holds.
+      ValueError: on settings that do not fit each other, the data, or the search that the folder holds, and where
+        another process owns the folder (`jaxnas.results.ownership.OwnedError`).
       DatasetNotFoundError, NonFiniteLossError, RunInterruptedError, LostProcessError: see those.
     """
     is_writer, streamed = devices.is_host_zero(), isinstance(config, StreamedConfig)
@@ -79,43 +81,47 @@ def execute(
     if streamed:
         announce(_preprocessing(config, found))
     before = _distribution_steps(config) if is_writer else None
-    workdir = devices.together(
-        lambda: open_workdir(config.run.workdir, name, document, comparable, EXTENDABLE) if is_writer else Path()
-    )
-    if before is not None and before < config.training.distribution_steps:
-        announce(f"extends the search from {before} to {config.training.distribution_steps} distribution_steps")
-    if is_writer and config.method.latency is not None:
-        latency.read(config.method.latency).write(workdir / LATENCY_FILE)  # what later reads the folder finds it there
-    keeper = EvaluationsKeeper(search, workdir, run_of(type(config), document)) if is_writer else None
-    listeners = listen(search, workdir)
     with contextlib.ExitStack() as stack:
+
+        def enter() -> Path:
+            opened = open_workdir(config.run.workdir, name, document, comparable, EXTENDABLE)
+            return stack.enter_context(opened) if is_writer else Path()
+
+        workdir = devices.together(enter)
+        if before is not None and before < config.training.distribution_steps:
+            announce(f"extends the search from {before} to {config.training.distribution_steps} distribution_steps")
+        if is_writer and config.method.latency is not None:
+            # What later reads the folder finds it there.
+            latency.read(config.method.latency).write(workdir / LATENCY_FILE)
+        keeper = EvaluationsKeeper(search, workdir, run_of(type(config), document)) if is_writer else None
+        listeners = listen(search, workdir)
         if streamed and is_writer:
             stack.callback(_write_known_bad, workdir, known_bad, splits, search)
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
-        state, seconds = run(
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            state, seconds = run(
+                search,
+                search.init(config.run.seed),
+                workdir,
+                checkpoints,
+                checkpoint_seconds=config.run.checkpoint_seconds,
+                listeners=listeners,
+                keeper=keeper,
+                report=is_writer,
+            )
+        result = summarise(
             search,
-            search.init(config.run.seed),
-            workdir,
-            checkpoints,
-            checkpoint_seconds=config.run.checkpoint_seconds,
-            listeners=listeners,
-            keeper=keeper,
-            report=is_writer,
+            state,
+            method=config.method.method,
+            candidates=config.method.candidates,
+            seed=config.run.seed,
+            config=describe(config, found, decisive=True),
+            seconds=seconds,
+            dataset=config.data.dataset,
+            classes=found.get("classes"),
+            images=found.get("images"),
         )
-    result = summarise(
-        search,
-        state,
-        method=config.method.method,
-        candidates=config.method.candidates,
-        seed=config.run.seed,
-        config=describe(config, found, decisive=True),
-        seconds=seconds,
-        dataset=config.data.dataset,
-        classes=found.get("classes"),
-        images=found.get("images"),
-    )
-    if is_writer:
-        result.write(workdir / "result.json")
+        if is_writer:
+            result.write(workdir / "result.json")
     return result, workdir
 
 
@@ -175,7 +181,7 @@ def _distribution_steps(config: SearchConfig) -> int | None:
     if config.run.workdir is None:
         return None
     try:
-        document = json.loads((config.run.workdir / "config.json").read_text(encoding="utf-8"))
+        document = read_json(config.run.workdir / "config.json")
         return settings_tree.from_json(type(config), document).training.distribution_steps
     except (OSError, ValueError):
         return None
@@ -190,7 +196,7 @@ def read_known_bad(workdir: Path | None) -> dict[str, list[tuple[str, int]]]:
     if workdir is None or not (workdir / BAD_IMAGES_FILE).exists():
         return {}
     try:
-        document = json.loads((workdir / BAD_IMAGES_FILE).read_text(encoding="utf-8"))
+        document = read_json(workdir / BAD_IMAGES_FILE)
         return {part: [(str(name), int(size)) for name, size in files] for part, files in document.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{workdir / BAD_IMAGES_FILE} cannot be read ({error}); choose another workdir") from error

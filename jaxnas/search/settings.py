@@ -97,14 +97,13 @@ class SearchSettings:
                 return phase, end
         raise ValueError(f"step must be less than the {end} steps of the search, got {step}")
 
-
-def make_optimizer(settings: SearchSettings) -> optax.GradientTransformation:
-    """The optimiser of the supernet's weights, as in ASNG-NAS's protocol (arXiv 1905.08537)."""
-    return sgd(
-        settings.learning_rate,
-        steps=max(settings.weight_steps + settings.joint_steps, 1),
-        warmup=settings.warmup,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser of the supernet's weights, as in ASNG-NAS's protocol (arXiv 1905.08537)."""
+        return sgd(
+            self.learning_rate,
+            steps=max(self.weight_steps + self.joint_steps, 1),
+            warmup=self.warmup,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )

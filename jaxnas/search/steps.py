@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from jaxnas import distribution
-from jaxnas.search.settings import SearchSettings, make_optimizer
+from jaxnas.search.settings import SearchSettings
 from jaxnas.strategies.base import Strategy
 from jaxnas.supernet import batching as batching_lib
 from jaxnas.supernet.precision import compute_in
@@ -157,7 +157,7 @@ class Steps:
             "step": jnp.int32(0),
             "key": key,
             "params": params,
-            "optimizer": make_optimizer(self.settings).init(params),
+            "optimizer": self.settings.optimizer().init(params),
             "strategy": self.strategy.init(strategy_key),
         }
 
@@ -205,7 +205,7 @@ class Steps:
             )
 
         gradients, evaluation = self.average(_mean_over(gradient, minibatches, batch_key))
-        updates, optimizer = make_optimizer(settings).update(gradients, state.optimizer, state.params)
+        updates, optimizer = settings.optimizer().update(gradients, state.optimizer, state.params)
         state = state.replace(params=optax.apply_updates(state.params, updates), optimizer=optimizer)
         metrics = metrics.replace(
             train_loss=evaluation.loss.mean(),

@@ -1,0 +1,1 @@
+"""Whole searches in one file each: a model as it is, its choices, data, loss and budgets."""
