@@ -55,6 +55,16 @@ def outside(folder, *command):
     return done.stdout
 
 
+def test_everything_but_the_extras_is_imported_without_the_extras():
+    """What a search of digits imports is in requirements.txt: the other packages of this environment are hidden."""
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['cv2', 'grain', 'onnx', 'onnxruntime', 'tensorboardX']))\n"
+        "import jaxnas, jaxnas.elastic, jaxnas.report\n"
+        "from experiments import cifar_search, export, imagenet_search, leaderboard, report, retrain, tabular_search\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def requirements():
     """The lines of requirements.txt by name: (lowest release, the whole line)."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()

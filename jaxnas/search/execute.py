@@ -14,6 +14,7 @@ from jaxnas.data.sources import Splits
 from jaxnas.networks import latency
 from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.files import write_json
+from jaxnas.results.json_files import read_json
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import devices
@@ -180,7 +181,7 @@ def _distribution_steps(config: SearchConfig) -> int | None:
     if config.run.workdir is None:
         return None
     try:
-        document = json.loads((config.run.workdir / "config.json").read_text(encoding="utf-8"))
+        document = read_json(config.run.workdir / "config.json")
         return settings_tree.from_json(type(config), document).training.distribution_steps
     except (OSError, ValueError):
         return None
@@ -195,7 +196,7 @@ def read_known_bad(workdir: Path | None) -> dict[str, list[tuple[str, int]]]:
     if workdir is None or not (workdir / BAD_IMAGES_FILE).exists():
         return {}
     try:
-        document = json.loads((workdir / BAD_IMAGES_FILE).read_text(encoding="utf-8"))
+        document = read_json(workdir / BAD_IMAGES_FILE)
         return {part: [(str(name), int(size)) for name, size in files] for part, files in document.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{workdir / BAD_IMAGES_FILE} cannot be read ({error}); choose another workdir") from error
