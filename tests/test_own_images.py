@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import jaxnas
-from experiments import cli, export, imagenet_search, predict, retrain
+from experiments import cli, export, imagenet_search, predict
 from jaxnas.data.folders import FolderSource
 from jaxnas.search import build, execute
 from tests import tiny_search  # noqa: F401 (registers the space)
@@ -211,11 +211,21 @@ def test_networks_found_on_a_folder_are_trained_exported_and_used(finished, caps
     first, second = result["architectures"]
     second["encoding"], second["k"] = first["encoding"], 1  # equal networks
     (finished / "run" / "result.json").write_text(json.dumps(result))
-    out, _ = run(
-        *(capsys, retrain, "--result", finished / "run" / "result.json"),
-        *("--epochs=40", "--batch-size=8", "--learning-rate=0.1", "--average=0.9"),
+    program = (
+        "import jax; from experiments import cli, retrain; from tests import tiny_search\n"
+        "assert jax.device_count() == 2\n"
+        "cli.run(retrain.main, retrain.Config)"
     )
-    assert f"trained on 29 images of {finished / 'own'}, tested on 7 images" in out
+    training = ["--epochs=40", "--batch-size=8", "--learning-rate=0.1", "--average=0.9"]
+    out = subprocess.run(
+        [sys.executable, "-c", program, "--result", finished / "run" / "result.json", *training],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"trained on 30 images of {finished / 'own'}, tested on 6 images" in out
     assert "k1/seed0 is the network of" in out
     summary = json.loads((finished / "run" / "retrained" / "retrained.json").read_text())
     assert [network["k"] for network in summary] == [0, 1]

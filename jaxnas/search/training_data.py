@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from jaxnas import data
 from jaxnas.data import crops, parts
+from jaxnas.data.decoding import printable
 from jaxnas.runtime import devices
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
 from jaxnas.search import build
@@ -110,7 +111,8 @@ class StreamedData:
     @property
     def name(self) -> str:
         """Of the data set or folder."""
-        return self.train[0].name if self.config.streams.folder is None else self.config.streams.folder.name
+        folder = self.config.streams.folder
+        return self.train[0].name if folder is None else printable(folder.expanduser().absolute().name)
 
     @property
     def image_size(self) -> int:
