@@ -6,21 +6,24 @@ that they change; then the options themselves, by tyro, with the values of this 
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import io
+import os
 import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar
 
+import jax
 import tyro
 from rich.console import Console
 
 from jaxnas.data import DatasetNotFoundError
 from jaxnas.results import settings_tree
-from jaxnas.runtime import devices
+from jaxnas.runtime import devices, signals
 from jaxnas.runtime.checkpoints import CheckpointError
 from jaxnas.runtime.devices import LostProcessError
 from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
@@ -33,6 +36,10 @@ REQUIRED: Any = tyro.MISSING  # the value of a setting without a default
 BAD_INPUT = 2  # exit code, as of argparse
 FAILED = 1  # exit code of a run that broke off; what it had saved is whole
 INTERRUPTED = 75  # exit code of a run that was asked to stop, and saved its state: EX_TEMPFAIL, "try again"
+# What the system says of a disk and not of the input: full, over the quota, broken, or a file that is too large for it.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+SEEDS = ("seed", "first_seed")
+LARGEST_SEED = 2**32 - 1  # what JAX's random keys tell apart without 64-bit integers
 # New objects between two collections of garbage. Tracing a supernet makes millions that live: with Python's 700 a
 # third of the time to trace goes into looking for garbage among them.
 COLLECT_EVERY = 50_000
@@ -59,10 +66,12 @@ def run(
 ) -> None:
     """Parses the command line into `config_type` and calls `main` with it.
 
-    Whatever is wrong with the input, on the command line or in a file that it names (ValueError, OSError), becomes its
-    message on stderr, one line, and exit code 2; a run that cannot go on (a loss that is no number, a full disk, a lost
-    process) the same with exit code 1; one that was asked to stop, by SIGTERM or SIGINT, says so and exits with 75.
-    Other exceptions are faults of the program and keep their traceback.
+    Whatever is wrong with the input, on the command line or in a file that it names (ValueError, OSError, numbers and
+    nesting beyond all measure), becomes its message on stderr, one line, and exit code 2; a run that cannot go on (a
+    loss that is not finite, a full disk, no memory, a lost process) the same with exit code 1; one that was asked to
+    stop, by SIGTERM or SIGINT, exits with 75 if it saved its state, and with 143 or 130 if it had none. Other
+    exceptions are faults of the program and keep their traceback. In a job of several processes, what is wrong with the
+    command line of one ends all.
 
     Args:
       main: the experiment.
@@ -70,23 +79,47 @@ def run(
       arguments: the command line without the program's name; None for that of the process.
     """
     collect_rarely()
+    print_anything()
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        main(parse(config_type, arguments))
+        with signals.heard(_say):
+            main(_parse_together(config_type, arguments))
     except OSError as error:
         # str() of an OSError opens with its number, which helps nobody.
-        where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}")
+        where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes | os.PathLike) else ""
+        message = " ".join(f"{error.strerror or error}{where}".split())
+        if error.errno in _OF_THE_DISK:
+            _give_up(message, error)
+        _fail(message)
+    except (OverflowError, RecursionError) as error:
+        _fail(f"a number or the nesting of the input is too large: {' '.join(str(error).split()):.200}")
+    except MemoryError as error:
+        _give_up(f"there is not enough memory: {' '.join(str(error).split()):.200}", error)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _give_up(f"the device has not enough memory: {' '.join(str(error).split()):.200}", error)
+    except KeyboardInterrupt as error:
+        code = signals.exit_code(error)
+        _say("ended before there was a state to save; what was written before is whole")
+        devices.abandon(code)
+        raise SystemExit(code) from error
     except DatasetNotFoundError as error:
         _fail(str(error))  # two lines: how to get it, and what needs no files
     except ValueError as error:
         _fail(" ".join(str(error).split()))
     except (CheckpointError, NonFiniteLossError, LostProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        devices.abandon(FAILED)
-        raise SystemExit(FAILED) from error
+        _give_up(str(error), error)
     except RunInterruptedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
+
+
+def print_anything() -> None:
+    """Lets this process print every text, whatever the encoding of its output: the rest appears as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def console(**options: Any) -> Console:
@@ -103,15 +136,50 @@ def parse(config_type: type[Config] | Presets[Config], arguments: Sequence[str] 
     """Reads a command line; arguments as of `run`.
 
     Raises:
-      SystemExit: with code 0 after --help, with code 2 and one line on stderr if tyro cannot read the command line.
-      ValueError: if a value is out of range, or there is no such preset.
+      SystemExit: with code 0 after --help.
+      ValueError: if tyro cannot read the command line, a value is out of range, or there is no such preset.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not isinstance(config_type, Presets):
-        return _tyro(config_type, arguments)
+        return _normalised(_tyro(config_type, arguments))
     default = config_type.default(given(arguments))
-    parsed = _tyro(_options(default, config_type.choices()), arguments)
+    parsed = _normalised(_tyro(_options(default, config_type.choices()), arguments))
     return settings_tree.replace(default, **settings_tree.values(parsed))
+
+
+def _parse_together(config_type: type[Config] | Presets[Config], arguments: Sequence[str]) -> Config:
+    """`parse`, where a command line names a job on all its processes: what fails on one fails on all."""
+    named = given(arguments)
+    if "coordinator" not in named or "help" in named:
+        return parse(config_type, arguments)
+    numbers = [named.get(name) for name in ("num_processes", "process_id")]
+    if all(number is None or number.isdecimal() for number in numbers):
+        devices.start(named["coordinator"], *(None if number is None else int(number) for number in numbers))
+        return devices.together(lambda: parse(config_type, arguments))
+    return parse(config_type, arguments)
+
+
+def _normalised(config: Config) -> Config:
+    """The configuration with home folders in place of ~ in all paths; ValueError if a seed is out of range."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in SEEDS and not 0 <= value <= LARGEST_SEED:
+            raise ValueError(f"{field.name} must be from 0 to {LARGEST_SEED}, got {value}")
+        expanded = _expanded(value)
+        if expanded is not value:
+            changes[field.name] = expanded
+    return dataclasses.replace(config, **changes) if changes else config
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, Path) and str(value).startswith("~"):
+        return Path(os.path.expanduser(value))
+    if isinstance(value, tuple) and any(isinstance(each, Path) for each in value):
+        return tuple(map(_expanded, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _normalised(value)
+    return value
 
 
 def given(arguments: Sequence[str]) -> dict[str, str]:
@@ -124,7 +192,8 @@ def given(arguments: Sequence[str]) -> dict[str, str]:
     for argument, following in zip(arguments, [*arguments[1:], "--"]):
         if argument.startswith("--"):
             option, equals, value = argument.removeprefix("--").partition("=")
-            found[option.replace("-", "_")] = value if equals else "" if following.startswith("--") else following
+            value = value if equals else "" if following.startswith("--") else following
+            found[option.replace("-", "_")] = os.path.expanduser(value)
     return found
 
 
@@ -136,8 +205,7 @@ def _tyro(config_type: type[Config], arguments: Sequence[str]) -> Config:
     except SystemExit as stopped:
         if stopped.code in (0, None):  # --help
             raise
-        _fail(_first_paragraph(captured.getvalue()))
-        raise
+        raise ValueError(_first_paragraph(captured.getvalue())) from stopped
 
 
 def _options(tree: Any, choices: Mapping[str, Collection[str]]) -> type:
@@ -179,6 +247,18 @@ def _first_paragraph(message: str) -> str:
     return " ".join(body.split()) or "the command line could not be read; see --help"
 
 
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    _say(f"error: {message}")
     raise SystemExit(BAD_INPUT)
+
+
+def _give_up(message: str, error: BaseException) -> NoReturn:
+    """Ends a run that cannot go on, in a job without waiting for the other processes."""
+    _say(f"error: {message}")
+    devices.abandon(FAILED)
+    raise SystemExit(FAILED) from error
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):  # of a terminal or a disk that is gone
+        print(message, file=sys.stderr, flush=True)

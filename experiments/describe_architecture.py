@@ -6,7 +6,6 @@
 An architecture's own file is what `SearchSpace.encode` gives, as JSON: {"space": "nasbench_macro", "encoding": [...]}.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import rich.table
 
 from experiments import cli
 from jaxnas.results import SearchResult, read_result
+from jaxnas.results.json_files import read_json
 from jaxnas.results.result import space_of
 from jaxnas.spaces import SPACES, SearchSpace
 
@@ -53,8 +53,8 @@ def read_architecture(
       ValueError: naming the file, if it holds no architecture of the space.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON
+        document = read_json(path)
+    except ValueError as error:  # neither UTF-8 nor JSON
         raise ValueError(f"architecture {path} is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ValueError(f'architecture {path} must be an object with "space" and "encoding", or a result.json')

@@ -9,17 +9,28 @@ and a model card. Each file is read back and compared with the network before th
 form that cannot be written here, as ONNX without the extra `export`, is one line of the output.
 """
 
+import contextlib
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
 from experiments import cli
 from jaxnas import export
 from jaxnas.export import saved
-from jaxnas.results.files import replacing
+from jaxnas.export.card import CARD
+from jaxnas.results.files import replacing_folder
 from jaxnas.runtime import compilation_cache
 
+EXPORTED = (
+    saved.DESCRIPTION,
+    saved.WEIGHTS,
+    CARD,
+    *(f"model{form.suffix}" for form in export.FORMATS.values() if form.suffix),
+)
 TOLERANCE = 1e-4  # of logits, relative to the largest; orders of summation differ between programs
 
 
@@ -75,24 +86,77 @@ def main(config: Config) -> None:
     out = config.run / "exports" if config.out is None else config.out
     for k, folder in trained_networks(config).items():
         network = export.load(folder)
+        command = f"python -m experiments.retrain --result {config.run / 'result.json'} --index {k[1:]}"
+        write(out / k, network, names, command, console, one_by_one=config.format != "all")
+
+
+def write(
+    folder: Path, network: export.Network, names: Sequence[str], command: str, console: Console, *, one_by_one: bool
+) -> None:
+    """Writes one network's exports, all compared with it, and puts them into their place as one folder.
+
+    Args:
+      folder: theirs. Files of the same network that are whole there, and others than exports, are kept.
+      network: what is exported.
+      names: of the forms.
+      command: what trained it.
+      console: for what is found.
+      one_by_one: whether a form that cannot be written is an error.
+    """
+    with replacing_folder(folder) as new:
         usages = {}
         for name in dict.fromkeys(names):
             form = export.FORMATS[name]
-            path = out / k if form.suffix is None else out / k / f"model{form.suffix}"
+            path = new if form.suffix is None else new / f"model{form.suffix}"
+            shown = folder if form.suffix is None else folder / path.name
             try:
                 form.write(network, path)
+                saved.write_description(new, network.description, exported(new))
                 difference = check(network, form, path)
             except export.FormatUnavailableError as error:
-                if config.format == name:
+                if one_by_one:
                     raise
-                console.print(f"{path} is left out: {error}", soft_wrap=True, markup=False)
-                path.unlink(missing_ok=True)  # not compared, or of an earlier export
+                console.print(f"{shown} is left out: {error}", soft_wrap=True, markup=False)
+                path.unlink(missing_ok=True)
                 continue
-            console.print(f"{path}: logits differ by at most {difference:.1e}", soft_wrap=True)
-            usages[path.name if form.suffix else saved.WEIGHTS] = form.usage.replace("FILE", path.name)
-        command = f"python -m experiments.retrain --result {config.run / 'result.json'} --index {k[1:]}"
-        with replacing(out / k / "model_card.md") as temporary:
-            temporary.write_text(export.model_card(network.description, usages, command), encoding="utf-8")
+            console.print(f"{shown}: logits differ by at most {difference:.1e}", soft_wrap=True)
+            usages[name] = path.name
+        if one_by_one:
+            for name in keep(folder, network.description, new):
+                usages.setdefault(name, f"model{export.FORMATS[name].suffix}")
+        texts = {
+            saved.WEIGHTS if export.FORMATS[name].suffix is None else file: export.FORMATS[name].usage.replace(
+                "FILE", file
+            )
+            for name, file in usages.items()
+        }
+        card = export.model_card(network.description, texts, command)
+        (new / CARD).write_text(card, encoding="utf-8")
+        saved.write_description(new, network.description, exported(new))
+        for path in folder.iterdir() if folder.is_dir() else ():  # what others put there
+            if path.name not in EXPORTED and not (new / path.name).exists():
+                (shutil.copytree if path.is_dir() else shutil.copy2)(path, new / path.name)
+
+
+def exported(folder: Path) -> list[str]:
+    """The names of the exported files that lie in a folder."""
+    return [name for name in EXPORTED if name != saved.DESCRIPTION and (folder / name).is_file()]
+
+
+def keep(folder: Path, description: export.NetworkDescription, new: Path) -> list[str]:
+    """Copies forms that an earlier call wrote for the same network into the new folder; the names of these forms."""
+    kept = []
+    for name, form in export.FORMATS.items():
+        path = folder / f"model{form.suffix}"
+        with contextlib.suppress(ValueError, OSError):  # there is none, or it is damaged, or of another network
+            if form.suffix is None or (new / path.name).exists() or path.name not in saved.listed_files(folder):
+                continue
+            content = saved.read_verified(path)
+            weights = [(each / saved.WEIGHTS).read_bytes() for each in (folder, new)]
+            if saved.read_description(folder) == description and weights[0] == weights[1]:
+                (new / path.name).write_bytes(content)
+                kept.append(name)
+    return kept
 
 
 def check(network: export.Network, form: export.Format, path: Path) -> float:

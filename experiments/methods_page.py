@@ -4,7 +4,6 @@ python -m experiments.methods_page --result runs/leaderboard/result.json
 """
 
 import dataclasses
-import json
 import pathlib
 import shutil
 
@@ -12,6 +11,7 @@ from experiments import cli
 from jaxnas.leaderboard import standings
 from jaxnas.report import methods_page
 from jaxnas.results.files import replacing
+from jaxnas.results.json_files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ def main(config: Config) -> None:
     problems, commands = {}, []
     for path in config.result:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             for name, part in content["problems"].items():
                 title = f"{name}, noise {part['noise']:g}" if "noise" in part else name
                 problems[title] = standings.from_json(part)

@@ -7,7 +7,6 @@ Prints a line for each image: its path, then for the likeliest classes name and 
 that cannot be read is named on stderr, and the exit code is then 2; the others are classified all the same.
 """
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,8 +63,6 @@ def main(config: Config) -> None:
     classes = network.description.num_classes
     if not 1 <= config.top <= classes:
         raise ValueError(f"top must be from 1 to the {classes} classes of the network, got {config.top}")
-    if importlib.util.find_spec("cv2") is None:
-        raise ValueError("images are resized with OpenCV: pip install 'jaxnas[imagenet]'")
     compilation_cache.enable()
     bad = 0
     for found in export.classify(network, find(config.images), config.background):

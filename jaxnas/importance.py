@@ -80,7 +80,14 @@ def dense_ranks(objective: jax.Array) -> jax.Array:
     chex.assert_rank(objective, 2)
     order, differs = _in_order(objective)
     ranks = jnp.cumsum(differs, axis=1, dtype=jnp.int32)
-    return jnp.take_along_axis(ranks, jnp.argsort(order, axis=1), axis=1)
+    return jnp.take_along_axis(ranks, _places(order), axis=1)
+
+
+def _places(order: jax.Array) -> jax.Array:
+    """Where each sample stands in its sorted row: the inverse of a permutation, int32 [K, S]."""
+    rows = jnp.arange(len(order))[:, None]
+    positions = jax.lax.broadcasted_iota(jnp.int32, order.shape, 1)
+    return jnp.zeros_like(order).at[rows, order].set(positions, unique_indices=True)
 
 
 def weighted_quantiles(objective: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -111,7 +118,7 @@ def weighted_quantiles(objective: jax.Array, log_weights: jax.Array) -> tuple[ja
     first = jax.lax.cummax(jnp.where(differs, positions, 0), axis=1)
     ends = jnp.pad(differs[:, 1:], [(0, 0), (0, 1)], constant_values=True)
     last = jax.lax.cummin(jnp.where(ends, positions, positions.shape[1] - 1), axis=1, reverse=True)
-    place = jnp.argsort(order, axis=1)  # of each sample in the sorted row
+    place = _places(order)
     lower = jnp.take_along_axis(before, jnp.take_along_axis(first, place, axis=1), axis=1)
     upper = jnp.take_along_axis(until, jnp.take_along_axis(last, place, axis=1), axis=1)
     return lower, jnp.maximum(lower, upper)  # sums in blocks may fall by a rounding

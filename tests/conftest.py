@@ -4,13 +4,19 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from experiments import cli
 from jaxnas.runtime import compilation_cache
 
-# Compiling is most of the time of these tests: what one run has compiled, the next one loads.
+# Tracing makes many objects that live: looking for garbage among them is a waste.
+cli.collect_rarely()
+
+# Compiling is most of the time of these tests: what one run has compiled, the next one loads, small programs too.
 compilation_cache.enable(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 TABLES = SHARED / "tabular"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnas import cost, metrics, strategies
+from tests import oracles
 from tests import test_strategies as contract
 
 PENALTIES = contract.PENALTIES
@@ -70,7 +71,7 @@ def far_too_large(losses, rng, step):
 
 
 @pytest.mark.parametrize("spoil", [not_finite, far_too_large])
-@all_strategies
+@contract.whole_searches
 def test_a_search_finds_what_it_finds_without(name, spoil):
     regret, state, ignored = searched(built(name), spoil)
     assert (ignored > 0) == (spoil is not_finite)
@@ -119,10 +120,31 @@ def test_ignored_samples_are_as_if_they_had_not_been(name):
     jax.tree.map(np.testing.assert_array_equal, states[0], states[2])
 
 
-@all_strategies
+@contract.whole_searches
 def test_huge_penalties_beside_0(name):
     method = strategies.make(name, SPACE, (0.0, 1e12, 1e30), cost=contract.task().cost)
     regret, _, _ = searched(method, plain)
     usual = undisturbed(name)
     assert regret[0] <= usual[0] + 0.1  # of the least loss
     assert regret[1:].max() <= usual[2] + 0.01  # of the least cost, for which a penalty of 100 looks too
+
+
+def test_a_penalty_that_no_float32_holds_is_refused():
+    with pytest.raises(ValueError, match="penalties must be at most 1e\\+30"):
+        strategies.make("random", SPACE, (0.0, 1e39), cost=contract.task().cost)
+
+
+def test_one_distribution_stays_plain_asng_beside_losses_that_are_not_finite():
+    """Four usable samples and one that is not: a step of ASNG on the four."""
+    table = contract.task()
+    method = strategies.make("importance_sampling", SPACE, (0.2,), samples=5, cost=table.cost)
+    state, reference = method.init(jax.random.key(0)), oracles.State(SPACE.num_choices)
+    for step in range(30):
+        archs, state = method.ask(jax.random.key(step), state)
+        losses, ignored = np.array(table.lookup(archs)), step % 5
+        losses[ignored] = (np.nan, np.inf, -np.inf)[step % 3]
+        state, info = method.tell(state, archs, losses)
+        usable = np.arange(5) != ignored
+        oracles.asng_step(reference, np.asarray(archs)[usable], np.asarray(info.objective)[0, usable])
+        for d, row in enumerate(reference.theta):
+            np.testing.assert_allclose(state.theta[0, d, : len(row)], row, atol=1e-4)

@@ -1,6 +1,10 @@
 import dataclasses
+import errno
 import gc
+import pathlib
+import re
 
+import jax
 import pytest
 
 from experiments import cli
@@ -58,6 +62,8 @@ def test_an_unreadable_command_line_is_one_line_and_code_2(arguments, said, caps
     [
         (ValueError("noise must\nnot be -1"), "noise must not be -1"),
         (FileNotFoundError(2, "No such file", "x.npz"), "x.npz"),
+        (OverflowError("int too large"), "int too large"),
+        (RecursionError("maximum depth"), "maximum depth"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(error, said, capsys):
@@ -70,6 +76,62 @@ def test_bad_input_is_one_line_and_code_2(error, said, capsys):
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert said in printed
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 128 GiB"), "Unable to allocate 128 GiB"),
+        (OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"), "No space left on device: metrics.jsonl"),
+        (OSError(errno.EIO, "Input/output error", "metrics.jsonl"), "Input/output error: metrics.jsonl"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating\n1 byte"), "RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_a_run_that_cannot_go_on_is_one_line_and_code_1(error, said, capsys):
+    def main(config):
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main, "--table", "x")
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert said in printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A group."""
+
+    seed: int = 0
+    folder: pathlib.Path = pathlib.Path("~/group")
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """Paths."""
+
+    out: pathlib.Path
+    more: tuple[pathlib.Path, ...] = ()
+    absent: pathlib.Path | None = None
+    first_seed: int = 0
+    group: Group = Group()
+
+
+def test_home_is_expanded_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = cli.parse(Paths, ["--out=~/x", "--more", "~", "a~", "~/y z"])
+    home = pathlib.Path("/home/me")
+    assert found == Paths(home / "x", (home, pathlib.Path("a~"), home / "y z"), None, 0, Group(0, home / "group"))
+    assert cli.given(["--result=~/r.json", "--seed", "3"]) == {"result": "/home/me/r.json", "seed": "3"}
+
+
+@pytest.mark.parametrize("option", ["--seed=-1", "--seed=4294967296", "--first-seed=99999999999999999999"])
+def test_a_seed_out_of_range_is_named(option, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda config: None, Paths, ["--out=x", option])
+    assert stopped.value.code == 2
+    assert re.fullmatch(r"error: (first_)?seed must be from 0 to 4294967295, got -?\d+\n", capsys.readouterr().err)
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

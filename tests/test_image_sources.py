@@ -10,8 +10,9 @@ from PIL import Image
 from experiments import make_images
 from jaxnas import data
 from jaxnas.data import crops
-from jaxnas.data.parts import halves
-from jaxnas.data.sources import FolderSource, TfdsSource
+from jaxnas.data.folders import FolderSource
+from jaxnas.data.parts import halves, search_parts, training_parts
+from jaxnas.data.sources import TfdsSource, open_splits
 from jaxnas.data.streams import DeadImagesError, Stream
 
 
@@ -156,3 +157,34 @@ def test_workers_change_nothing(made):
     threads, workers = take(stream(source).batches(2), 4), take(stream(source, workers=2).batches(2), 4)
     for first, second in zip(threads, workers):
         np.testing.assert_array_equal(first["image"], second["image"])
+
+
+def test_networks_are_tested_on_other_images_than_they_are_trained_on(made, tmp_path):
+    """A fifth of the search's images where there is no split for it; of a folder class by class."""
+    splits = open_splits("imagenet2012", made)
+    learnt = search_parts(splits, 0.5, 0)
+    (_, train), (_, tested) = training_parts(splits, learnt)
+    assert (len(train.indices), len(tested.indices)) == (38, 10)
+    assert sorted([*train.indices, *tested.indices]) == list(range(48))
+
+    for part in ("train", "val", "test"):
+        for label, name in enumerate("abc"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(10):
+                Image.new("RGB", (16, 16), (label,) * 3).save(tmp_path / part / name / f"{index}.png")
+    for kept, expected in (("train", "train"), ("train val", "val"), ("train val test", "test")):
+        root = tmp_path / f"with {kept}"
+        root.mkdir()
+        for part in kept.split():
+            (root / part).symlink_to(tmp_path / part)
+        splits = open_splits("folder", root)
+        learnt = search_parts(splits, 0.5, 0, classes=2)
+        (source, train), (other, tested) = training_parts(splits, learnt)
+        assert (source.root.name, other.root.name) == ("train", expected)
+        assert train.class_names == tested.class_names == learnt[0][1].class_names
+        for origin, part, count in ((source, train, 20), (other, tested, 20)):
+            count = count if expected != "train" else 16 if part is train else 4
+            labels = part.label_map[origin.labels()[part.indices]]
+            np.testing.assert_array_equal(np.bincount(labels), [count / 2] * 2)
+        if source is other:
+            assert not set(train.indices) & set(tested.indices)

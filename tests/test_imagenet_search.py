@@ -17,7 +17,8 @@ from PIL import Image
 
 from benchmarks import faults, scaling
 from experiments import cli, imagenet_search, make_images
-from jaxnas.data import sources, streams
+from jaxnas.data import streams
+from jaxnas.data.folders import FolderSource
 from jaxnas.results import settings_tree
 from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
 from jaxnas.search.build import build
@@ -287,7 +288,7 @@ def test_a_folder_of_ones_own_images(own, tmp_path):
     imagenet_search.main(config)  # goes on in the same folder: the limit is no part of what is searched
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["dataset"] == "folder"
-    assert result["config"]["inputs"]["data"] == sources.FolderSource(own).fingerprint()[:16]
+    assert result["config"]["inputs"]["data"] == FolderSource(own).fingerprint()[:16]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 

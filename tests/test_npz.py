@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxnas.results.npz import read_arrays
 from jaxnas.tasks import read_table, synthetic_table
-from jaxnas.tasks.npz import read_arrays
 
 
 def header(shape, descr="<f8"):

@@ -15,6 +15,7 @@ import pytest
 import jaxnas
 
 ROOT = pathlib.Path(__file__).parents[1]
+OLDEST_TESTS = ("test_importance_sampling.py", "test_metrics.py", "test_checkpoint.py")
 SMALL = ("--preset", "quickstart", "--weight-steps", "2", "--distribution-steps", "2", "--candidates", "0")
 
 
@@ -52,6 +53,57 @@ def outside(folder, *command):
     done = subprocess.run([str(part) for part in command], cwd=folder, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_everything_but_the_extras_is_imported_without_the_extras():
+    """What a search of digits imports is in requirements.txt: the other packages of this environment are hidden."""
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['cv2', 'grain', 'onnx', 'onnxruntime', 'tensorboardX']))\n"
+        "import jaxnas, jaxnas.elastic, jaxnas.report\n"
+        "from experiments import cifar_search, export, imagenet_search, leaderboard, report, retrain, tabular_search\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def requirements():
+    """The lines of requirements.txt by name: (lowest release, the whole line)."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    found = {re.match(r"[\w.-]+", line)[0]: (re.search(r">=([\d.]+)", line)[1], line) for line in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "constraints").glob("*.txt")), ids=lambda path: path.stem)
+def test_constraints_are_releases_that_requirements_allow(path):
+    pinned = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, release = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.]+)", line).groups()
+        pinned[re.sub(r"[-_.]+", "-", name).lower()] = release
+    assert "torch" not in pinned
+    for name, (lowest, _) in requirements().items():
+        release = pinned[re.sub(r"[-_.]+", "-", name).lower()]
+        assert [int(part) for part in re.findall(r"\d+", release)] >= [int(part) for part in lowest.split(".")], name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the oldest releases are those of the oldest Python")
+def test_the_oldest_releases_of_the_requirements_work(tmp_path):
+    oldest = [f"{name}=={lowest}" for name, (lowest, _) in requirements().items()]
+    (tmp_path / "oldest.txt").write_text("\n".join(oldest))
+    venv.create(tmp_path / "environment", with_pip=False)
+    python = tmp_path / "environment" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    subprocess.run([*pip, "--constraint", tmp_path / "oldest.txt", *requirements(), "hypothesis", "pytest"], check=True)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = tmp_path / "run"
+    commands = [
+        ("-m", "experiments.cifar_search", *SMALL, "--workdir", run),
+        ("-m", "experiments.report", "--help"),
+        ("-m", "pytest", "-p", "no:cacheprovider", *(ROOT / "tests" / name for name in OLDEST_TESTS)),
+    ]
+    for command in commands:
+        done = subprocess.run([python, *command], cwd=ROOT, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

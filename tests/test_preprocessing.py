@@ -1,5 +1,9 @@
 """Normalisation and mirroring of data sets that are not ImageNet."""
 
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxnas import data
-from jaxnas.data import crops, parts, preprocessing
+from jaxnas.data import crops, parts, preprocessing, streams
 from jaxnas.data.randaugment import randaugment
 from jaxnas.data.streams import Stream
 
@@ -150,3 +154,17 @@ def test_a_bad_image_is_named_with_its_reason_and_counted_once(folder, caplog):
     (folder.root / "cat" / "1.png").unlink()
     with pytest.raises(ValueError, match=r"more than the 1 .*cat/0\.png: no image.*; cat/1\.png: No such file"):
         next(stream.batches(0))
+
+
+def test_only_streams_need_the_extra(folder, monkeypatch):
+    program = (
+        "import sys; sys.modules['grain'] = sys.modules['cv2'] = None\n"
+        "import experiments.cifar_search, experiments.retrain, experiments.report, experiments.imagenet_search"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=pathlib.Path(__file__).parents[1])
+    for name, cached, words in (("cv2", crops.opencv, "OpenCV"), ("grain", streams._grain, "grain")):
+        monkeypatch.setitem(sys.modules, name, None)
+        cached.cache_clear()
+        with pytest.raises(ValueError, match=rf"with {words}: pip install 'jaxnas\[imagenet\]'"):
+            Stream(folder, everything(folder), 16, 4, 0, True)
+        monkeypatch.undo()

@@ -12,6 +12,7 @@ import pytest
 from jaxnas.strategies import make
 from jaxnas.strategies.shared_model import design as designs
 from jaxnas.strategies.shared_model import posterior as posteriors
+from jaxnas.strategies.shared_model import strategy as strategy_module
 from jaxnas.strategies.shared_model.strategy import SharedModel
 from jaxnas.tasks import TabularTask, synthetic_table
 
@@ -397,3 +398,22 @@ def test_shapes():
 def test_bad_settings_are_errors_that_name_them(setting, value):
     with pytest.raises(ValueError, match=f"{setting}.*{value}"):
         SharedModel(task().space, PENALTIES, cost=task().cost, **{setting: value})
+
+
+def test_probabilities_in_parts_are_those_at_once(monkeypatch):
+    method, state = state_with_optima(step=2)
+    every = jnp.asarray(all_archs())
+    whole = method.log_prob(state, every)
+    monkeypatch.setattr(strategy_module, "PROBABILITIES_AT_ONCE", 5 * 3 * 2 * 4)  # 5 samples, K M D each
+    np.testing.assert_allclose(method.log_prob(state, every), whole, rtol=1e-6)
+
+
+def test_memory_of_a_thousand_distributions_is_bounded():
+    """For each draw, distribution, sample and decision there is a probability: 4 GB for these."""
+    with pytest.raises(ValueError, match="memory must hold at least 2 steps of 4000 samples, got 4096"):
+        SharedModel(task().space, tuple(np.linspace(0, 1, 1000)), cost=task().cost)
+    method = SharedModel(task().space, tuple(np.linspace(0, 1, 1000)), cost=task().cost, memory=8000)
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    archs = jax.ShapeDtypeStruct((4000, len(COUNTS)), jnp.int32)
+    compiled = jax.jit(method.log_prob).lower(state, archs).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 300e6

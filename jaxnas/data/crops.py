@@ -4,18 +4,28 @@ A JPEG much larger than the crop is decoded at a smaller scale, see `jaxnas.data
 times as fast as Pillow.
 """
 
+import functools
 from collections.abc import Sequence
+from types import ModuleType
 
-import cv2
 import numpy as np
 
 from jaxnas.data.decoding import WHITE, BadImageError, EncodedImage, naming
 
-cv2.setNumThreads(1)  # images are cropped side by side already, in threads or processes
-
 MIN_SIDE = 8  # pixels; smaller images hold nothing to learn from
 SCALE, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)  # share of the area and aspect ratio of a random crop (ProxylessNAS)
 CENTRAL = 0.875  # share of the shorter side that the central crop keeps
+
+
+@functools.cache
+def opencv() -> ModuleType:
+    """OpenCV, which is an extra; ValueError in one line if it is not installed."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError("images are resized with OpenCV: pip install 'jaxnas[imagenet]'") from error
+    cv2.setNumThreads(1)  # images are cropped side by side already, in threads or processes
+    return cv2
 
 
 def decode_crop(
@@ -41,7 +51,9 @@ def decode_crop(
 
     Raises:
       BadImageError: if it cannot be decoded, or is smaller than 8 pixels.
+      ValueError: if OpenCV is not installed.
     """
+    opencv()
     with naming(name):
         image = EncodedImage(encoded)
         width, height = image.size
@@ -63,8 +75,8 @@ def _resized(pixels: np.ndarray, box: tuple[float, ...], size: int) -> np.ndarra
     right, lower = max(round(box[2]), left + 1), max(round(box[3]), upper + 1)
     shrinks = max(right - left, lower - upper) >= 2 * size  # then interpolation would skip pixels
     # Fixed-point interpolation, which does not depend on the processor.
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR_EXACT
-    return cv2.resize(pixels[upper:lower, left:right], (size, size), interpolation=interpolation)
+    interpolation = opencv().INTER_AREA if shrinks else opencv().INTER_LINEAR_EXACT
+    return opencv().resize(pixels[upper:lower, left:right], (size, size), interpolation=interpolation)
 
 
 def random_box(generator: np.random.Generator, width: int, height: int) -> tuple[float, float, float, float]:

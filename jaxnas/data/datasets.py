@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.data import tfds_features
 from jaxnas.data.decoding import decode
 from jaxnas.data.partition import stratified_partition
 from jaxnas.data.preprocessing import channel_statistics
@@ -130,7 +131,7 @@ def open_tfds(name: str, data_dir: Path, parts: Sequence[str] = ("train", "test"
     """The TFDS builder of the newest prepared version of a data set, checked to be readable without TensorFlow.
 
     It is built from the folder, not from the name: by name TFDS would import the generating code and could go to the
-    network for metadata or a download.
+    network for metadata or a download. Classes that the folder names are TFDS's own, see `tfds_features.check`.
     """
     if not data_dir.is_dir():
         raise DatasetNotFoundError(name, data_dir, f"data_dir {data_dir} does not exist")
@@ -138,10 +139,15 @@ def open_tfds(name: str, data_dir: Path, parts: Sequence[str] = ("train", "test"
     if not prepared:
         raise DatasetNotFoundError(name, data_dir, f"data_dir {data_dir} holds no {name}/VERSION/dataset_info.json")
     folder = max(prepared, key=_version)
+    tfds_features.check(folder)
 
     import tensorflow_datasets  # here, because it is slow to import and only this data set needs it
 
-    builder = tensorflow_datasets.builder_from_directory(folder)
+    try:
+        builder = tensorflow_datasets.builder_from_directory(folder)
+    except Exception as error:  # of JSON, of protocol buffers, of TFDS: whatever the files lead it to
+        problem = f"{folder} is damaged ({type(error).__name__})"
+        raise DatasetNotFoundError(name, data_dir, problem, overwrite=True) from error
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if "array_record" not in formats:
         found = ", ".join(sorted(formats)) or "no known format"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxnas.data.crops import decode_crop
 from jaxnas.data.decoding import WHITE, BadImageError
 
 if TYPE_CHECKING:  # sources.py reads data sets, whose module measures statistics here
@@ -115,8 +116,6 @@ def normalization(
     """
     if source.name.lower().startswith("imagenet"):
         return Normalization(IMAGENET_MEAN, IMAGENET_STD)
-    from jaxnas.data.crops import decode_crop  # here, because OpenCV is no dependency of data sets in memory
-
     problems: list[str] = []
 
     def crop(number: int) -> np.ndarray | None:

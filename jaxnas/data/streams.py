@@ -10,10 +10,10 @@ import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
-import grain
 import numpy as np
-from absl import flags
 
 from jaxnas.data import crops
 from jaxnas.data.decoding import WHITE, BadImageError, check_background
@@ -23,6 +23,16 @@ from jaxnas.data.sources import ImageSource
 _LOGGER = logging.getLogger(__name__)
 TRIES = 100  # images read in place of a dead one before the data set is given up
 NAMED = 3  # dead images named in an error
+
+
+@functools.cache
+def _grain() -> ModuleType:
+    """Grain, which is an extra; ValueError in one line if it is not installed."""
+    try:
+        import grain
+    except ImportError as error:
+        raise ValueError("images are streamed with grain: pip install 'jaxnas[imagenet]'") from error
+    return grain
 
 
 class DeadImagesError(ValueError):
@@ -65,6 +75,8 @@ class Stream:
         if self.batch_size < 1 or self.batch_size % self.host[1]:
             raise ValueError(f"batch_size must be a multiple of the {self.host[1]} hosts, got {self.batch_size}")
         check_background(self.background)
+        _grain()
+        crops.opencv()
         if not len(self.subset.indices):
             raise ValueError(f"data set {self.source.name} has no image in one of its halves; change valid_fraction")
         for name, least in (("threads", 1), ("workers", 0), ("max_dead", 0), ("size", 8)):
@@ -76,8 +88,8 @@ class Stream:
         return len(self.subset.indices)
 
     @functools.cached_property
-    def _order(self) -> grain.MapDataset:
-        return grain.MapDataset.range(len(self.subset.indices)).seed(self.seed).shuffle().repeat()
+    def _order(self) -> Any:
+        return _grain().MapDataset.range(len(self.subset.indices)).seed(self.seed).shuffle().repeat()
 
     @functools.cached_property
     def _dead(self) -> set[int]:
@@ -144,8 +156,11 @@ class Stream:
         """
         rows = self.batch_size // self.host[1]
         first = start * self.batch_size + self.host[0] * rows
+        grain = _grain()
         examples = grain.MapDataset.source(_Positions(first, rows, self.batch_size)).map(self.example)
         if self.workers:
+            from absl import flags
+
             if not flags.FLAGS.is_parsed():  # grain asks absl's flags, which only absl's own programs parse
                 flags.FLAGS.mark_as_parsed()
             options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from jaxnas.export.saved import NetworkDescription
 from jaxnas.results.tables import Column, Table, code, escape
 
+CARD = "model_card.md"  # its file in an export
+
 
 def model_card(description: NetworkDescription, usages: Mapping[str, str], command: str) -> str:
     """The card as Markdown.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from jaxnas.data.crops import decode_crop
 from jaxnas.data.decoding import WHITE, BadImageError, check_background, read_file
 from jaxnas.export.saved import Network
 
@@ -48,6 +49,9 @@ def classify(
 
     Yields:
       For each path in turn a prediction, or the error where the image cannot be read.
+
+    Raises:
+      ValueError: if `background` is no colour, or OpenCV is not installed.
     """
     check_background(background)
     remaining = iter(paths)
@@ -65,8 +69,6 @@ def classify(
 
 
 def _read(network: Network, path: str | os.PathLike[str], background: Sequence[int]) -> np.ndarray | BadImageError:
-    from jaxnas.data.crops import decode_crop  # here, because OpenCV is an extra
-
     given = network.description
     try:
         return decode_crop(read_file(path), given.image_size, None, background, path, central=given.crop)

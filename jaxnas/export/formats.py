@@ -10,6 +10,7 @@ import pathlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import chex
 import jax
@@ -22,6 +23,9 @@ from jaxnas.results.files import replacing, to_plain
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 INPUT, OUTPUT = "images", "logits"
+# Custom calls that a program for any batch size holds: the check of shapes, done while it is compiled.
+CUSTOM_CALLS = ("shape_assertion",)
+_CUSTOM_CALL = re.compile(r"custom_call\s*@?\"?([^\s(\"]+)")
 
 # Logits [B, classes] of normalised float32 images [B, H, W, 3].
 Inference = Callable[[chex.Array], chex.Array]
@@ -77,13 +81,31 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Inference:
       ValueError: in one line, if the file is missing, damaged or of something else.
     """
     try:
-        exported = jax.export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
-        jax.jit(exported.call).lower(jax.ShapeDtypeStruct((1, *exported.in_avals[0].shape[1:]), jnp.float32))
+        exported = jax.export.deserialize(bytearray(saved.read_verified(path)))
+        calls = sorted(set(_CUSTOM_CALL.findall(exported.mlir_module())) - set(CUSTOM_CALLS))
+        accepted = _takes_images(exported)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    except saved.DamagedFileError:
+        raise
     except Exception as error:  # the reader of flat buffers raises whatever the bytes lead it to
         raise ValueError(f"{path} is no StableHLO export of a network, or damaged") from error
+    if calls:
+        raise ValueError(f"{path} calls code outside of StableHLO: {', '.join(calls)[:200]}; it is not run")
+    if not accepted:
+        raise ValueError(f"{path} is no StableHLO export of a network: it does not make logits of float32 images")
+    try:
+        jax.jit(exported.call).lower(jax.ShapeDtypeStruct((1, *exported.in_avals[0].shape[1:]), jnp.float32))
+    except Exception as error:
+        raise ValueError(f"{path} is no StableHLO export of a network, or damaged") from error
     return jax.jit(exported.call)
+
+
+def _takes_images(exported: jax.export.Exported) -> bool:
+    """Whether a program is float32 [B, H, W, 3] -> float32 [B, classes]."""
+    (images,), (logits,) = exported.in_avals, exported.out_avals
+    shapes = len(images.shape) == 4 and images.shape[3] == 3 and len(logits.shape) == 2
+    return shapes and images.dtype == logits.dtype == jnp.float32
 
 
 def write_onnx(network: Network, path: pathlib.Path) -> None:
@@ -115,14 +137,24 @@ def load_onnx(path: str | os.PathLike[str]) -> Inference:
       ValueError: in one line, if the file is missing, damaged, or newer than ONNX Runtime.
     """
     try:
+        import onnx
         import onnxruntime
     except ImportError as error:
         raise FormatUnavailableError("an onnx file needs a runtime: pip install 'jaxnas[export]'") from error
     try:
-        session = onnxruntime.InferenceSession(pathlib.Path(path).read_bytes(), providers=["CPUExecutionProvider"])
-        session.get_inputs()
+        content = saved.read_verified(path)
+        external = _holds_external_data(onnx.load_model_from_string(content))
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    except saved.DamagedFileError:
+        raise
+    except Exception as error:  # protocol buffers' exceptions have no common class but this
+        raise ValueError(f"{path} is no ONNX model, or damaged") from error
+    if external:
+        raise ValueError(f"{path} keeps weights in other files, which are not read; save it with all in one file")
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        names = [each.name for each in (*session.get_inputs(), *session.get_outputs())]
     except Exception as error:  # ONNX Runtime's exceptions have no common class but this
         if _TOO_NEW.search(str(error)):
             raise ValueError(
@@ -130,7 +162,22 @@ def load_onnx(path: str | os.PathLike[str]) -> Inference:
                 "upgrade it: pip install --upgrade onnxruntime"
             ) from error
         raise ValueError(f"{path} is no ONNX model, or damaged") from error
+    if names != [INPUT, OUTPUT]:
+        raise ValueError(f"{path} is no ONNX export of a network: it has {', '.join(names)[:200] or 'no input'}")
     return lambda images: session.run([OUTPUT], {INPUT: np.asarray(images, np.float32)})[0]
+
+
+def _holds_external_data(message: Any) -> bool:
+    """Whether a protocol buffer of ONNX, or any inside it, is a tensor that lies in another file."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        return bool(message.external_data) or message.data_location != 0
+    values = (
+        each
+        for field, value in message.ListFields()
+        if field.message_type is not None
+        for each in ([value] if hasattr(value, "DESCRIPTOR") else value)  # one, or repeated
+    )
+    return any(_holds_external_data(each) for each in values)
 
 
 def _load_folder(path: pathlib.Path) -> Inference:

@@ -1,13 +1,16 @@
 """A trained network as a folder: what it is in JSON, its weights in safetensors. Neither can run code when it is read.
 
-network.json          space, encoding, width, image size, classes, normalisation, figures, versions
+network.json          space, encoding, width, image size, classes, normalisation, figures, versions, sha256 of files
 weights.safetensors   float32 arrays by their path in the network's variables, such as params/stem/conv/kernel
 """
 
 import dataclasses
+import hashlib
 import json
+import math
+import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import chex
@@ -20,10 +23,17 @@ import safetensors.numpy
 
 from jaxnas import data, networks
 from jaxnas.results.files import replacing, to_plain, write_json
+from jaxnas.results.json_files import read_json
 from jaxnas.spaces import SPACES, SearchSpace
 
 DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"
-FORMAT = "jaxnas network 1"
+FORMAT, UNSEALED_FORMAT = "jaxnas network 2", "jaxnas network 1"  # the earlier one had no digests
+FILES, DIGEST = "files", "sha256"  # of network.json: digests by name of a file, and that of all else in network.json
+LARGEST_DESCRIPTION = 2**24  # bytes
+
+
+class DamagedFileError(ValueError):
+    """A file is not what was written; the message is one line for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +132,55 @@ def save(folder: pathlib.Path, description: NetworkDescription, variables: chex.
     with replacing(folder / WEIGHTS) as temporary:
         arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
         safetensors.numpy.save_file(arrays, temporary, metadata={"format": FORMAT})
-    write_json(folder / DESCRIPTION, {"format": FORMAT, **to_plain(description)})
+    write_description(folder, description, (WEIGHTS,))
+
+
+def write_description(folder: pathlib.Path, description: NetworkDescription, names: Iterable[str]) -> None:
+    """Writes `network.json` with the digests of files that lie in the folder."""
+    digests = {name: digest((folder / name).read_bytes()) for name in names}
+    write_json(folder / DESCRIPTION, seal({"format": FORMAT, **to_plain(description), FILES: digests}))
+
+
+def digest(content: bytes) -> str:
+    """The sha256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with the digest of all that stands in it, in the order of the names."""
+    body = {name: value for name, value in document.items() if name != DIGEST}
+    return {**body, DIGEST: digest(json.dumps(body, sort_keys=True).encode())}
+
+
+def read_verified(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file of an export, which is compared with its digest before anything parses it.
+
+    A file without a `network.json` beside it, or with one of an earlier version, has no digest to compare with.
+
+    Raises:
+      OSError: if the file cannot be read.
+      DamagedFileError: in one line, if it is not the file that was written.
+    """
+    path = pathlib.Path(path)
+    content = path.read_bytes()
+    described = path.parent / DESCRIPTION
+    if described.exists():
+        try:
+            files = _read_document(described).get(FILES)
+        except ValueError as error:
+            raise DamagedFileError(str(error)) from error
+        if files is not None and path.name not in files:
+            raise DamagedFileError(f"{path} is no file of this network: {described.name} has no sha256 of it")
+        if files is not None and files[path.name] != digest(content):
+            raise DamagedFileError(
+                f"{path} is not what was written, or is damaged: its sha256 is not that in {described.name}"
+            )
+    return content
+
+
+def listed_files(folder: pathlib.Path) -> tuple[str, ...]:
+    """The names of the files that `network.json` has digests of; ValueError as `read_description`."""
+    return tuple(_read_document(folder / DESCRIPTION).get(FILES, ()))
 
 
 def read_description(folder: pathlib.Path) -> NetworkDescription:
@@ -132,32 +190,80 @@ def read_description(folder: pathlib.Path) -> NetworkDescription:
       ValueError: in one line, if the file is missing, damaged, or of something else.
     """
     path = folder / DESCRIPTION
+    document = _read_document(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
         names = [field.name for field in dataclasses.fields(NetworkDescription)]
         fields = {name: document[name] for name in names if name in document}
+        for name, check in _CHECKS.items():
+            if name in fields and not check(fields[name]):
+                raise ValueError(f"{name} is {fields[name]!r:.60}, which is out of range or of the wrong type")
         fields |= {name: tuple(fields[name]) for name in ("encoding", "mean", "std", "class_names") if name in fields}
         description = NetworkDescription(**fields)
-        description.build_space().validate(description.encoding)
         _check_numbers(description)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); give the folder of a trained network") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        description.build_space().validate(description.encoding)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} describes no network: {error}") from error
     return description
 
 
+def _read_document(path: pathlib.Path) -> dict[str, Any]:
+    """`network.json`, compared with its own digest."""
+    try:
+        document = read_json(path, LARGEST_DESCRIPTION)
+        if not isinstance(document, dict):
+            raise ValueError(f"it is no object but {type(document).__name__}")
+        if document.get("format") not in (FORMAT, UNSEALED_FORMAT):
+            raise ValueError(f"its format is {document.get('format')!r:.60}, not {FORMAT!r}")
+        if document["format"] == UNSEALED_FORMAT and not {FILES, DIGEST} & document.keys():
+            return document
+        if not isinstance(document.get(FILES), dict) or document.get(DIGEST) != seal(document)[DIGEST]:
+            raise ValueError("it is not what was written: its sha256 is another one")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); give the folder of a trained network") from error
+    except ValueError as error:
+        raise ValueError(f"{path} describes no network: {error}") from error
+    return document
+
+
+def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and least <= value <= most
+
+
+def _is_integer(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_channels(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_number(each, 0, 1e6) for each in value)
+
+
+# What the values of network.json may be; sizes beyond these ask for more memory than there is.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "space": lambda value: isinstance(value, str),
+    "encoding": lambda value: isinstance(value, list) and all(_is_integer(each, -(2**31), 2**31 - 1) for each in value),
+    "width": lambda value: _is_number(value, 1e-3, 1e3),
+    "image_size": lambda value: _is_integer(value, 1, 10_000),
+    "num_classes": lambda value: _is_integer(value, 1, 1_000_000),
+    "dataset": lambda value: isinstance(value, str),
+    "mean": _is_channels,
+    "std": _is_channels,
+    "test_accuracy": lambda value: value is None or _is_number(value, 0, 1),
+    "trained_with": lambda value: isinstance(value, dict),
+    "versions": lambda value: isinstance(value, dict) and _is_texts(list(value.values())),
+    "class_names": _is_texts,
+    "crop": lambda value: _is_number(value),
+}
+
+
 def _check_numbers(description: NetworkDescription) -> None:
-    for name in ("mean", "std"):
-        values = getattr(description, name)
-        if len(values) != 3 or not all(isinstance(value, int | float) for value in values) or min(values) < 0:
-            raise ValueError(f"{name} must be three numbers that are not negative, is {values!r}")
     names, count = description.class_names, description.num_classes
-    if names and (len(names) != count or not all(isinstance(name, str) for name in names)):
-        raise ValueError(f"class_names must be {count} texts or none, is {names!r}")
-    if not isinstance(description.crop, int | float) or not 0 < description.crop <= 1:
+    if names and len(names) != count:
+        raise ValueError(f"class_names must be {count} texts or none, is {names!r:.60}")
+    if not 0 < description.crop <= 1:
         raise ValueError(f"crop must be in (0, 1], is {description.crop!r}")
     if min(description.std) <= 0:
         raise ValueError(f"std must be positive, is {description.std!r}")
@@ -171,16 +277,18 @@ def load(folder: pathlib.Path) -> Network:
     """
     description = read_description(folder)
     path = folder / WEIGHTS
-    try:
-        flat = safetensors.numpy.load_file(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} holds no weights, or is damaged ({error})") from error
     size = description.image_size
     module = networks.build(description.build_space(), description.encoding)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
+    try:
+        flat = safetensors.numpy.load(read_verified(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} holds no weights, or is damaged ({error})") from error
+    except (KeyError, TypeError, OverflowError, MemoryError) as error:  # of a kind of number that numpy has not
+        raise ValueError(f"{path} holds no weights, or is damaged ({type(error).__name__})") from error
     found = {name: array.shape for name, array in flat.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -188,5 +296,8 @@ def load(folder: pathlib.Path) -> Network:
                 f"{path} is of another network: {name} is {found.get(name, 'absent')} there, but must be "
                 f"{wanted.get(name, 'absent')}"
             )
+    for name, array in flat.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ValueError(f"{path} holds {name} as {array.dtype}, but all weights must be finite float32")
     variables = flax.traverse_util.unflatten_dict({k: jnp.asarray(v) for k, v in flat.items()}, sep="/")
     return make(description, variables)

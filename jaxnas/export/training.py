@@ -10,6 +10,7 @@ import chex
 
 from jaxnas.export import saved
 from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.json_files import read_json
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.loop import Listener, run
@@ -80,7 +81,7 @@ def train(
 def _config(folder: pathlib.Path) -> Any:
     """What `open_workdir` wrote there; None if it did not."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return read_json(folder / "config.json")
     except (OSError, ValueError):
         return None
 

@@ -35,6 +35,7 @@ from jaxnas.cost import AdditiveCost
 from jaxnas.networks.cell import Cell
 from jaxnas.networks.mbconv import MBConvLayer
 from jaxnas.results.files import to_plain, write_json
+from jaxnas.results.json_files import read_json
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.spaces.nasbench201 import EDGES, OPERATIONS
 
@@ -122,7 +123,7 @@ def read(path: str | os.PathLike[str]) -> LatencyTable:
       ValueError: in one line, if the file is missing, damaged, or of something else.
     """
     try:
-        document = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        document = read_json(path)
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
         names = [field.name for field in dataclasses.fields(LatencyTable)]
@@ -137,7 +138,7 @@ def read(path: str | os.PathLike[str]) -> LatencyTable:
             raise ValueError(f"space_description must be an object, is {table.space_description!r:.60}")
     except OSError as error:
         raise ValueError(f"latency table {path} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} is no latency table: {reason}; see jaxnas.networks.latency for its form") from error
     return table

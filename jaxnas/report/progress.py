@@ -234,6 +234,8 @@ def announce(start: Start, console: Console) -> None:
     for skipped in start.skipped:
         words = f"checkpoint of step {skipped.step} is damaged, going back to step {start.step}: {skipped.path}"
         console.print(words, markup=False)
+    for note in start.notes:
+        console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
     if start.step:
         console.print(f"resuming after step {start.step} of {start.total}")
 

@@ -1,7 +1,6 @@
 """What a report is made of: searches read from their folders, tables of true errors, and baselines found on these."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -9,16 +8,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnas import tasks
+from jaxnas.export.card import CARD
 from jaxnas.networks import latency
 from jaxnas.report.wording import searched_cost
 from jaxnas.results.history import History, read_history
+from jaxnas.results.json_files import read_json
 from jaxnas.results.metrics_log import read_metrics
 from jaxnas.results.result import FoundArchitecture, SearchResult, read_result, space_of
 from jaxnas.search.execute import LATENCY_FILE
 from jaxnas.spaces import SearchSpace
 
+# Sizes beyond these make a page that no browser shows, or need more memory than there is.
+MOST_FOLDERS = 100
+MOST_NETWORKS = 10_000  # of all runs together
+MOST_RECORDS = 1_000_000  # of a metrics.jsonl
+LARGEST_LOG = 2**30  # bytes
 EXPORT_SUFFIXES = (".stablehlo", ".onnx", ".safetensors")
-MODEL_CARD = "model_card.md"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,6 +110,8 @@ def read_folders(folders: Sequence[str | os.PathLike]) -> tuple[list[Run], list[
     """
     runs: list[Run] = []
     baselines: list[Baseline] = []
+    if len(folders) > MOST_FOLDERS:
+        raise ValueError(f"a report is of at most {MOST_FOLDERS} folders, got {len(folders)}; make several")
     for folder in map(pathlib.Path, folders):
         if folder.is_file():
             raise ValueError(f"{folder} is a file; give the folder of a search, which holds its result.json")
@@ -115,6 +122,9 @@ def read_folders(folders: Sequence[str | os.PathLike]) -> tuple[list[Run], list[
             baselines += compared
     if not runs:
         raise ValueError("a report needs the folder of at least one search of experiments.cifar_search")
+    networks = sum(len(run.found) for run in runs)
+    if networks > MOST_NETWORKS:
+        raise ValueError(f"a report is of at most {MOST_NETWORKS:,} networks, the folders hold {networks:,}")
     names = [run.name for run in runs]
     if len(set(names)) < len(names):  # Equal names say nothing: take whole paths.
         runs = [dataclasses.replace(run, name=str(run.folder)) for run in runs]
@@ -144,7 +154,13 @@ def _read_run(folder: pathlib.Path) -> Run:
     log = folder / "metrics.jsonl"
     if log.exists():
         try:
-            history = read_history(read_metrics(log), len(result.architectures))
+            size = log.stat().st_size
+            if size > LARGEST_LOG:
+                raise ValueError(f"it has {size:,} bytes, at most {LARGEST_LOG:,} are read")
+            records = read_metrics(log)
+            if len(records) > MOST_RECORDS:
+                raise ValueError(f"it has {len(records):,} records, at most {MOST_RECORDS:,} are drawn")
+            history = read_history(records, len(result.architectures))
         except ValueError as error:
             raise ValueError(f"{log}: {error}") from error
         if len(history.theta) and space is not None:
@@ -159,7 +175,7 @@ def _tested(path: pathlib.Path) -> dict[int, tuple[float, ...]]:
     if not path.exists():
         return {}
     try:
-        networks = json.loads(path.read_text(encoding="utf-8"))
+        networks = read_json(path)
         return {int(network["k"]): tuple(map(float, network["test_accuracy_scratch"])) for network in networks}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no summary of trained networks, or damaged") from error
@@ -174,14 +190,14 @@ def _check_theta(theta: np.ndarray, space: SearchSpace, log: pathlib.Path) -> No
 def _exports(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
     if not folder.is_dir():
         return ()
-    return tuple(sorted(path for path in folder.iterdir() if path.suffix in EXPORT_SUFFIXES or path.name == MODEL_CARD))
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix in EXPORT_SUFFIXES or path.name == CARD))
 
 
 def _methods(path: pathlib.Path) -> list[Baseline] | None:
     """The methods of a comparison on a table; None if the file is none, whatever else it may be."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        document = read_json(path)
+    except (OSError, ValueError):
         return None
     if not isinstance(document, dict) or not isinstance(document.get("methods"), dict) or "table" not in document:
         return None

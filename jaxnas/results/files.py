@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,15 +59,69 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, for writers that choose the format by it.
     temporary = final.with_name(f".{final.stem[:100]}-{secrets.token_hex(8)}{final.suffix}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    with naming(final):
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, final)
+        with naming(final, temporary):
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, final)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     flush_folder(final.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, *others: str | os.PathLike) -> Iterator[None]:
+    """Lets errors of the system that name no file, or one of `others`, name `path`: of a full disk they name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, *map(os.fspath, others), *others):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives an empty folder beside `path` to write into, and puts it in the place of `path` if all went well.
+
+    All files are on the disk before. A reader finds the old folder or the new one, for an instant neither; a link at
+    `path` is replaced, not followed.
+
+    Raises:
+      OSError: if it cannot be written; what was at `path` is as before.
+    """
+    final = pathlib.Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (final.with_name(f".{final.name[:100]}-{secrets.token_hex(8)}") for _ in range(2))
+    temporary.mkdir()
+    try:
+        yield temporary
+        for each in temporary.rglob("*"):
+            if each.is_file() and not each.is_symlink():
+                flush(each)
+        flush_folder(temporary)
+        is_there = os.path.lexists(final)
+        if is_there:  # A folder that holds files cannot be replaced by a rename.
+            os.rename(final, old)
+        try:
+            os.rename(temporary, final)
+        except BaseException:
+            if is_there:
+                os.rename(old, final)
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    flush_folder(final.parent)
+    if is_there:
+        if old.is_symlink() or not old.is_dir():
+            old.unlink()
+        else:
+            shutil.rmtree(old)
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:

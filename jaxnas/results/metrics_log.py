@@ -4,9 +4,10 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
-from jaxnas.results.files import replacing, to_plain
+from jaxnas.results.files import naming, replacing, to_plain
+from jaxnas.results.json_files import parse_json
 
 
 class MetricsLog:
@@ -21,7 +22,7 @@ class MetricsLog:
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         if self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n"):
             self._keep(_whole_lines(self.path))
 
@@ -39,15 +40,27 @@ class MetricsLog:
 
         Raises:
           ValueError: if "step" is missing or not an integer, or a value cannot be written as JSON.
+          OSError: naming the file, if the line cannot be written; half of it may be there.
         """
         plain = to_plain(record)
         if type(plain.get("step")) is not int:
             raise ValueError(f"record must have an integer 'step', got {plain.get('step')!r}")
-        if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8")
-        # One write a line, so that lines of this file never interleave.
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)  # a buffer would try again when the file is closed
+            line = (json.dumps(plain, allow_nan=False) + "\n").encode()
+            while line:  # one write, unless the disk is nearly full
+                line = line[self._file.write(line) :]
+
+    def sync(self) -> None:
+        """Forces what was written to the disk.
+
+        Raises:
+          OSError: naming the file, if that fails.
+        """
+        if self._file is not None:
+            with naming(self.path):
+                os.fsync(self._file.fileno())
 
     def truncate_after(self, step: int) -> int:
         """Drops the records beyond a step, which the resumed run will write again, and broken lines.
@@ -59,7 +72,7 @@ class MetricsLog:
         if not self.path.exists():
             return 0
         lines = self.path.read_bytes().splitlines()
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _whole_lines(self.path) if parse_json(line)["step"] <= step]
         if len(kept) < len(lines):
             self._keep(kept)
         return len(lines) - len(kept)
@@ -76,8 +89,8 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a file, also while a run still writes to it: a half-written line is left out."""
-    return [json.loads(line) for line in _whole_lines(pathlib.Path(path))]
+    """The records of a file, also while a run still writes to it: lines that are no record are left out."""
+    return [parse_json(line) for line in _whole_lines(pathlib.Path(path))]
 
 
 def _whole_lines(path: pathlib.Path) -> list[bytes]:
@@ -87,7 +100,7 @@ def _whole_lines(path: pathlib.Path) -> list[bytes]:
 
 def _is_record(line: bytes) -> bool:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
     return isinstance(record, dict) and type(record.get("step")) is int

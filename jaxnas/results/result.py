@@ -2,14 +2,13 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import os
-import pathlib
 import platform
 from collections.abc import Mapping
 from typing import Any
 
 from jaxnas.results.files import write_json
+from jaxnas.results.json_files import read_json
 from jaxnas.spaces import SPACES, SearchSpace, from_description
 from jaxnas.version import __version__
 
@@ -104,7 +103,7 @@ def read_result(path: str | os.PathLike) -> SearchResult:
       ValueError: in one line, if the file is missing, broken, or of something else.
     """
     try:
-        document = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        document = read_json(path)
     except FileNotFoundError as error:
         raise ValueError(f"no search result at {path}; a search writes result.json into its workdir") from error
     except OSError as error:
@@ -183,6 +182,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "budgets": (dict, type(None)),
     "latency": (*_NUMBER, type(None)),
 }
+_NOT_NEGATIVE = ("k", "params", "macs", "evaluations", "wall_seconds", "probability", "valid_accuracy", "latency")
 
 
 def _checked(value: Any, kind: type, where: str) -> dict[str, Any]:
@@ -199,6 +199,8 @@ def _checked(value: Any, kind: type, where: str) -> dict[str, Any]:
         if not isinstance(item, _TYPES[field.name]) or isinstance(item, bool):
             names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in _TYPES[field.name])
             raise ValueError(f"{field.name!r} of {where} must be {names}, is {item!r:.60}")
+        if field.name in _NOT_NEGATIVE and item is not None and item < 0:
+            raise ValueError(f"{field.name!r} of {where} must be at least 0, is {item!r:.60}")
         fields[field.name] = item
     if "encoding" in fields and not all(type(choice) is int for choice in fields["encoding"]):
         raise ValueError(f"'encoding' of {where} must be a list of int, is {fields['encoding']!r:.60}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnas.results.files import write_json
+from jaxnas.results.json_files import read_json
 from jaxnas.results.ownership import owned
 
 
@@ -97,7 +98,7 @@ def _check_same(
 ) -> bool:
     """Whether what is extendable is extended, and all else the same; ValueError if not."""
     try:
-        existing = json.loads(config_path.read_text(encoding="utf-8"))
+        existing = read_json(config_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{config_path} cannot be read; choose another folder") from error
     if not isinstance(existing, dict):

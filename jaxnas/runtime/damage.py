@@ -15,6 +15,7 @@ import chex
 import numpy as np
 
 from jaxnas.results.files import flush, flush_folder
+from jaxnas.results.json_files import read_json
 
 _LOGGER = logging.getLogger(__name__)
 SEAL = "digest.json"
@@ -81,7 +82,7 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
       PermissionError: if a file may not be read.
     """
     try:
-        document = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        document = read_json(folder / SEAL)
         body = document["body"]
         if document["sha256"] != _body_digest(body):
             raise DamagedError(f"{SEAL} is not what was written")

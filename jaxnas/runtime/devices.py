@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +40,10 @@ class LostProcessError(RuntimeError):
 
 
 def start(coordinator: str | None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins the processes of a job; must come before anything that touches a device.
+    """Joins the processes of a job, once; must come before anything that touches a device.
+
+    The processes trust each other and everything that can connect to the coordinator: there is no authentication and no
+    encryption. The coordinator listens on the address that is given, and on no other.
 
     Args:
       coordinator: "host:port" of process 0, "auto" for JAX's own cluster detection, None for a job of one process.
@@ -64,6 +68,8 @@ def start(coordinator: str | None, num_processes: int | None = None, process_id:
             raise ValueError(f"coordinator must be host:port of process 0, or {AUTO}, got {coordinator!r}")
         if num_processes < 1 or not 0 <= process_id < num_processes:
             raise ValueError(f"process_id must be from 0 to num_processes - 1, got {process_id} of {num_processes}")
+    if jax.distributed.is_initialized():
+        return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have no other between processes
     try:
         jax.distributed.initialize(
@@ -72,6 +78,7 @@ def start(coordinator: str | None, num_processes: int | None = None, process_id:
             process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            coordinator_bind_address=None if coordinator == AUTO else _bind_address(coordinator),
         )
     except jax.errors.JaxRuntimeError as error:
         raise LostProcessError(
@@ -79,6 +86,16 @@ def start(coordinator: str | None, num_processes: int | None = None, process_id:
         ) from error
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"coordinator {coordinator!r} cannot be used: {_first_line(error)}") from error
+
+
+def _bind_address(coordinator: str) -> str:
+    """Where process 0 listens: JAX's own default is every address of the host."""
+    host, _, port = coordinator.rpartition(":")
+    try:
+        family, *_, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    except OSError:  # JAX raises what is to be raised of a name that is not known
+        return coordinator
+    return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 
 def process() -> tuple[int, int]:
@@ -94,6 +111,12 @@ def is_host_zero() -> bool:
 def device_count() -> int:
     """Devices of all processes together."""
     return jax.device_count()
+
+
+def describe() -> dict[str, str | int]:
+    """What the job computes on: kind and number of devices, and number of processes."""
+    kinds = sorted({device.device_kind for device in jax.devices()})
+    return {"device": ", ".join(kinds), "devices": jax.device_count(), "processes": jax.process_count()}
 
 
 def together(function: Callable[[], Result]) -> Result:

@@ -3,15 +3,18 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxnas.data import FolderSource
 from jaxnas.data.sources import Splits
 from jaxnas.networks import latency
-from jaxnas.results import settings_tree
+from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.files import write_json
+from jaxnas.results.json_files import read_json
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import devices
@@ -21,6 +24,7 @@ from jaxnas.search.build import build, inputs, open_images
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.loop import Listener, run
 from jaxnas.search.search import Search
+from jaxnas.search.steps import LEARNS_FROM_TRAIN, LEARNS_FROM_VALID, StepMetrics
 
 LATENCY_FILE = "latency.json"
 BAD_IMAGES_FILE = "bad_images.json"  # of a search on a folder: what could not be read, see `FolderSource.known_bad`
@@ -89,6 +93,7 @@ def execute(
         if is_writer and config.method.latency is not None:
             # What later reads the folder finds it there.
             latency.read(config.method.latency).write(workdir / LATENCY_FILE)
+        keeper = EvaluationsKeeper(search, workdir, run_of(type(config), document)) if is_writer else None
         listeners = listen(search, workdir)
         if streamed and is_writer:
             stack.callback(_write_known_bad, workdir, known_bad, splits, search)
@@ -100,6 +105,7 @@ def execute(
                 checkpoints,
                 checkpoint_seconds=config.run.checkpoint_seconds,
                 listeners=listeners,
+                keeper=keeper,
                 report=is_writer,
             )
         result = summarise(
@@ -119,6 +125,49 @@ def execute(
     return result, workdir
 
 
+def run_of(tree: type[SearchConfig], document: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a search from others, by name: config.json without what an extension changes.
+
+    Raises:
+      ValueError: if the document is no configuration of this tree.
+    """
+    comparable = settings_tree.comparable(tree, document)
+    return {name: value for name, value in comparable.items() if name not in EXTENDABLE}
+
+
+class EvaluationsKeeper:
+    """Keeps every evaluation of the distributions in `evaluations.npz`, see `jaxnas.search.loop.Keeper`.
+
+    Args:
+      search: the search.
+      workdir: its folder.
+      run: what tells it from others, see `run_of`.
+    """
+
+    def __init__(self, search: Search, workdir: Path, run: Mapping[str, Any]):
+        strategy, self._settings = search.strategy, search.settings
+        about = evaluations.About.of(strategy.space, run)
+        samples = strategy.samples * len(strategy.penalties)
+        self._log = evaluations.EvaluationsLog(workdir / evaluations.NAME, about, samples)
+
+    def resume(self, step: int) -> None:
+        """Drops what is of later steps."""
+        self._log.resume(step)
+
+    def keep(self, step: int, phase: str, metrics: StepMetrics) -> None:
+        """Adds the evaluations of the steps after `step`."""
+        if phase not in LEARNS_FROM_VALID:
+            return
+        steps = np.arange(step + 1, step + len(metrics.finite) + 1, dtype=np.int32)
+        minibatches = (steps - 1 - self._settings.weight_steps) * self._settings.accumulate
+        joint = np.full(len(steps), phase in LEARNS_FROM_TRAIN)
+        self._log.append(evaluations.Evaluations(metrics.archs, metrics.losses, steps, minibatches, joint))
+
+    def write(self) -> None:
+        """Writes the file."""
+        self._log.write()
+
+
 def _preprocessing(config: StreamedConfig, found: dict[str, Any]) -> str:
     """What happens to the images, for people."""
     mean, std = (" ".join(f"{value:.3f}" for value in found["normalization"][name]) for name in ("mean", "std"))
@@ -132,7 +181,7 @@ def _distribution_steps(config: SearchConfig) -> int | None:
     if config.run.workdir is None:
         return None
     try:
-        document = json.loads((config.run.workdir / "config.json").read_text(encoding="utf-8"))
+        document = read_json(config.run.workdir / "config.json")
         return settings_tree.from_json(type(config), document).training.distribution_steps
     except (OSError, ValueError):
         return None
@@ -147,7 +196,7 @@ def read_known_bad(workdir: Path | None) -> dict[str, list[tuple[str, int]]]:
     if workdir is None or not (workdir / BAD_IMAGES_FILE).exists():
         return {}
     try:
-        document = json.loads((workdir / BAD_IMAGES_FILE).read_text(encoding="utf-8"))
+        document = read_json(workdir / BAD_IMAGES_FILE)
         return {part: [(str(name), int(size)) for name, size in files] for part, files in document.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{workdir / BAD_IMAGES_FILE} cannot be read ({error}); choose another workdir") from error

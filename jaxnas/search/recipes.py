@@ -36,7 +36,7 @@ def choose_streamed(images: int | None, image_size: int) -> RetrainSettings:
     size = SMALLEST_BATCH
     while 2 * size <= min(images // 10, 128):
         size *= 2
-    return dataclasses.replace(recipe, batch_size=size, learning_rate=0.05, weight_decay=5e-4, average=0.99)
+    return dataclasses.replace(recipe, epochs=60, batch_size=size, learning_rate=0.05, weight_decay=5e-4, average=0.99)
 
 
 def choose(dataset: str, image_size: int | None) -> RetrainSettings:

@@ -65,6 +65,8 @@ class StepMetrics:
       entropy: float32 [K], in nats.
       ignored: int32 [], losses of the distributions' step that were not finite, and ignored.
       finite: bool [], whether every loss of the weights' step was finite.
+      archs: int32 [S, D], the architectures of the distributions' step.
+      losses: float32 [S], their losses, as they were measured.
       input_seconds: float32 [], time for which the step waited for its minibatches, where they are streamed.
       step_seconds: float32 [], time from one step to the next, the waiting included, likewise.
     """
@@ -78,6 +80,8 @@ class StepMetrics:
     entropy: jax.Array
     ignored: jax.Array
     finite: jax.Array
+    archs: jax.Array
+    losses: jax.Array
     input_seconds: np.ndarray | None = None
     step_seconds: np.ndarray | None = None
 
@@ -99,13 +103,15 @@ class StepMetrics:
         """
         measured = {"step": None, "phase": None}
         for field in dataclasses.fields(self):
+            if field.name in ("finite", "archs", "losses"):  # every evaluation is in `evaluations.npz`
+                continue
             value = getattr(self, field.name)
             prefix = field.name.removesuffix("metrics")  # "train_" of training metrics
             named = {prefix + name: one for name, one in value.items()} if isinstance(value, dict) else None
             for name, one in ({field.name: value} if named is None else named).items():
                 if name in measured:
                     raise ValueError(f"metrics of the loss function must have other names than {name!r}")
-                measured[name] = None if one is None or name == "finite" or np.isnan(one).any() else np.asarray(one)
+                measured[name] = None if one is None or np.isnan(one).any() else np.asarray(one)
         measured = {name: values for name, values in measured.items() if values is not None}
         return [
             {
@@ -230,6 +236,8 @@ class Steps:
             convergence=distribution.convergence(strategy_state.theta),
             entropy=distribution.entropy(strategy_state.theta),
             ignored=info.ignored,
+            archs=archs,
+            losses=evaluation.loss.astype(jnp.float32),
         )
         return state.replace(strategy=strategy_state), metrics
 
@@ -255,7 +263,9 @@ class Steps:
     def _no_metrics(self) -> StepMetrics:
         """Metrics before anything is measured; see `StepMetrics.of_phase`."""
         zero, zeros = jnp.float32(0), jnp.zeros(len(self.strategy.penalties), jnp.float32)
-        return StepMetrics(zero, {}, zeros, {}, zeros, zeros, zeros, jnp.int32(0), jnp.bool_(True))
+        samples, decisions = self.strategy.samples * len(self.strategy.penalties), len(self.strategy.space.decisions)
+        archs, losses = jnp.zeros((samples, decisions), jnp.int32), jnp.zeros(samples, jnp.float32)
+        return StepMetrics(zero, {}, zeros, {}, zeros, zeros, zeros, jnp.int32(0), jnp.bool_(True), archs, losses)
 
 
 def _mean_over(function: Callable[[Any, jax.Array], Tree], minibatches: Any, key: jax.Array) -> Tree:

@@ -17,6 +17,8 @@ from jaxnas.spaces.base import SearchSpace
 # Scaled cost R(c): int [S, D] -> float32 [S] in [0, 1], or [S, J] of J costs; jit-compilable and hashable.
 Cost = Callable[[jax.Array], jax.Array]
 
+LARGEST_PENALTY = 1e30  # times a cost, and summed, it is still a float32
+
 
 class Strategy(Protocol):
     """What every strategy offers.
@@ -240,12 +242,16 @@ def check_positive(strategy: Strategy, *names: str) -> None:
 
 
 def check_penalties(penalties: tuple[float, ...]) -> None:
-    """Raises ValueError unless there is at least one penalty and all are finite and not negative."""
+    """Raises ValueError unless there is at least one penalty and all are from 0 to `LARGEST_PENALTY`."""
     if not penalties:
         raise ValueError("penalties must name at least one coefficient, such as 0.02 0.1 0.3, got none")
     for penalty in penalties:
         if not math.isfinite(penalty) or penalty < 0:
             raise ValueError(f"penalties must be finite and not negative, got {penalty}")
+        if penalty > LARGEST_PENALTY:
+            raise ValueError(
+                f"penalties must be at most {LARGEST_PENALTY:g}, as costs decide alone then, got {penalty}"
+            )
 
 
 def initial_penalties(penalties: tuple[float, ...]) -> jax.Array:

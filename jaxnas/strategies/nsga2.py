@@ -197,6 +197,7 @@ def _survive(
     """
     from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
+    archs, objectives = np.asarray(archs), np.asarray(objectives)  # indexing a JAX array here would wait for ever
     size = len(archs) // 2
     rows = np.flatnonzero(np.isfinite(objectives).all(1))
     if int(generation) == 0:

@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxnas import data
 from jaxnas.results.files import replacing
+from jaxnas.results.npz import read_arrays
 from jaxnas.supernet import enumeration
 from jaxnas.tasks.supernet import FrozenSupernet
 from jaxnas.tasks.tables import Table
@@ -67,16 +68,18 @@ class Recording:
           ValueError: if it holds no recording.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                losses, means, correct, images = (file[name] for name in ("losses", "means", "correct", "images"))
+            names = ("losses", "means", "correct", "images")
+            losses, means, correct, images = read_arrays(path, names).values()
+            if [array.dtype.kind for array in (losses, means, correct, images)] != ["f", "f", "u", "i"] or images.ndim:
+                raise ValueError("losses and means must be of floats, correct and images of integers")
             if losses.ndim != 2 or correct.shape != losses.shape or means.shape != losses.shape[:1]:
                 raise ValueError(f"losses {losses.shape}, correct {correct.shape} and means {means.shape} do not match")
             losses = losses.astype(np.float32) + means.astype(np.float32)[:, None]
-            if not np.isfinite(losses).all() or int(images) < 1:
-                raise ValueError("losses must be finite and images positive")
+            if not np.isfinite(losses).all() or int(images) < 1 or correct.max(initial=0) > int(images):
+                raise ValueError("losses must be finite, images positive, and correct at most as many")
         except OSError:
             raise
-        except Exception as error:  # numpy and zipfile raise many kinds on a damaged file
+        except ValueError as error:
             raise ValueError(
                 f"{path} is no recording of a supernet: {error}; see experiments.record_supernet"
             ) from error

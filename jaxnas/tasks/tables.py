@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxnas.cost import AdditiveCost
+from jaxnas.results.npz import read_arrays
 from jaxnas.spaces.base import Decision, architectures
-from jaxnas.tasks.npz import read_arrays
 
 ADDITIVE_TOLERANCE = 1e-9  # of the span of the cost
 

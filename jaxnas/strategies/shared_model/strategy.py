@@ -45,6 +45,7 @@ from jaxnas.strategies.shared_model import posterior as posteriors
 
 INITIAL_RATIO = (1.0, 10.0)  # noise over prior variance of single and of pair coefficients, before any fit
 FIRST_SAMPLES = 40  # the first fit follows a first step of so many samples, or else the second
+PROBABILITIES_AT_ONCE = 2**24  # 64 MiB
 EVEN_SHARE = 0.5  # of the samples that all distributions get alike; the rest follows their expected regret
 
 
@@ -182,7 +183,7 @@ class SharedModel(base.DistributionStrategy):
         offset_key, choice_key = jax.random.split(key)
         points = (jnp.arange(self.step_samples) + jax.random.uniform(offset_key, dtype=jnp.float32)) / self.step_samples
         bounds = jnp.cumsum(jnp.repeat(state.shares / self.draws, self.draws))[:-1]
-        source = (points[:, None] > bounds).sum(-1)  # [S], into K M
+        source = jnp.searchsorted(bounds, points)  # [S], into K M
         components = self.components(state).reshape(-1, *state.theta.shape[1:])
         archs = jax.random.categorical(choice_key, jnp.log(components[source]))
         return archs.astype(jnp.int32), state
@@ -195,8 +196,17 @@ class SharedModel(base.DistributionStrategy):
 
     def log_prob(self, state: State, archs: jax.Array) -> jax.Array:
         """Log p_k(c_i) of the laws that samples are drawn from: int [S, D] -> float32 [K, S]."""
-        by_draw = jax.vmap(functools.partial(distribution.log_prob, archs=archs), in_axes=1)(self.components(state))
-        return jax.nn.logsumexp(by_draw, axis=0) - jnp.log(self.draws)
+        components = self.components(state)
+
+        def of_some(archs: jax.Array) -> jax.Array:
+            by_draw = jax.vmap(functools.partial(distribution.log_prob, archs=archs), in_axes=1)(components)
+            return (jax.nn.logsumexp(by_draw, axis=0) - jnp.log(self.draws)).T  # [samples, K]
+
+        # For each draw, distribution, sample and decision there is a number: not for all samples at once if K is large.
+        at_once = max(1, PROBABILITIES_AT_ONCE // (components.size // self.space.max_choices))
+        if at_once >= len(archs):
+            return of_some(archs).T
+        return jax.lax.map(lambda arch: of_some(arch[None])[0], archs, batch_size=at_once).T
 
     @functools.partial(jax.jit, static_argnums=0)
     def tell(

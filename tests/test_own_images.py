@@ -1,0 +1,257 @@
+"""Own images through the real commands: what a start prints, what files hold, bad images, and networks in use."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxnas
+from experiments import cli, export, imagenet_search, predict, retrain
+from jaxnas.data.folders import FolderSource
+from jaxnas.search import build, execute
+from tests import tiny_search  # noqa: F401 (registers the space)
+
+ROOT = pathlib.Path(__file__).parents[1]
+SEARCH = ["--preset=smoke", "--space=tiny", "--batching=map", "--batch-size=8", "--image-size=8", "--candidates=0"]
+SEARCH += ["--joint-steps=0", "--weight-steps=1", "--distribution-steps=2"]
+
+
+def run(capsys, module, *arguments, code=0):
+    """Output and errors of a command in this process."""
+    if code:
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(module.main, module.Config, [str(argument) for argument in arguments])
+        assert stopped.value.code == code
+    else:
+        cli.run(module.main, module.Config, [str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def make(folder, names=("cat", "dog", "owl"), count=12, bad=()):
+    """Classes of grey levels that a network can learn, under noise."""
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.clip(40 + 80 * label + generator.normal(0, 10, (12, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index:02}.jpg")
+    for name in bad:
+        (folder / name).write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """A search that ends when its images are found: what is printed needs no step."""
+
+    def stop(*arguments):
+        raise ValueError("enough")
+
+    monkeypatch.setattr(execute, "build", stop)
+
+
+ALL = "24 images of 3 classes (cat 8, dog 8, owl 8)"
+CASES = [
+    ("split", ["weights learn on: ", f"split/train: {ALL}", "distributions learn on: ", f"split/val: {ALL}"]),
+    ("mac", ["16 images of 2 classes", "1 helper files or folders of other programs (__MACOSX)", "2 hidden (cat/.DS_"]),
+    ("kinds", [ALL]),
+    ("links", [ALL]),
+    ("hidden", ["16 images of 2 classes (cat 8, dog 8)", "left out: 1 hidden (cat/.ipynb_checkpoints)"]),
+    ("digits", ["32 images of 2 classes (mirrored six 16, six 16)"]),
+]
+
+
+@pytest.mark.parametrize(("case", "words"), CASES)
+def test_each_start_prints_classes_images_and_what_is_left_out(made_cases, stopped, capsys, tmp_path, case, words):
+    arguments = [*SEARCH, "--folder", made_cases / "folders" / case, "--workdir", tmp_path / "run"]
+    out, err = run(capsys, imagenet_search, *arguments, code=2)
+    assert err == "error: enough\n"
+    assert all(word in out for word in words), out
+
+
+def test_an_empty_class_ends_the_start_with_one_line(made_cases, capsys, tmp_path):
+    arguments = [*SEARCH, "--folder", made_cases / "folders" / "empty", "--workdir", tmp_path / "run"]
+    out, err = run(capsys, imagenet_search, *arguments, code=2)
+    assert err.count("\n") == 1
+    assert "class 'owl'" in err
+    assert "has no images" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_of_classes_are_no_markup(stopped, capsys, tmp_path):
+    make(tmp_path / "own", ("[red]cat", "[dog]"))
+    out, _ = run(capsys, imagenet_search, *SEARCH, "--folder", tmp_path / "own", code=2)
+    assert "([dog] 12, [red]cat 12)" in out
+
+
+def parse(*arguments):
+    return cli.parse(imagenet_search.Config, ["--preset=smoke", *map(str, arguments)]).streams
+
+
+def test_mirroring_is_off_by_name_and_by_choice(tmp_path):
+    assert parse("--dataset=oxford_flowers102").mirror
+    assert not parse("--dataset=svhn_cropped").mirror
+    assert parse("--dataset=svhn_cropped", "--mirror").mirror
+    assert not parse("--dataset=oxford_flowers102", "--no-mirror").mirror
+    digits, letters = make(tmp_path / "digits", ("six", "nine")), make(tmp_path / "own" / "train", ("b", "d"), 2)
+    assert not parse("--folder", digits).mirror
+    assert not parse("--folder", letters.parent).mirror  # single characters, below a split
+    assert parse("--folder", make(tmp_path / "mine")).mirror
+    assert not parse("--folder", tmp_path / "mine", "--no-mirror").mirror
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--mean", "0.5", "0.5"], "mean must be three values"),
+        (["--std", "0", "0", "0"], "std must be three values"),
+        (["--background", "0", "0", "300"], "background must be three values"),
+        (["--valid-folder=absent"], "absent is no folder"),
+        (["--dataset=mnist"], "either a folder of images or a dataset"),
+    ],
+)
+def test_bad_settings_are_one_line(capsys, tmp_path, arguments, words):
+    _, err = run(capsys, imagenet_search, *SEARCH, "--folder", make(tmp_path / "own"), *arguments, code=2)
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished search on a folder with one bad image: the folder, and that of the search."""
+    root = tmp_path_factory.mktemp("finished")
+    own = make(root / "own", bad=["cat/03.jpg"])
+    with pytest.raises(SystemExit):  # the limit is reached at once
+        cli.run(imagenet_search.main, imagenet_search.Config, arguments(root, "--max-dead-images=0"))
+    (own / "cat" / "03.jpg").unlink()
+    cli.run(imagenet_search.main, imagenet_search.Config, arguments(root))
+    return root
+
+
+def arguments(root, *others):
+    return [*SEARCH, f"--folder={root / 'own'}", f"--workdir={root / 'run'}", *others]
+
+
+def read(root, name):
+    return json.loads((root / "run" / name).read_text())
+
+
+def records(root):
+    return [json.loads(line) for line in (root / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_search_goes_on_after_a_bad_image_is_removed(finished, capsys):
+    assert read(finished, "bad_images.json") == {"train": [["cat/03.jpg", 8]]}
+    out, _ = run(capsys, imagenet_search, *arguments(finished))
+    assert "warning: 1 images that could not be read at an earlier start are passed over" in out
+    assert len(records(finished)) == 3
+
+
+def test_a_search_does_not_go_on_after_a_good_image_is_removed(finished, capsys):
+    moved = finished / "own" / "cat" / "04.jpg"
+    moved.rename(finished / "04.jpg")
+    try:
+        _, err = run(capsys, imagenet_search, *arguments(finished), code=2)
+        assert "holds another search, different in data" in err
+    finally:
+        (finished / "04.jpg").rename(moved)
+
+
+def test_classes_and_counts_are_kept(finished):
+    counts = {"cat": 12, "dog": 12, "owl": 12}  # the image that was bad is passed over, as before it was removed
+    result, config = read(finished, "result.json"), read(finished, "config.json")
+    assert (result["classes"], result["images"]) == (["cat", "dog", "owl"], counts)
+    assert (config["inputs"]["classes"], config["inputs"]["images"]) == (["cat", "dog", "owl"], counts)
+    assert config["streams"]["mirror"] is True
+    mean = config["inputs"]["normalization"]["mean"]
+    np.testing.assert_allclose(mean, 120 / 255, atol=0.05)  # of the images: ImageNet's are 0.485, 0.456 and 0.406
+    assert max(mean) - min(mean) < 0.02
+
+
+def test_a_finished_search_can_be_extended(finished, capsys):
+    before = records(finished)
+    out, _ = run(capsys, imagenet_search, *arguments(finished, "--distribution-steps=5"))
+    assert "extends the search from 2 to 5 distribution_steps" in out
+    after = records(finished)
+    assert after[:3] == before[:3]
+    assert [record["phase"] for record in after] == ["weights"] + ["distributions"] * 5
+    assert read(finished, "config.json")["training"]["distribution_steps"] == 5
+    _, err = run(capsys, imagenet_search, *arguments(finished, "--distribution-steps=3"), code=2)
+    assert "different in distribution_steps (5 there, 3 now)" in err
+    _, err = run(capsys, imagenet_search, *arguments(finished, "--weight-steps=9", "--distribution-steps=5"), code=2)
+    assert "different in weight_steps" in err
+
+
+def test_the_distributions_learn_on_their_own_folder(stopped, capsys, monkeypatch, tmp_path):
+    own, other = make(tmp_path / "own"), make(tmp_path / "other", count=10)
+    given = [*SEARCH, "--folder", str(own), "--valid-folder", str(other)]
+    out, _ = run(capsys, imagenet_search, *given, code=2)
+    assert f"weights learn on: {own}: 36 images" in out
+    assert f"distributions learn on: {other}: 30 images" in out
+    monkeypatch.undo()
+    config = cli.parse(imagenet_search.Config, given)
+    search = build.build(config)
+    assert [len(source) for source in (search.train, search.valid)] == [36, 30]
+    found = build.inputs(config, search)
+    assert found["images"] == {"cat": 22, "dog": 22, "owl": 22}
+    assert found["data"] not in [FolderSource(folder).fingerprint()[:16] for folder in (own, other)]
+
+
+@pytest.mark.slow
+def test_networks_found_on_a_folder_are_trained_exported_and_used(finished, capsys):
+    result = json.loads((finished / "run" / "result.json").read_text())
+    first, second = result["architectures"]
+    second["encoding"], second["k"] = first["encoding"], 1  # equal networks
+    (finished / "run" / "result.json").write_text(json.dumps(result))
+    out, _ = run(
+        *(capsys, retrain, "--result", finished / "run" / "result.json"),
+        *("--epochs=40", "--batch-size=8", "--learning-rate=0.1", "--average=0.9"),
+    )
+    assert f"trained on 29 images of {finished / 'own'}, tested on 7 images" in out
+    assert "k1/seed0 is the network of" in out
+    summary = json.loads((finished / "run" / "retrained" / "retrained.json").read_text())
+    assert [network["k"] for network in summary] == [0, 1]
+    assert summary[0]["test_accuracy_scratch"] == summary[1]["test_accuracy_scratch"]
+    assert [network["macs"] for network in summary] == [first["macs"]] * 2  # the network of the search
+    run(capsys, export, "--run", finished / "run", "--index", "0", "--format", "stablehlo")
+    exported = finished / "run" / "exports" / "k0"
+    description = jaxnas.load(exported).description
+    assert description.class_names == ("cat", "dog", "owl")
+    assert (description.dataset, description.image_size, description.width) == ("own", 8, 0.25)
+    assert "| classes | cat, dog, owl |" in (exported / "model_card.md").read_text()
+    more = make(finished / "more", count=5)
+    out, _ = run(capsys, predict, "--model", exported, more)
+    found = [line.split("\t") for line in out.splitlines()]
+    assert len(found) == 15
+    right = [pathlib.Path(path).parent.name == name for path, name, _ in found]
+    assert np.mean(right) >= 0.9
+
+
+@pytest.mark.slow
+def test_the_tutorial_of_own_images(tmp_path):
+    """Every program and command of the page, in its order; the networks are right on images that no search saw."""
+    text = (ROOT / "docs" / "tutorials" / "own_data.md").read_text(encoding="utf-8")
+    text = text[: text.index("## Images in memory")]
+    steps = re.findall(r"^```python\n(.*?)^```|^    (python -m [^\n]*)", text, re.MULTILINE | re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAXNAS_CACHE": str(tmp_path / "xla")}
+    out = {}
+    for program, command in steps:
+        words = ["python", "-c", program] if program else shlex.split(command)
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        out[words[2]] = done.stdout
+    assert "images: 120 images of 3 classes (bars 40, checks 40, dots 40)" in out["experiments.imagenet_search"]
+    lines = [line.split("\t") for line in out["experiments.predict"].splitlines()]
+    right = [pathlib.Path(path).parent.name == name for path, name, _ in lines]
+    assert len(right) == 30
+    assert np.mean(right) >= 0.9
