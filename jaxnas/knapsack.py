@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import chex
 import numpy as np
-from scipy import optimize
+from scipy import optimize, sparse
 
 from jaxnas.cost import AdditiveCost, Cost
 
@@ -61,6 +61,8 @@ def largest_sum(
     costs: Sequence[Cost],
     budgets: Sequence[float],
     lower: Sequence[float] | None = None,
+    pairs: Sequence[tuple[tuple[int, int], np.ndarray]] = (),
+    excluded: np.ndarray | None = None,
 ) -> np.ndarray:
     """The architecture with the largest sum of gains whose costs are within bounds.
 
@@ -69,6 +71,9 @@ def largest_sum(
       costs: J costs.
       budgets: J largest totals, in the units of the costs.
       lower: J smallest totals; None for none.
+      pairs: two decisions in ascending order, and float [C_d, C_e], what each two of their choices add; each two
+        decisions at most once.
+      excluded: int [N, D], architectures that are not wanted.
 
     Returns:
       int32 [D].
@@ -87,11 +92,15 @@ def largest_sum(
     decisions, choices = np.nonzero(gain > -np.inf)  # one variable for each possible choice
     one_choice = np.equal.outer(np.arange(len(gain)), decisions).astype(float)
     scopes = {ds: None for cost in costs if not isinstance(cost, AdditiveCost) for ds, _ in cost.interactions}
+    scopes |= {ds: None for ds, _ in pairs}
     products = _products(list(scopes), decisions, choices)
     variables = len(decisions) + products.count
     constraints = [optimize.LinearConstraint(_widened(one_choice, variables), 1, 1)]
     if products.count:
         constraints.append(optimize.LinearConstraint(products.sums, 0, 0))
+    for arch in () if excluded is None else np.asarray(excluded):
+        taken = choices == arch[decisions]
+        constraints.append(optimize.LinearConstraint(_widened(taken.astype(float), variables), -np.inf, len(gain) - 1))
     floors = [-np.inf] * len(costs) if lower is None else lower
     for cost, floor in zip(costs, floors, strict=True):
         if not floor <= cost.highest:
@@ -109,6 +118,9 @@ def largest_sum(
         constraints.append(optimize.LinearConstraint(scaled, cost.scale(floor), cost.scale(budget)))
     integrality = np.arange(variables) < len(decisions)  # products follow from the choices
     objective = _widened(-gain[decisions, choices], variables)
+    for scope, table in pairs:
+        combinations, places = products.of[scope]
+        objective[places] -= np.asarray(table, np.float64)[tuple(combinations.T)]
     while True:
         solved = optimize.milp(
             objective,
@@ -137,12 +149,12 @@ class _Products:
     Attributes:
       count: how many there are.
       of: decisions -> (choices int [P, len(decisions)], the P places of their variables).
-      sums: float [rows, all variables], 0 where the combinations that hold a choice sum to it.
+      sums: float [rows, all variables], sparse, 0 where the combinations that hold a choice sum to it.
     """
 
     count: int
     of: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]
-    sums: np.ndarray
+    sums: sparse.csr_array
 
 
 def _products(scopes: Sequence[tuple[int, ...]], decisions: np.ndarray, choices: np.ndarray) -> _Products:
@@ -152,15 +164,15 @@ def _products(scopes: Sequence[tuple[int, ...]], decisions: np.ndarray, choices:
         combinations = combinations.reshape(-1, len(scope))
         of[scope] = combinations, np.arange(place, place + len(combinations))
         place += len(combinations)
-    rows = []
+    sums = sparse.lil_array((sum(int((decisions == d).sum()) for scope in of for d in scope), place))
+    row = 0
     for scope, (combinations, places) in of.items():
         for axis, d in enumerate(scope):
             for variable in np.flatnonzero(decisions == d):
-                row = np.zeros(place)
-                row[variable] = -1
-                row[places[combinations[:, axis] == choices[variable]]] = 1
-                rows.append(row)
-    return _Products(place - len(decisions), of, np.asarray(rows).reshape(-1, place))
+                sums[row, variable] = -1
+                sums[row, places[combinations[:, axis] == choices[variable]]] = 1
+                row += 1
+    return _Products(place - len(decisions), of, sparse.csr_array(sums))
 
 
 def _widened(array: np.ndarray, variables: int) -> np.ndarray:

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cifar_search, cli
+from experiments import cifar_search, cli, pick
 from jaxnas import spaces
+from jaxnas.results.evaluations import read_evaluations
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import presets
 from jaxnas.search.build import build
@@ -169,6 +170,7 @@ def test_killed_anywhere_resumes_bit_for_bit(undisturbed, cache, tmp_path, after
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 17))
     assert thetas(tmp_path) == thetas(undisturbed)
+    assert (tmp_path / "evaluations.npz").read_bytes() == (undisturbed / "evaluations.npz").read_bytes()
     assert [step for step, _ in read_events(tmp_path / "tensorboard")["loss/k1"]] == list(range(7, 17))
 
 
@@ -184,10 +186,83 @@ def test_truncated_newest_checkpoint_falls_back(undisturbed, cache, tmp_path):
     assert outcome(tmp_path) == outcome(undisturbed)
 
 
-def fails(capsys, *arguments):
+def test_picks_networks_from_the_folder(undisturbed, capsys, tmp_path):
+    out = tmp_path / "picks.json"
+    shared = [f"--run={undisturbed}", f"--out={out}"]
+    cli.run(pick.main, pick.Config, [*shared, "--budgets", "macs=60e3", "params=1500,macs=90e3"])
+    printed = capsys.readouterr().out
+    assert "40 evaluations on tiny" in printed
+    space, picks = tiny_search.tiny(), json.loads(out.read_text())
+    assert [found["budgets"] for found in picks] == [{"macs": 60e3}, {"params": 1500, "macs": 90e3}]
+    for found in picks:
+        assert all(found["costs"][name] <= budget for name, budget in found["budgets"].items())
+        assert found["costs"] == {cost.name: cost.total(found["encoding"]) for cost in space.costs}
+        assert found["description"] == space.describe(found["encoding"])
+        assert found["interval"][0] < found["expected_loss"] < found["interval"][1]
+    cli.run(pick.main, pick.Config, [*shared, "--front"])
+    front = [found["costs"]["macs"] for found in json.loads(out.read_text())]
+    assert front == sorted(set(front))
+    assert front[0] == space.cost("macs").lowest
+    assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+
+
+def damage(run, what):
+    """Makes the evaluations in a folder unusable."""
+    path = run / "evaluations.npz"
+    if what == "missing":
+        path.unlink()
+    elif what == "damaged":
+        path.write_bytes(path.read_bytes()[:300])
+    elif what == "another run":
+        kept, about = read_evaluations(path)
+        kept.write(path, dataclasses.replace(about, run={**about.run, "seed": 7}))
+    elif what == "another space":
+        kept, about = read_evaluations(path)
+        kept.write(path, dataclasses.replace(about, description={**about.description, "name": "nasbench_macro"}))
+    else:
+        (run / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("missing", ["evaluations.npz", "missing"]),
+        ("damaged", ["evaluations.npz", "damaged"]),
+        ("another run", ["evaluations.npz", "another search", "seed (7 there, 0 here)"]),
+        ("another space", ["evaluations.npz", "nasbench_macro"]),
+        ("no configuration", ["config.json", "another version"]),
+    ],
+)
+def test_picking_from_unusable_evaluations_is_one_line(undisturbed, capsys, tmp_path, what, words):
+    for name in ("evaluations.npz", "config.json"):
+        shutil.copy(undisturbed / name, tmp_path)
+    damage(tmp_path, what)
+    message = fails(capsys, f"--run={tmp_path}", "--budgets", "60e3", command=pick)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--budgets", "--front"]),
+        (["--front", "--budgets", "1e6"], ["--budgets", "--front"]),
+        (["--budgets", "joules=3"], ["joules", "macs"]),
+        (["--budgets", "latency=3e-3"], ["latency", "macs"]),
+        (["--budgets", "3"], ["out of reach"]),
+        (["--budgets", "60e3", "--latency=absent.json"], ["absent.json"]),
+    ],
+)
+def test_bad_picks_are_one_line(undisturbed, capsys, arguments, words):
+    message = fails(capsys, f"--run={undisturbed}", *arguments, command=pick)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def fails(capsys, *arguments, command=cifar_search):
     """Runs the command in this process; returns its one line of complaint."""
     with pytest.raises(SystemExit) as stopped:
-        cli.run(cifar_search.main, cifar_search.Config, [*arguments])
+        cli.run(command.main, command.Config, [*arguments])
     assert stopped.value.code == 2
     return capsys.readouterr().err.strip()
 

@@ -99,7 +99,7 @@ def test_assembly_asks_for_networks_of_the_library_and_finds_the_best_of_them():
         archs, state = method.ask(jax.random.key(step), state)
         assert {tuple(arch) for arch in archs.tolist()} <= {tuple(arch) for arch in possible.tolist()}
         state, info = method.tell(state, archs, TASK.lookup(archs))
-    np.testing.assert_allclose(info[0], TASK.lookup(archs), rtol=1e-6)
+    np.testing.assert_allclose(info.objective[0], TASK.lookup(archs), rtol=1e-6)
     best = possible[TASK.error[TASK.rows(possible)].argmin()], possible[np.asarray(COST(possible)).argmin()]
     np.testing.assert_array_equal(method.modes(state), best)
 

@@ -190,6 +190,28 @@ def test_depths_of_stages_whose_blocks_are_numbered_through():
     np.testing.assert_array_equal(small["Stage_1"]["Conv_0"]["kernel"], params["Stage_3"]["Conv_0"]["kernel"])
 
 
+class Inverted(nn.Module):
+    kernel: tuple
+    expand: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        for kernel, expand in zip(self.kernel, self.expand):  # blocks of one shape, numbered through layer by layer
+            if expand:
+                y = nn.relu(nn.Conv(3 * expand, (1, 1))(x))
+                y = nn.relu(nn.Conv(3 * expand, (kernel, kernel), feature_group_count=3 * expand)(y))
+                x = x + nn.Conv(3, (1, 1))(y)
+        return x
+
+
+def test_each_decision_leaves_out_its_own_block_of_one_shape():
+    space = elastic(Inverted, IMAGES[:, :4, :4], kernel=[(1, 3)] * 2, expand=[(0, 2)] * 2)
+    assert_exact(space, 8)
+    params = jax.tree.map(np.asarray, space.init_params(jax.random.key(0)))
+    small = space.extract(params, [1, 0, 0, 1])
+    np.testing.assert_array_equal(small["Conv_1"]["kernel"], params["Conv_4"]["kernel"][1:2, 1:2])
+
+
 class Hidden(nnx.Module):
     def __init__(self, hidden, rngs):
         self.layers = nnx.List([nnx.Linear(6, hidden, rngs=rngs), nnx.Linear(hidden, 6, rngs=rngs)])
@@ -424,7 +446,7 @@ class RMS(nnx.Module):
             Normed,
             ROWS,
             {"width": (4, 8)},
-            "width=4 is not exact.*Dense_0/kernel.*norm over an elastic width in Normed/La",
+            "width=4 is not exact.*Dense_1/kernel.*norm over an elastic width in Normed/La",
         ),
         (RMS, ROWS, {"width": (4, 8)}, "width=4 is not exact.*norm over an elastic width"),
         (PostNorm, ROWS, {"hidden": (0, 4)}, "hidden=0 is not exact.*post-norm block.*pre-norm"),
@@ -437,7 +459,7 @@ class RMS(nnx.Module):
             lambda w: nn.Sequential([nn.Dense(16 // w), nn.Dense(2)]),
             ROWS,
             {"w": (2, 4)},
-            "w=2 is no part.*layers_0/bias",
+            "w=2 is no part.*layers_0/",
         ),
         (Normed, ROWS, {"width": (8, 4)}, "width must hold its choices from smallest to largest"),
         (Normed, ROWS, {"width": 8}, "width must be a tuple"),

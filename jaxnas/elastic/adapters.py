@@ -42,8 +42,11 @@ class Adapter(Protocol):
     def init(self, values: Values, key: jax.Array, inputs: Any) -> Variables:
         """Fresh variables of the model with these hyperparameters."""
 
-    def shapes(self, values: Values, inputs: Any) -> Variables:
-        """What `init` returns, by shapes alone."""
+    def shapes(self, values: Values, inputs: Any) -> tuple[Variables, list[tuple[Any, ...]]]:
+        """What `init` returns, by shapes alone, and the paths of parameters in the order in which they are made.
+
+        The order may be empty where layers have names of their own.
+        """
 
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
@@ -113,9 +116,16 @@ class LinenAdapter:
         collections = {name: tree for name, tree in variables.items() if name not in ("params", "intermediates")}
         return {"params": variables.get("params", {}), "state": _by_module(collections)}
 
-    def shapes(self, values: Values, inputs: Any) -> Variables:
+    def shapes(self, values: Values, inputs: Any) -> tuple[Variables, list[tuple[Any, ...]]]:
         """See `Adapter`."""
-        return jax.eval_shape(lambda key: self.init(values, key, inputs), jax.random.key(0))
+        order: list[tuple[Any, ...]] = []
+
+        def init(key: jax.Array) -> Variables:
+            variables = self.init(values, key, inputs)
+            order.extend(traverse_util.flatten_dict(variables["params"]))  # a traced function's result is sorted
+            return variables
+
+        return jax.eval_shape(init, jax.random.key(0)), order
 
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
@@ -208,11 +218,11 @@ class NNXAdapter:
         params, state = nnx.state(self._build(values, key), nnx.Param, ...)
         return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
 
-    def shapes(self, values: Values, inputs: Any) -> Variables:
+    def shapes(self, values: Values, inputs: Any) -> tuple[Variables, list[tuple[Any, ...]]]:
         """See `Adapter`."""
         del inputs
         _, params, state = _split_nnx(self, tuple(values.items()))
-        return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
+        return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}, []
 
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False
@@ -298,9 +308,9 @@ class PairAdapter:
         params = init(key, *arguments(inputs)) if takes_inputs else init(key)
         return {"params": params, "state": {}}
 
-    def shapes(self, values: Values, inputs: Any) -> Variables:
+    def shapes(self, values: Values, inputs: Any) -> tuple[Variables, list[tuple[Any, ...]]]:
         """See `Adapter`."""
-        return jax.eval_shape(lambda key: self.init(values, key, inputs), jax.random.key(0))
+        return jax.eval_shape(lambda key: self.init(values, key, inputs), jax.random.key(0)), []
 
     def apply(
         self, values: Values, variables: Variables, inputs: Any, key: jax.Array | None = None, running: bool = False

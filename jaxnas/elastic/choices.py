@@ -79,6 +79,10 @@ class Choices:
         ]
         return np.stack(columns, axis=1).astype(np.int32)
 
+    def proof(self) -> np.ndarray:
+        """Architectures that all that was found out on others is held against, int32 [N, D]."""
+        return self.covers(np.random.default_rng(1), 2)
+
 
 def choices_of(given: Mapping[str, Any]) -> Choices:
     """Reads keywords: a tuple of choices is one decision, a list of tuples one for each entry.

@@ -36,15 +36,22 @@ class Abstract:
     Attributes:
       structure: tree of its variables.
       leaves: path -> shape and type.
+      order: paths of parameters in the order in which they are made, as far as it is known.
     """
 
     structure: Any
     leaves: dict[Path, jax.ShapeDtypeStruct]
+    order: tuple[Path, ...] = ()
 
     @functools.cached_property
     def sliced(self) -> dict[Path, jax.ShapeDtypeStruct]:
-        """The leaves that are slices of the largest model's: all but counters, random keys and tables of indices."""
-        return {path: leaf for path, leaf in self.leaves.items() if path[0] == "params" or is_number(leaf)}
+        """The leaves that are slices of the largest model's: all but counters, random keys and tables of indices.
+
+        Those whose order is known come first.
+        """
+        first = [path for path in self.order if path in self.leaves]
+        sliced = {path: self.leaves[path] for path in (*first, *self.leaves)}
+        return {path: leaf for path, leaf in sliced.items() if path[0] == "params" or is_number(leaf)}
 
     def tree(self, leaves: Mapping[Path, Any]) -> Any:
         """The variables with these leaves."""
@@ -75,11 +82,11 @@ class Models:
         def abstract(arch: tuple[int, ...]) -> Abstract:
             values = self.choices.values(arch)
             try:
-                tree = self.adapter.shapes(values, self.inputs)
+                tree, order = self.adapter.shapes(values, self.inputs)
             except Exception as error:
                 error.add_note(f"while building make({', '.join(f'{k}={v!r}' for k, v in values.items())})")
                 raise
-            return Abstract(jax.tree.structure(tree), matching.paths(tree))
+            return Abstract(jax.tree.structure(tree), matching.paths(tree), tuple(("params", *p) for p in order))
 
         return abstract
 
@@ -171,6 +178,11 @@ class Comparison:
         Raises:
           ValueError: if the slices do not fit the model, or its outputs have another shape.
         """
+        self.check_shapes(layout, arch)
+        return distance(self.masked(layout, arch), self.extracted(layout, arch), self.describe(arch))
+
+    def check_shapes(self, layout: Layout, arch: np.ndarray) -> None:
+        """Raises ValueError unless the slices have the shapes of the architecture's own model."""
         abstract = self.models.abstract(arch)
         names = layout.names(arch, list(abstract.sliced))
         for path, leaf in abstract.sliced.items():
@@ -180,7 +192,6 @@ class Comparison:
                     f"choices one by one leave {layout.shape(names[path], arch)}: a size must be a sum or product of "
                     f"what single decisions give, not their maximum; make one decision of them"
                 )
-        return distance(self.masked(layout, arch), self.extracted(layout, arch), self.describe(arch))
 
     def describe(self, arch: np.ndarray) -> str:
         """The hyperparameters of an architecture, for messages."""

@@ -23,7 +23,6 @@ from jaxnas.elastic.matching import Path
 from jaxnas.elastic.slices import Layout
 
 MOST_TOGETHER = 4  # decisions whose sizes multiply in one product
-VERIFIED = 2  # times that each choice appears in the architectures whose counts a fitted cost must reproduce
 
 
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
@@ -178,7 +177,7 @@ class Fit:
         Raises:
           ValueError: if no sum of products of up to `MOST_TOGETHER` decisions reproduces the counts.
         """
-        proof = self._choices.covers(np.random.default_rng(1), VERIFIED)
+        proof = self._choices.proof()
         likely = [pair for pair in self._layout.pairs() if set(pair) <= set(self._several)]
         for guess in (True, False):
             self.tables = {}

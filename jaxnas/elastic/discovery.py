@@ -83,19 +83,39 @@ class Discovery:
     ) -> list[dict[Path, Path]]:
         """Ways to match a choice's leaves with the largest model's, the likeliest first.
 
-        What a larger choice leaves out, a smaller one does too; and where there are several ways, two decisions leave
-        out different leaves.
+        What a larger choice leaves out, a smaller one does too.
         """
         small = self.comparison.models.abstract(self._choices.changed(decision, choice)).sliced
         large = matching.nested(self._largest)
         found = list(itertools.islice(matching.matches(large, matching.nested(small)), MATCHES))
         if not found:
             raise ValueError(self._unmatched(decision, choice, small))
+        if len(found) == 1:
+            return found
         if before:
             nested = [match for match in found if set(match.values()) <= set(before[-1].values())]
             found = nested or found
+        return sorted(found, key=lambda match: self._oddness(layout, decision, match, before))
+
+    def _oddness(
+        self, layout: Layout, decision: int, match: dict[Path, Path], before: list[dict[Path, Path]]
+    ) -> tuple[float, ...]:
+        """What speaks against a match: that other leaves are left out than those that the decision changes otherwise.
+
+        Blocks of one shape can be told apart by nothing else: outputs are the same whichever of them is left out.
+        """
+        gone = self._largest.keys() - set(match.values())
+        own = {path for path, _ in self._changes(decision, before).sizes} if before else set()
         taken = {path for path, flags in layout.present.items() if any(d != decision for d in flags)}
-        return sorted(found, key=lambda match: len(taken - set(match.values())))
+        axis = self._choices.axes[decision]
+        entries = sum(other.keyword == axis.keyword for other in self._choices.axes)
+        trained = [path for path in self._largest if path[0] == "params"]  # in the order in which they are made
+        ranks = [rank for rank, path in enumerate(trained) if path in gone]
+        misplaced = 0.0
+        if axis.place is not None and ranks:
+            # The entries of a list belong to layers in the order of both.
+            misplaced = abs(np.mean(ranks) / len(trained) - (axis.place + 0.5) / entries)
+        return -len(gone & own), len(gone & taken), misplaced
 
     def _likeliest(
         self, layout: Layout, decision: int, choice: int, before: list[dict[Path, Path]]
@@ -323,12 +343,20 @@ class Discovery:
 
     def _first_inexact(self, layout: Layout) -> np.ndarray | None:
         """The first of some covering architectures that is not exact."""
-        rng = np.random.default_rng(0)
         smallest = np.zeros((1, len(self._choices.axes)), np.int32)
-        for arch in np.concatenate([self._choices.covers(rng, COVERS), smallest]):
-            if self._difference(layout, arch) > TOLERANCE:
+        archs = np.concatenate([self._choices.covers(np.random.default_rng(0), COVERS), smallest])
+        # Shapes are looked at on more, those that multiply-adds are counted on.
+        for arch in np.concatenate([archs, self._choices.proof()]):
+            if not self._fits(layout, arch):
                 return arch
-        return None
+        return next((arch for arch in archs if self._difference(layout, arch) > TOLERANCE), None)
+
+    def _fits(self, layout: Layout, arch: np.ndarray) -> bool:
+        try:
+            self.comparison.check_shapes(layout, arch)
+        except ValueError:
+            return False
+        return True
 
     def _together(self, layout: Layout, arch: np.ndarray) -> str:
         """The message for an architecture that is not exact, though each of its decisions is alone."""

@@ -84,6 +84,7 @@ def _pairings(large: dict[Any, Node], small: dict[Any, Node]) -> Iterator[list[t
         yield [(key, key) for key in small]
         if small.keys() == large.keys():
             return
+    yield from _one_run_removed(list(large), list(small))
     of_large, of_small = _families(large), _families(small)
     if not of_small.keys() <= of_large.keys():
         return
@@ -91,6 +92,15 @@ def _pairings(large: dict[Any, Node], small: dict[Any, Node]) -> Iterator[list[t
     for combination in itertools.product(*options):
         pairs = [pair for part in combination for pair in part]
         if any(a != b for a, b in pairs):
+            yield pairs
+
+
+def _one_run_removed(large: list[Any], small: list[Any]) -> Iterator[list[tuple[Any, Any]]]:
+    """Without one run of layers made after each other, of any kinds, the last first."""
+    missing = len(large) - len(small)
+    for start in range(len(small), -1, -1) if missing > 0 else ():
+        pairs = list(zip(large[:start] + large[start + missing :], small))
+        if all(_family(a) == _family(b) for a, b in pairs):
             yield pairs
 
 
@@ -109,12 +119,17 @@ def _runs_removed(large: list[Any], small: list[Any]) -> Iterator[list[tuple[Any
             yield list(zip(kept, small))
 
 
+def _family(key: Any) -> str:
+    """A name without the number at its end."""
+    return re.sub(r"\d+$", "", str(key))
+
+
 def _families(node: dict[Any, Node]) -> dict[str, list[Any]]:
     """Keys that differ in a number at the end, in the order of the numbers."""
     families: dict[str, list[tuple[int, Any]]] = {}
     for key in node:
-        found = re.fullmatch(r"(.*?)(\d*)", str(key))
-        families.setdefault(found[1], []).append((int(found[2] or -1), key))
+        name = _family(key)
+        families.setdefault(name, []).append((int(str(key)[len(name) :] or -1), key))
     return {name: [key for _, key in sorted(members, key=lambda m: m[0])] for name, members in families.items()}
 
 

@@ -396,8 +396,8 @@ def _run(
             "batch_size": run.settings.batch_size,
             "seed": seed,
         }
-        folder = open_workdir(Path(workdir or temporary), "search", described)
-        with Checkpoints(folder / "checkpoints") as checkpoints:
+        opened = open_workdir(Path(workdir or temporary), "search", described)
+        with opened as folder, Checkpoints(folder / "checkpoints") as checkpoints:
             state = run.init(seed)
             seconds = checkpoint_seconds if workdir else float("inf")
             return loop.run(run, state, folder, checkpoints, checkpoint_seconds=seconds, listeners=listeners)[0]

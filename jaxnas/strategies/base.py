@@ -1,5 +1,6 @@
 """The ask/tell protocol of all search strategies."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -156,8 +157,11 @@ class Evaluations:
         return Info(self.objective(initial_penalties(penalties)), self.ignored)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def evaluations(cost: Cost, archs: Any, losses: Any, costs: Any = None) -> Evaluations:
     """Checks what `tell` is given.
+
+    A program of its own: the one after it is the same, and rounds alike, wherever the costs come from.
 
     Args:
       cost: scaled cost R(c), used where none was measured.

@@ -85,7 +85,6 @@ class ImportanceSampling(base.Settings, base.DistributionStrategy):
         """Draws lambda architectures from each distribution (step 1): int32 [S, D], and the state as it was."""
         return distribution.sample(key, state.theta, self.samples), state
 
-    @functools.partial(jax.jit, static_argnums=0)
     def tell(
         self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
     ) -> tuple[State, Info]:
@@ -100,7 +99,10 @@ class ImportanceSampling(base.Settings, base.DistributionStrategy):
         Returns:
           The next state and the diagnostics of the step.
         """
-        told = base.evaluations(self.cost, archs, losses, costs)
+        return self._learn(state, base.evaluations(self.cost, archs, losses, costs))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _learn(self, state: State, told: base.Evaluations) -> tuple[State, Info]:
         log_weights = importance.mixture_log_weights(state.theta, told.archs)  # [K, S], step 3
         log_weights = jnp.where(told.usable, log_weights, -jnp.inf)
         objective = told.objective(state.penalties)  # [K, S]

@@ -69,7 +69,6 @@ class Independent(base.Settings):
         """Draws lambda architectures for each search: int32 [S, D], grouped by search, and the state as it was."""
         return distribution.sample(key, state.theta, self.samples), state
 
-    @functools.partial(jax.jit, static_argnums=0)
     def tell(
         self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
     ) -> tuple[State, Info]:
@@ -84,8 +83,11 @@ class Independent(base.Settings):
         Returns:
           The next state and the diagnostics of the step.
         """
+        return self._learn(state, base.evaluations(self.cost, archs, losses, costs))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _learn(self, state: State, told: base.Evaluations) -> tuple[State, Info]:
         k, decisions = len(self.penalties), len(self.space.decisions)
-        told = base.evaluations(self.cost, archs, losses, costs)
         chex.assert_shape(told.archs, (k * self.samples, decisions))
         own_archs = told.archs.reshape(k, self.samples, decisions)
         objective = told.objective(state.penalties)  # [K, S]

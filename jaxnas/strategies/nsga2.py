@@ -101,7 +101,6 @@ class NSGA2:
         arguments = (jax.random.bits(key), state.archs, state.objectives, state.generation)
         return jax.pure_callback(offspring, shape, *arguments, vmap_method="sequential"), state
 
-    @functools.partial(jax.jit, static_argnums=0)
     def tell(
         self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
     ) -> tuple[State, base.Info]:
@@ -113,7 +112,10 @@ class NSGA2:
           losses: float [S].
           costs: float [S, M - 1], measured in place of R; None for R.
         """
-        told = base.evaluations(self.cost, archs, losses, costs)
+        return self._learn(state, base.evaluations(self.cost, archs, losses, costs))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _learn(self, state: State, told: base.Evaluations) -> tuple[State, base.Info]:
         chex.assert_shape(told.costs, (len(told.archs), self.objectives - 1))
         objectives = jnp.concatenate([told.losses[:, None], told.costs], axis=-1)
         survive = functools.partial(_survive, self.space.num_choices)

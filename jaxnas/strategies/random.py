@@ -44,12 +44,14 @@ class Random(base.Settings):
         theta = distribution.uniform(self.space.num_choices)
         return distribution.sample(key, theta[None], self.samples * len(self.penalties)), state
 
-    @functools.partial(jax.jit, static_argnums=0)
     def tell(
         self, state: Incumbents, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
     ) -> tuple[Incumbents, base.Info]:
         """Keeps the best for each penalty: int32 [S, D], float [S], and float [S, J] measured in place of R or None."""
-        told = base.evaluations(self.cost, archs, losses, costs)
+        return self._learn(state, base.evaluations(self.cost, archs, losses, costs))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _learn(self, state: Incumbents, told: base.Evaluations) -> tuple[Incumbents, base.Info]:
         info = told.info(self.penalties)
         return incumbents.update(state, told.archs, info.objective), info
 

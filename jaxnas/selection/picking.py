@@ -1,0 +1,155 @@
+"""Networks for budgets, costs and devices that a search never heard of, from the evaluations that it kept.
+
+A model of the loss is fitted to the evaluations (`jaxnas.selection.loss_model`), and its minimum within the budgets is
+found exactly: by enumeration where the space is small, else as an integer programme (`jaxnas.knapsack`). No network is
+evaluated anew. Of N networks the model takes the one that looks best, so that it is a little worse than it looks; how
+far off its loss may be is in the interval.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from jaxnas import knapsack
+from jaxnas.cost import Cost, by_name
+from jaxnas.results.evaluations import Evaluations
+from jaxnas.selection import loss_model
+from jaxnas.selection.loss_model import LossModel
+from jaxnas.spaces.base import SearchSpace
+
+LARGEST_ENUMERATED = 2**17  # networks
+COVERAGE = 0.8  # of the intervals
+FRONT = 24  # budgets between the cheapest and the dearest network, where a space is too large for all
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A network for budgets.
+
+    Attributes:
+      budgets: the largest costs by name; empty for none.
+      encoding: choice of each of the D decisions.
+      description: the network in words.
+      costs: all costs by name, in their units.
+      expected_loss: on a validation minibatch, with the supernet's weights at the end of the search.
+      interval: in which the loss lies with a probability of 80 %, as far as the model knows.
+    """
+
+    budgets: Mapping[str, float]
+    encoding: tuple[int, ...]
+    description: str
+    costs: Mapping[str, float]
+    expected_loss: float
+    interval: tuple[float, float]
+
+
+def pick(
+    space: SearchSpace,
+    evaluations: Evaluations,
+    budgets: Sequence[Mapping[str, float]],
+    costs: Sequence[Cost] | None = None,
+) -> list[Pick]:
+    """The network of least expected loss within each of the budgets.
+
+    Args:
+      space: the search space.
+      evaluations: of a search on it, by any strategy.
+      budgets: the largest costs by name, in their units; different ones may name different costs.
+      costs: what the names mean; None for the costs of the space.
+
+    Raises:
+      ValueError: if a cost is not known, no network is within a budget, or the evaluations are too few or of another
+        space.
+    """
+    costs = space.costs if costs is None else tuple(costs)
+    wanted = [([by_name(costs, name) for name in budget], list(budget.values())) for budget in budgets]
+    for chosen, limits in wanted:
+        knapsack.check_reachable(chosen, limits)
+    minimum = _Minimum(space, loss_model.fit(space, evaluations))
+    archs = [minimum.within(chosen, limits) for chosen, limits in wanted]
+    return described(space, minimum.model, archs, budgets, costs)
+
+
+def front(space: SearchSpace, evaluations: Evaluations, cost: str, costs: Sequence[Cost] | None = None) -> list[Pick]:
+    """The networks that no other one beats in expected loss and cost, from the cheapest on.
+
+    Args:
+      space: the search space.
+      evaluations: of a search on it.
+      cost: the name of the cost.
+      costs: as of `pick`.
+
+    Returns:
+      All of them in a space that is small enough to enumerate, else those for `FRONT` budgets; the budget of each is
+      its own cost.
+
+    Raises:
+      ValueError: as `pick`.
+    """
+    costs = space.costs if costs is None else tuple(costs)
+    chosen = by_name(costs, cost)
+    minimum = _Minimum(space, loss_model.fit(space, evaluations))
+    if minimum.archs is None:
+        limits = np.linspace(float(chosen.lowest), float(chosen.highest), FRONT).tolist()
+        archs = np.stack([minimum.within([chosen], [limit]) for limit in limits])
+        losses = minimum.model.mean(archs)
+    else:
+        archs, losses = minimum.archs, minimum.losses
+    totals = chosen.total(archs)
+    order = np.lexsort((losses, totals))
+    ahead = np.append(np.inf, np.minimum.accumulate(losses[order])[:-1])
+    archs = archs[order[losses[order] < ahead]]
+    return described(space, minimum.model, archs, [{cost: float(total)} for total in chosen.total(archs)], costs)
+
+
+def described(
+    space: SearchSpace,
+    model: LossModel,
+    archs: Sequence[np.ndarray],
+    budgets: Sequence[Mapping[str, float]],
+    costs: Sequence[Cost],
+) -> list[Pick]:
+    """What the model says of networks [N, D], each for one of N budgets."""
+    if not len(archs):
+        return []
+    archs = np.asarray(archs)
+    mean, deviation = model.estimate(archs)
+    reach = scipy.stats.norm.ppf((1 + COVERAGE) / 2) * deviation
+    return [
+        Pick(
+            dict(budget),
+            tuple(arch.tolist()),
+            space.describe(arch),
+            {cost.name: _plain(cost.total(arch)) for cost in costs},
+            float(loss),
+            (float(loss - far), float(loss + far)),
+        )
+        for arch, budget, loss, far in zip(archs, budgets, mean, reach, strict=True)
+    ]
+
+
+class _Minimum:
+    """The minimum of a model within budgets."""
+
+    def __init__(self, space: SearchSpace, model: LossModel):
+        self.model = model
+        self.archs = space.enumerate() if space.size <= LARGEST_ENUMERATED else None
+        self.losses = None if self.archs is None else model.mean(self.archs)
+
+    def within(self, costs: Sequence[Cost], budgets: Sequence[float]) -> np.ndarray:
+        if self.archs is None:
+            single, pairs = self.model.tables()
+            return knapsack.largest_sum(-single, costs, budgets, pairs=[(ds, -table) for ds, table in pairs])
+        fitting = knapsack.within(self.archs, costs, budgets) if costs else np.ones(len(self.archs), bool)
+        if not fitting.any():
+            wanted = ", ".join(f"{cost.name} <= {budget:g}" for cost, budget in zip(costs, budgets))
+            raise ValueError(f"budgets {wanted} cannot be met by one architecture together; raise one of them")
+        rows = np.flatnonzero(fitting)
+        return self.archs[rows[self.losses[rows].argmin()]]
+
+
+def _plain(total: Any) -> float:
+    return total.item() if hasattr(total, "item") else total
