@@ -81,7 +81,7 @@ def test_wrong_options_on_one_process_end_all_with_a_line(wrong):
         start(address, "--num-processes=2", f"--process-id={number}", *(["--noise=much"] if number == wrong else []))
         for number in range(2)
     ]
-    lines = [process.communicate("\n", timeout=120)[1].splitlines() for process in both]
+    lines = [process.communicate("\n", timeout=300)[1].splitlines() for process in both]
     assert [process.returncode for process in both] == [2, 2]
     for number, found in enumerate(lines):
         found = [line for line in found if line.startswith("error: ")]
