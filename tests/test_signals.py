@@ -31,7 +31,7 @@ cli.run(main, Config)
 
 
 def heeding_interrupts():
-    """In a new process: a job in the background of a script, as tests may be, ignores SIGINT, and so would its child."""
+    """In a new process: a job in the background of a script ignores SIGINT, and so would its child."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
