@@ -111,7 +111,7 @@ def outcome(workdir: Path) -> dict[str, object]:
     leaves = json.loads((newest / "digest.json").read_text())["body"]["leaves"]
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((workdir / "result.json").read_text())
-    del result["wall_seconds"]
+    del result["wall_seconds"], result["sha256"]
     untimed = [{name: value for name, value in record.items() if not name.endswith("_seconds")} for record in log]
     return {
         "step": _step(newest),

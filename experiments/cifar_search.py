@@ -19,7 +19,7 @@ Config = presets.MEMORY
 def main(config: SearchConfig) -> None:
     """Runs or resumes the search and writes its results."""
     compilation_cache.enable()
-    run_and_show(config, cli.console())
+    run_and_show(config, cli.console(), cli.end_at_once)
 
 
 def command() -> None:

@@ -6,7 +6,6 @@ that they change; then the options themselves, by tyro, with the values of this 
 
 import contextlib
 import dataclasses
-import errno
 import gc
 import io
 import os
@@ -23,6 +22,7 @@ from rich.console import Console
 
 from jaxnas.data import DatasetNotFoundError
 from jaxnas.results import settings_tree
+from jaxnas.results.files import OF_THE_DISK
 from jaxnas.runtime import devices, signals
 from jaxnas.runtime.checkpoints import CheckpointError
 from jaxnas.runtime.devices import LostProcessError
@@ -36,8 +36,6 @@ REQUIRED: Any = tyro.MISSING  # the value of a setting without a default
 BAD_INPUT = 2  # exit code, as of argparse
 FAILED = 1  # exit code of a run that broke off; what it had saved is whole
 INTERRUPTED = 75  # exit code of a run that was asked to stop, and saved its state: EX_TEMPFAIL, "try again"
-# What the system says of a disk and not of the input: full, over the quota, broken, or a file that is too large for it.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 SEEDS = ("seed", "first_seed")
 LARGEST_SEED = 2**32 - 1  # what JAX's random keys tell apart without 64-bit integers
 # New objects between two collections of garbage. Tracing a supernet makes millions that live: with Python's 700 a
@@ -63,6 +61,8 @@ def run(
     main: Callable[[Config], None],
     config_type: type[Config] | Presets[Config],
     arguments: Sequence[str] | None = None,
+    *,
+    job: bool = False,
 ) -> None:
     """Parses the command line into `config_type` and calls `main` with it.
 
@@ -77,18 +77,19 @@ def run(
       main: the experiment.
       config_type: a dataclass whose fields are the options, or presets of such a tree; docstrings are the help.
       arguments: the command line without the program's name; None for that of the process.
+      job: whether the options `coordinator`, `num_processes` and `process_id` join processes to one job.
     """
     collect_rarely()
     print_anything()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with signals.heard(_say):
-            main(_parse_together(config_type, arguments))
+            main(_parse_together(config_type, arguments) if job else parse(config_type, arguments))
     except OSError as error:
         # str() of an OSError opens with its number, which helps nobody.
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes | os.PathLike) else ""
         message = " ".join(f"{error.strerror or error}{where}".split())
-        if error.errno in _OF_THE_DISK:
+        if error.errno in OF_THE_DISK:
             _give_up(message, error)
         _fail(message)
     except (OverflowError, RecursionError) as error:
@@ -113,6 +114,12 @@ def run(
     except RunInterruptedError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
+
+
+def end_at_once(message: str) -> None:
+    """Ends the process from any thread with a line and exit code 1, as kill -9 would: what was saved is whole."""
+    _say(f"error: {message}")
+    os._exit(FAILED)
 
 
 def print_anything() -> None:
@@ -148,7 +155,7 @@ def parse(config_type: type[Config] | Presets[Config], arguments: Sequence[str] 
 
 
 def _parse_together(config_type: type[Config] | Presets[Config], arguments: Sequence[str]) -> Config:
-    """`parse`, where a command line names a job on all its processes: what fails on one fails on all."""
+    """`parse`, where the command line names a job: what fails on one fails on all."""
     named = given(arguments)
     if "coordinator" not in named or "help" in named:
         return parse(config_type, arguments)

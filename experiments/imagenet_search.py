@@ -24,8 +24,8 @@ def main(config: StreamedConfig) -> None:
     """Runs or resumes the search; process 0 writes its results."""
     devices.start(config.job.coordinator, config.job.num_processes, config.job.process_id)
     compilation_cache.enable()
-    run_and_show(config, cli.console(quiet=not devices.is_host_zero()))
+    run_and_show(config, cli.console(quiet=not devices.is_host_zero()), cli.end_at_once)
 
 
 if __name__ == "__main__":
-    cli.run(main, Config)
+    cli.run(main, Config, job=True)

@@ -30,6 +30,7 @@ from jaxnas.report import TrainingDisplay
 from jaxnas.report.training_curves import plot_training
 from jaxnas.results import FoundArchitecture, SearchResult, read_metrics, read_result, settings_tree, versions
 from jaxnas.runtime import compilation_cache
+from jaxnas.runtime.stall import StallListener
 from jaxnas.search import recipes
 from jaxnas.search.retraining import AUGMENTATIONS, RetrainSettings, Trainer
 from jaxnas.search.training_data import InMemoryData, TrainingData, streamed_data
@@ -54,6 +55,7 @@ class Config:
       warm_start: also train from the supernet's weights, to compare; the width must be the supernet's.
       test_every: epochs between tests that are logged; 0 for one at the end alone. No decision is taken on them.
       checkpoint_seconds: seconds between checkpoints.
+      stall_seconds: seconds without a step after which the run ends, as on a file system that hangs; 0 for no limit.
       training: How each network is trained; by default as the data set's recipe has it.
     """
 
@@ -68,6 +70,7 @@ class Config:
     warm_start: bool = False
     test_every: int = 0
     checkpoint_seconds: float = 20.0
+    stall_seconds: float = 3600.0
     training: RetrainSettings
 
     @classmethod
@@ -208,7 +211,7 @@ def train(
     trained = training.train(
         *(retraining, description, folder, seed, params),
         checkpoint_seconds=config.checkpoint_seconds,
-        listeners=[display],
+        listeners=[display, StallListener(config.stall_seconds, cli.end_at_once)],
         twins=twins,
     )
     if isinstance(trained, Path):

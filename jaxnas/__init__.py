@@ -1,18 +1,23 @@
 """One-shot neural architecture search that finds several networks of different complexity in one search."""
 
-from jaxnas import asng, cost, distribution, importance, spaces, strategies, tasks
+from jaxnas import asng, cost, distribution, elastic, importance, search, spaces, strategies, tasks
 from jaxnas.export import load
-from jaxnas.strategies import ImportanceSampling
+from jaxnas.search.search import Search
+from jaxnas.strategies import ImportanceSampling, SharedModel
 from jaxnas.version import __version__
 
 __all__ = [
     "ImportanceSampling",
+    "Search",
+    "SharedModel",
     "__version__",
     "asng",
     "cost",
     "distribution",
+    "elastic",
     "importance",
     "load",
+    "search",
     "spaces",
     "strategies",
     "tasks",

@@ -16,6 +16,7 @@ import jaxnas
 from experiments import cli, export
 from jaxnas import data, networks
 from jaxnas.export import FORMATS, load_stablehlo, saved
+from jaxnas.results.json_files import seal
 from jaxnas.search.retraining import RetrainSettings
 from tests.tiny_search import tiny
 
@@ -146,7 +147,7 @@ def copy(exports, folder):
 def edit(name, **changes):
     def change(folder):
         document = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps(saved.seal(document | changes)))
+        (folder / name).write_text(json.dumps(seal(document | changes)))
 
     return change
 

@@ -41,7 +41,7 @@ def test_result_round_trip_and_schema(tmp_path):
     document = json.loads((tmp_path / "new" / "result.json").read_text())
     assert list(document) == [
         "method", "space", "dataset", "seed", "config", "versions", "evaluations", "wall_seconds", "architectures",
-        "classes", "images", "space_description",
+        "classes", "images", "space_description", "sha256",
     ]  # fmt: skip
     assert list(document["architectures"][0]) == [
         "k", "penalty", "encoding", "description", "params", "macs", "probability", "valid_loss", "valid_accuracy",

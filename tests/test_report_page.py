@@ -31,6 +31,7 @@ from jaxnas.results import (
     settings_tree,
     theta_field,
 )
+from jaxnas.results.json_files import unsealed
 from jaxnas.search import presets, repeat
 from jaxnas.spaces import SPACES
 from tests import browser
@@ -215,7 +216,7 @@ def test_every_space_is_drawn(name, tmp_path):
 def test_unknown_space_is_said(runs, tmp_path):
     run = tmp_path / "foreign"
     shutil.copytree(runs[0], run)
-    document = json.loads((run / "result.json").read_text())
+    document = unsealed(json.loads((run / "result.json").read_text()))
     document["space"] = "darts"
     (run / "result.json").write_text(json.dumps(document))
     page = Page(make(tmp_path, run))
@@ -256,11 +257,11 @@ def damaged(tmp_path, case, run):
     if case == "half a result":
         (folder / "result.json").write_text((folder / "result.json").read_text()[:200])
     elif case == "choice out of range":
-        document = json.loads((folder / "result.json").read_text())
+        document = unsealed(json.loads((folder / "result.json").read_text()))
         document["architectures"][0]["encoding"][0] = 9
         (folder / "result.json").write_text(json.dumps(document))
     elif case == "budgets in words":
-        document = json.loads((folder / "result.json").read_text())
+        document = unsealed(json.loads((folder / "result.json").read_text()))
         document["architectures"][0]["budgets"] = {"macs": "many"}
         (folder / "result.json").write_text(json.dumps(document))
     elif case == "empty folder":
@@ -437,7 +438,7 @@ def test_a_search_for_latency_shows_latency(tmp_path):
     seconds = tuple(tuple(1e-4 * (d + 1) * (c + 1) for c in range(n)) for d, n in enumerate(space.num_choices))
     table = latency.LatencyTable(SPACE, "a device", 8, 1e-3, seconds)
     run = write_run(tmp_path / "run", config=description(cost="latency", penalties=(0.1, 0.2, 0.3)))
-    document = json.loads((run / "result.json").read_text())
+    document = unsealed(json.loads((run / "result.json").read_text()))
     for found, budget in zip(document["architectures"], (0.02, 0.01, 0.0101)):
         found["latency"] = table.cost.total(np.array(found["encoding"])).item()
         found["budgets"] = {"latency": budget}

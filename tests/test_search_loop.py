@@ -1,18 +1,23 @@
 """The loop around a run: what it keeps on a full disk, without its log, and on another machine."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import resource
 import signal
+import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.results import MetricsLog, read_metrics
+from jaxnas.results import MetricsLog, SearchResult, read_metrics
+from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import loop as runtime_loop
-from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.runtime.checkpoints import CheckpointError, Checkpoints
+from jaxnas.runtime.stall import StallListener
 from jaxnas.search import environment
 from jaxnas.search.loop import missing_records, run
 
@@ -59,18 +64,20 @@ def interrupted(folder, at=6, **settings):
         go(folder, Counter(stop_at=at, **settings))
 
 
-@pytest.fixture
-def small_files():
-    """Files end at 256 KiB, as on a disk that is full."""
+@contextlib.contextmanager
+def full_disk(size=2**18):
+    """Files end at a size, as on a disk that is full; not for longer than needed, since output goes to files too."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_on_a_full_disk_the_error_names_the_file_and_the_state_is_saved(tmp_path, small_files):
-    with pytest.raises(OSError) as raised:  # noqa: PT011 (its number and file follow)
+def test_on_a_full_disk_the_error_names_the_file_and_the_state_is_saved(tmp_path):
+    with pytest.raises(OSError) as raised, full_disk():  # noqa: PT011 (its number and file follow)
         go(tmp_path, Counter(size=100_000))
     assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(tmp_path / "metrics.jsonl"))
     assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
@@ -132,10 +139,67 @@ def test_the_same_environment_is_told_nothing_of(tmp_path):
     assert go(tmp_path)[1].notes == ()
 
 
-def test_a_line_that_did_not_fit_is_an_error_and_no_record(tmp_path, small_files):
+def test_a_line_that_did_not_fit_is_an_error_and_no_record(tmp_path):
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         log.append({"step": 1})
-        with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        with pytest.raises(OSError, match=r"metrics\.jsonl"), full_disk():
             log.append({"step": 2, "text": "x" * 2**19})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1}]
     np.testing.assert_equal((tmp_path / "metrics.jsonl").stat().st_size, 2**18)
+
+
+def open_and_close(folder):
+    with open_workdir(folder, "run", {"seed": 0}):
+        pass
+
+
+WRITES = {
+    "config.json": open_and_close,
+    "result.json": lambda folder: SearchResult("m", "s", "d", 0, {}, {}, 1, 1.0, ()).write(folder / "result.json"),
+    "environment.json": lambda folder: environment.renew(folder, resumed=False),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_each_write_names_its_file_on_a_full_disk(tmp_path, name):
+    with pytest.raises(OSError) as raised, full_disk(8):  # noqa: PT011 (its number and file follow)
+        WRITES[name](tmp_path)
+    assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(tmp_path / name))
+    assert {path.name for path in tmp_path.iterdir()} <= {".owner"}
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, jnp.zeros(3))
+        checkpoints.wait()
+        refused = pytest.raises(CheckpointError, match="not save the checkpoint of step 2 .*earlier checkpoints are")
+        with refused, full_disk():
+            checkpoints.save(2, jax.random.normal(jax.random.key(0), (2**18,)))
+            checkpoints.wait()
+        assert checkpoints.restore_newest(jnp.ones(3)).step == 1
+
+
+def test_a_run_without_progress_is_told_of_once():
+    heard, said = threading.Event(), []
+
+    def stalled(message):
+        said.append(message)
+        heard.set()
+
+    listener = StallListener(0.01, stalled)
+    listener.on_start(None)
+    listener.on_steps([{"step": 7}])
+    assert heard.wait(60)
+    listener.on_end()
+    assert said == [
+        "no step has ended for 0.01 s after step 7: the file system or a device hangs, or stall_seconds is too short"
+    ]
+
+
+def test_a_run_that_ends_is_not_told_of():
+    for seconds in (0, 3600):
+        listener = StallListener(seconds, pytest.fail)
+        listener.on_steps([{"step": 7}])
+        listener.on_end()
+    with pytest.raises(ValueError, match="stall_seconds must be 0"):
+        StallListener(-1, pytest.fail)

@@ -47,7 +47,10 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
     ]
     for name, usage in usages.items():
         lines += [f"{code(name)}:", "", "```python", usage, "```", ""]
-    lines += ["## Training", "", code(command), ""]
+    lines += [
+        "`network.json` holds the SHA-256 of every file. It finds damage, not intent: use files of people you trust."
+    ]
+    lines += ["", "## Training", "", code(command), ""]
     lines += ["No decision was taken on test images. Settings:", ""]
     lines += [_pairs([(name, _text(value)) for name, value in settings.items()]), ""]
     lines += ["Software: " + ", ".join(f"{name} {version}" for name, version in description.versions.items()) + ".", ""]

@@ -25,7 +25,11 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 INPUT, OUTPUT = "images", "logits"
 # Custom calls that a program for any batch size holds: the check of shapes, done while it is compiled.
 CUSTOM_CALLS = ("shape_assertion",)
-_CUSTOM_CALL = re.compile(r"custom_call\s*@?\"?([^\s(\"]+)")
+_CALLS = (
+    re.compile(r"custom_call\s*@\"?([^\s(\"]+)"),
+    re.compile(r"call_target_name\s*=\s*\"([^\"]*)"),
+    re.compile(r"\bstablehlo\.(infeed|outfeed|send|recv)\b"),
+)
 
 # Logits [B, classes] of normalised float32 images [B, H, W, 3].
 Inference = Callable[[chex.Array], chex.Array]
@@ -82,7 +86,8 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Inference:
     """
     try:
         exported = jax.export.deserialize(bytearray(saved.read_verified(path)))
-        calls = sorted(set(_CUSTOM_CALL.findall(exported.mlir_module())) - set(CUSTOM_CALLS))
+        text = exported.mlir_module()
+        calls = sorted({name for pattern in _CALLS for name in pattern.findall(text)} - set(CUSTOM_CALLS))
         accepted = _takes_images(exported)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error

@@ -6,7 +6,6 @@ weights.safetensors   float32 arrays by their path in the network's variables, s
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import pathlib
@@ -23,12 +22,12 @@ import safetensors.numpy
 
 from jaxnas import data, networks
 from jaxnas.results.files import replacing, to_plain, write_json
-from jaxnas.results.json_files import read_json
+from jaxnas.results.json_files import DIGEST, read_json, seal
 from jaxnas.spaces import SPACES, SearchSpace
 
 DESCRIPTION, WEIGHTS = "network.json", "weights.safetensors"
 FORMAT, UNSEALED_FORMAT = "jaxnas network 2", "jaxnas network 1"  # the earlier one had no digests
-FILES, DIGEST = "files", "sha256"  # of network.json: digests by name of a file, and that of all else in network.json
+FILES = "files"  # of network.json: digests by name of a file
 LARGEST_DESCRIPTION = 2**24  # bytes
 
 
@@ -146,12 +145,6 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def seal(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document with the digest of all that stands in it, in the order of the names."""
-    body = {name: value for name, value in document.items() if name != DIGEST}
-    return {**body, DIGEST: digest(json.dumps(body, sort_keys=True).encode())}
-
-
 def read_verified(path: str | os.PathLike[str]) -> bytes:
     """The content of a file of an export, which is compared with its digest before anything parses it.
 
@@ -217,7 +210,7 @@ def _read_document(path: pathlib.Path) -> dict[str, Any]:
         if document["format"] == UNSEALED_FORMAT and not {FILES, DIGEST} & document.keys():
             return document
         if not isinstance(document.get(FILES), dict) or document.get(DIGEST) != seal(document)[DIGEST]:
-            raise ValueError("it is not what was written: its sha256 is another one")
+            raise ValueError(f"it is not what was written: its {DIGEST} is another one")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); give the folder of a trained network") from error
     except ValueError as error:
@@ -277,14 +270,16 @@ def load(folder: pathlib.Path) -> Network:
     """
     description = read_description(folder)
     path = folder / WEIGHTS
+    try:
+        content = read_verified(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
     size = description.image_size
     module = networks.build(description.build_space(), description.encoding)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
     try:
-        flat = safetensors.numpy.load(read_verified(path))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
+        flat = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} holds no weights, or is damaged ({error})") from error
     except (KeyError, TypeError, OverflowError, MemoryError) as error:  # of a kind of number that numpy has not

@@ -10,7 +10,7 @@ import chex
 
 from jaxnas.export import saved
 from jaxnas.results.files import replacing, to_plain
-from jaxnas.results.json_files import read_json
+from jaxnas.results.json_files import read_sealed
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.loop import Listener, run
@@ -81,7 +81,7 @@ def train(
 def _config(folder: pathlib.Path) -> Any:
     """What `open_workdir` wrote there; None if it did not."""
     try:
-        return read_json(folder / "config.json")
+        return read_sealed(folder / "config.json")
     except (OSError, ValueError):
         return None
 

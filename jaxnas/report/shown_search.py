@@ -1,6 +1,6 @@
 """A search with a live display, and a picture and a table of what it found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,18 +9,20 @@ from jaxnas.report import tensorboard
 from jaxnas.report.pareto import plot_pareto
 from jaxnas.report.progress import SearchDisplay, result_table
 from jaxnas.runtime import devices
+from jaxnas.runtime.stall import StallListener
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.execute import execute
 from jaxnas.search.loop import Listener
 from jaxnas.search.search import Search
 
 
-def run_and_show(config: SearchConfig, console: Console) -> None:
+def run_and_show(config: SearchConfig, console: Console, stalled: Callable[[str], None] | None = None) -> None:
     """Runs or resumes a search, writes its results and prints them.
 
     Args:
       config: the settings.
       console: for progress and results; quiet on processes that do not write.
+      stalled: see `jaxnas.runtime.stall.StallListener`; None for no limit on a run without progress.
 
     Raises:
       ValueError, DatasetNotFoundError, NonFiniteLossError, RunInterruptedError, LostProcessError: as
@@ -38,6 +40,8 @@ def run_and_show(config: SearchConfig, console: Console) -> None:
             f"{where if isinstance(config, StreamedConfig) else ''}in {workdir}"
         )
         listeners: list[Listener] = [SearchDisplay.of(search.strategy, search.total_steps, console)]
+        if stalled is not None:
+            listeners.append(StallListener(config.run.stall_seconds, stalled))
         if is_writer and config.run.tensorboard:
             listeners.append(tensorboard.TensorBoardListener(workdir / "tensorboard", networks))
         return listeners

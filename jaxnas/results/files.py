@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -12,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+# What the system says of a disk and not of a path: full, over the quota, broken, or a file that is too large for it.
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 def to_plain(value: Any) -> Any:

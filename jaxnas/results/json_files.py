@@ -1,16 +1,22 @@
-"""JSON that others may have written: sizes are known before parsing, and every number is finite."""
+"""JSON that others may have written: sizes are known before parsing, and every number is finite.
 
+A sealed document is an object that holds the sha256 of all else in it, so that a changed digit does not pass.
+"""
+
+import hashlib
 import json
 import math
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 LARGEST = 2**28  # bytes of a file; result.json of a comparison of 20 methods with 100 seeds has some 20 MB
 DEEPEST = 100  # brackets in brackets; the deepest document of this library has 8
+DIGEST = "sha256"  # the name of a sealed document's digest in it
 LONGEST_INTEGER = 300  # digits; floats end at 1.8e308
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
@@ -46,6 +52,34 @@ def parse_json(raw: bytes) -> Any:
         return json.loads(raw.decode("utf-8"), parse_float=_float, parse_int=_integer, parse_constant=_constant)
     except RecursionError as error:
         raise ValueError("it has too many brackets in one another") from error
+
+
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON-ready document with the digest of all that stands in it."""
+    body = unsealed(document)
+    return {**body, DIGEST: hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}
+
+
+def unsealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document without its digest."""
+    return {name: value for name, value in document.items() if name != DIGEST}
+
+
+def read_sealed(path: str | os.PathLike, largest: int = LARGEST) -> Any:
+    """Reads a file as `read_json` does, compares it with the digest in it, and leaves this out.
+
+    What has no digest is of an earlier version or written by hand, and is read as it is.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: as `read_json`, or if it is not what was written.
+    """
+    document = read_json(path, largest)
+    if not isinstance(document, dict) or DIGEST not in document:
+        return document
+    if document != seal(document):
+        raise ValueError(f"it is not what was written: its {DIGEST} is another one; remove it after a change")
+    return unsealed(document)
 
 
 def _depth(raw: bytes) -> int:

@@ -5,13 +5,17 @@ FOLDER/.owner   locked with flock as long as the folder is owned; says which pro
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import pathlib
 import socket
 import time
 from collections.abc import Iterator
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 _LOGGER = logging.getLogger(__name__)
 LOCK = ".owner"
@@ -35,6 +39,10 @@ def owned(folder: pathlib.Path) -> Iterator[None]:
       OwnedError: if another process, or another part of this one, owns the folder.
       OSError: if the file cannot be made.
     """
+    if fcntl is None:
+        _LOGGER.warning("%s cannot be locked on this system: start one process for it at a time", folder)
+        yield
+        return
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         try:

@@ -7,8 +7,8 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnas.results.files import write_json
-from jaxnas.results.json_files import read_json
+from jaxnas.results.files import to_plain, write_json
+from jaxnas.results.json_files import read_sealed, seal
 from jaxnas.spaces import SPACES, SearchSpace, from_description
 from jaxnas.version import __version__
 
@@ -93,7 +93,7 @@ class SearchResult:
 
     def write(self, path: str | os.PathLike) -> None:
         """Writes the result; a reader finds the old file or the new one, never half of it."""
-        write_json(path, self)
+        write_json(path, seal(to_plain(self)))
 
 
 def read_result(path: str | os.PathLike) -> SearchResult:
@@ -103,7 +103,7 @@ def read_result(path: str | os.PathLike) -> SearchResult:
       ValueError: in one line, if the file is missing, broken, or of something else.
     """
     try:
-        document = read_json(path)
+        document = read_sealed(path)
     except FileNotFoundError as error:
         raise ValueError(f"no search result at {path}; a search writes result.json into its workdir") from error
     except OSError as error:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxnas.results.files import write_json
-from jaxnas.results.json_files import read_json
+from jaxnas.results.files import OF_THE_DISK, write_json
+from jaxnas.results.json_files import read_sealed, seal
 from jaxnas.results.ownership import owned
 
 
@@ -38,12 +38,14 @@ def open_workdir(
     Raises:
       OwnedError: if another process owns the folder; nothing in it is touched.
       ValueError: if the folder holds another search (naming the fields that differ) or cannot be written.
+      OSError: naming the file, if the disk is full or broken.
     """
     path = _make(path, name)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(owned(path))
         except OSError as error:
+            _raise_of_the_disk(error)
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}; choose another folder") from error
         _prepare(path, config, comparable, extendable)
         yield path
@@ -64,6 +66,7 @@ def _make(path: Path | None, name: str) -> Path:
                 path.mkdir()
                 return path
     except OSError as error:
+        _raise_of_the_disk(error)
         raise ValueError(f"workdir {path} cannot be made: {error.strerror}") from error
 
 
@@ -85,9 +88,16 @@ def _prepare(
         raise ValueError(f"workdir {path} cannot be written; choose another folder")
     if not config_path.exists() or extended:
         try:
-            write_json(config_path, config)
+            write_json(config_path, seal(config))
         except OSError as error:
+            _raise_of_the_disk(error)
             raise ValueError(f"workdir {path} cannot be written: {error.strerror}") from error
+
+
+def _raise_of_the_disk(error: OSError) -> None:
+    """Raises an error that is none of the path that was given."""
+    if error.errno in OF_THE_DISK:
+        raise error
 
 
 def _check_same(
@@ -98,7 +108,7 @@ def _check_same(
 ) -> bool:
     """Whether what is extendable is extended, and all else the same; ValueError if not."""
     try:
-        existing = read_json(config_path)
+        existing = read_sealed(config_path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{config_path} cannot be read; choose another folder") from error
     if not isinstance(existing, dict):

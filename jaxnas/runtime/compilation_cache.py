@@ -3,6 +3,7 @@
 Its entries are code that is run: the folder is for its owner alone.
 """
 
+import contextlib
 import logging
 import os
 import stat
@@ -47,7 +48,7 @@ def _make_private(directory: Path) -> str:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = directory.stat()
-        if found.st_uid != os.geteuid():
+        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
             return "it belongs to another user"
         if stat.S_IMODE(found.st_mode) != 0o700:
             directory.chmod(0o700)
@@ -66,8 +67,9 @@ def _remove_damaged(directory: Path) -> None:
         since = marker.stat().st_mtime_ns if marker.exists() else 0
         now = time.time_ns()
         for entry in directory.glob("*-cache"):
-            if entry.stat().st_mtime_ns >= since and not _is_whole(entry.read_bytes()):
-                entry.unlink()
+            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                if entry.stat().st_mtime_ns >= since and not _is_whole(entry.read_bytes()):
+                    entry.unlink()
         marker.touch()
         os.utime(marker, ns=(now, now))
     except OSError as error:

@@ -7,7 +7,9 @@ not differ between processes is compared before the first step.
 
 import contextlib
 import functools
+import ipaddress
 import json
+import logging
 import os
 import socket
 import sys
@@ -26,6 +28,7 @@ from jaxnas.runtime import named_leaves
 Result = TypeVar("Result")
 Tree = TypeVar("Tree")
 
+_LOGGER = logging.getLogger(__name__)
 AXIS = "devices"  # name of the mapped axis
 AUTO = "auto"  # a coordinator that JAX finds itself, from Slurm, TPU metadata, Open MPI or Kubernetes
 # Seconds until a silent process is given up. A killed one is noticed at once where connections break (CPUs).
@@ -43,7 +46,7 @@ def start(coordinator: str | None, num_processes: int | None = None, process_id:
     """Joins the processes of a job, once; must come before anything that touches a device.
 
     The processes trust each other and everything that can connect to the coordinator: there is no authentication and no
-    encryption. The coordinator listens on the address that is given, and on no other.
+    encryption. The coordinator listens on the address that is given where this host has it, else on all.
 
     Args:
       coordinator: "host:port" of process 0, "auto" for JAX's own cluster detection, None for a job of one process.
@@ -78,7 +81,7 @@ def start(coordinator: str | None, num_processes: int | None = None, process_id:
             process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            coordinator_bind_address=None if coordinator == AUTO else _bind_address(coordinator),
+            coordinator_bind_address=_bind_address(coordinator) if coordinator != AUTO and process_id == 0 else None,
         )
     except jax.errors.JaxRuntimeError as error:
         raise LostProcessError(
@@ -88,13 +91,24 @@ def start(coordinator: str | None, num_processes: int | None = None, process_id:
         raise ValueError(f"coordinator {coordinator!r} cannot be used: {_first_line(error)}") from error
 
 
-def _bind_address(coordinator: str) -> str:
-    """Where process 0 listens: JAX's own default is every address of the host."""
+def _bind_address(coordinator: str) -> str | None:
+    """Where process 0 listens; None for JAX's own default, every address of the host.
+
+    That is where the name given is not of an address of this host alone: of a service in a cluster, or, as Debian has
+    it, of the host itself by an address that other hosts cannot reach.
+    """
     host, _, port = coordinator.rpartition(":")
+    host = host.strip("[]")
     try:
-        family, *_, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-    except OSError:  # JAX raises what is to be raised of a name that is not known
-        return coordinator
+        family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.bind((address[0], 0))
+    except OSError as error:
+        _LOGGER.warning("the coordinator listens on every address of this host: %s is none (%s)", host, error)
+        return None
+    if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback and host not in (address[0], "localhost"):
+        _LOGGER.warning("the coordinator listens on every address of this host: %s is %s here", host, address[0])
+        return None
     return f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 

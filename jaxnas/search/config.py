@@ -32,6 +32,7 @@ class RunSettings:
         folder resumes. In a job of many processes, process 0 alone needs it.
       seed: of everything random.
       checkpoint_seconds: seconds between checkpoints.
+      stall_seconds: seconds without a step after which the run ends, as on a file system that hangs; 0 for no limit.
       tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
     """
 
@@ -39,6 +40,7 @@ class RunSettings:
     workdir: Path | None = undecisive()
     seed: int = 0
     checkpoint_seconds: float = undecisive(20.0)
+    stall_seconds: float = undecisive(3600.0)
     tensorboard: bool = undecisive(False)
 
 

@@ -14,7 +14,7 @@ from jaxnas.data.sources import Splits
 from jaxnas.networks import latency
 from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.files import write_json
-from jaxnas.results.json_files import read_json
+from jaxnas.results.json_files import read_json, read_sealed
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import devices
@@ -181,7 +181,7 @@ def _distribution_steps(config: SearchConfig) -> int | None:
     if config.run.workdir is None:
         return None
     try:
-        document = read_json(config.run.workdir / "config.json")
+        document = read_sealed(config.run.workdir / "config.json")
         return settings_tree.from_json(type(config), document).training.distribution_steps
     except (OSError, ValueError):
         return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxnas.results import settings_tree
-from jaxnas.results.json_files import read_json
+from jaxnas.results.json_files import read_sealed
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.build import build
 from jaxnas.search.config import SearchConfig, StreamedConfig
@@ -18,7 +18,7 @@ def read_run(run: Path) -> SearchConfig:
       ValueError: if the folder holds no search of images in memory.
     """
     try:
-        config = settings_tree.from_json(SearchConfig, read_json(run / "config.json"))
+        config = settings_tree.from_json(SearchConfig, read_sealed(run / "config.json"))
     except (OSError, ValueError) as error:
         raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search ({error})") from error
     if config.method.latency is not None:
@@ -33,7 +33,7 @@ def read_streamed_run(run: Path) -> StreamedConfig:
       ValueError: if the folder holds no such search.
     """
     try:
-        document = read_json(run / "config.json")
+        document = read_sealed(run / "config.json")
         return settings_tree.from_json(StreamedConfig, document)
     except (OSError, ValueError) as error:
         raise ValueError(
