@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -13,6 +14,10 @@ from jaxnas.runtime import compilation_cache
 
 # Tracing makes many objects that live: looking for garbage among them is a waste.
 cli.collect_rarely()
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("jaxnas", deadline=None)
+hypothesis.settings.load_profile("jaxnas")
 
 # Compiling is most of the time of these tests: what one run has compiled, the next one loads, small programs too.
 compilation_cache.enable(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
