@@ -17,8 +17,9 @@ from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, l
 from jaxnas.data.decoding import BadImageError, decode, decode_file
 from jaxnas.data.examples import Examples
 from jaxnas.data.folders import FolderReport, FolderSource, FolderSplits, open_folder
-from jaxnas.data.preprocessing import Normalization, channel_statistics, mirrored
+from jaxnas.data.preprocessing import Normalization, mirrored
 from jaxnas.data.split import resize, resize_dataset, split
+from jaxnas.data.statistics import channel_statistics
 
 __all__ = [
     "DATASETS",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxnas.data import tfds_features
 from jaxnas.data.decoding import decode
 from jaxnas.data.partition import stratified_partition
-from jaxnas.data.preprocessing import channel_statistics
+from jaxnas.data.statistics import channel_statistics
 
 # Examples decoded at a time: bounds the memory held besides the arrays, and is enough to amortise a read.
 READ_BLOCK = 1000

@@ -5,24 +5,19 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxnas.data.crops import decode_crop
 from jaxnas.data.decoding import WHITE, BadImageError
-
-if TYPE_CHECKING:  # sources.py reads data sets, whose module measures statistics here
-    from jaxnas.data.parts import Subset
-    from jaxnas.data.sources import ImageSource
+from jaxnas.data.parts import Subset
+from jaxnas.data.sources import ImageSource
+from jaxnas.data.statistics import SMALLEST_STD, statistics_of_blocks
 
 # Of ImageNet's training images, the constants that networks for ImageNet are usually trained with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Images measured: the standard error of a mean is then a hundredth of the range at most.
 SAMPLE = 512
-BLOCK = 1000  # images counted at a time, to bound the memory
-# A channel of one value has deviation 0; one grey level keeps the normalised values finite.
-SMALLEST_STD = 1 / 255
 
 # Words in the names of data sets of digits, letters and other signs, of which a mirror image is another sign or none:
 # of TFDS mnist, emnist, kmnist, mnist_corrupted, binarized_mnist, svhn_cropped, omniglot, cmaterdb; scikit-learn's
@@ -74,25 +69,9 @@ def mirrored(name: str, class_names: Sequence[str] = ()) -> bool:
     return not (class_names and all(len(label) == 1 and label.isalnum() for label in class_names))
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel over all pixels of all images, with values scaled to [0, 1].
-
-    Counts the 256 values, which is exact and holds no floating-point copy of the images. Computed at loading (0.2 s
-    for CIFAR-10) rather than written down, because copies differ: one re-encoded as JPEG has standard deviations that
-    are smaller by 0.002. A channel of one value gets the deviation 1/255, so that normalised values stay finite.
-
-    Args:
-      images: uint8 [N, H, W, 3].
-
-    Returns:
-      (mean, std), three floats each.
-    """
-    return _statistics(images[begin : begin + BLOCK] for begin in range(0, len(images), BLOCK))
-
-
 def normalization(
-    source: "ImageSource",
-    subset: "Subset",
+    source: ImageSource,
+    subset: Subset,
     size: int,
     seed: int,
     sample: int = SAMPLE,
@@ -134,22 +113,8 @@ def normalization(
         first = next(blocks, None)
         if first is None:
             raise ValueError(f"none of {len(drawn)} images of {source.name} can be read: {min(problems)}")
-        return Normalization(*_statistics(itertools.chain((first,), blocks)))
+        return Normalization(*statistics_of_blocks(itertools.chain((first,), blocks)))
 
 
 def _batched(items: list[int], count: int) -> Iterable[list[int]]:
     return (items[begin : begin + count] for begin in range(0, len(items), count))
-
-
-def _statistics(blocks: Iterable[np.ndarray]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """`channel_statistics` of uint8 [N, H, W, 3] arrays together."""
-    counts = np.zeros((3, 256), np.int64)
-    for block in blocks:
-        pixels = block.reshape(-1, 3)
-        for channel in range(3):
-            counts[channel] += np.bincount(pixels[:, channel], minlength=256)
-    shares = counts / counts.sum(-1, keepdims=True)
-    values = np.arange(256) / 255
-    mean = (shares * values).sum(-1)  # no matrix product, whose rows may be rounded differently: grey stays grey
-    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(-1))
-    return tuple(mean.tolist()), tuple(np.maximum(std, SMALLEST_STD).tolist())
