@@ -116,7 +116,7 @@ def _equation(equation: core.JaxprEqn, values: list[Any], run: Callable[..., lis
     if zero_units and name == "log1p":  # of softplus
         return [jnp.log1p(values[0]) - jnp.log(2.0)]
     if name == "scan":
-        return _scan(params, values, run)
+        return _scan(equation, values, run)
     if name == "while":
         return _while(params, values, run)
     if name == "cond":
@@ -163,8 +163,16 @@ def _bind(equation: core.JaxprEqn, values: list[Any]) -> list[Any]:
         return [_promote(output) for output in bind(own, equation.params)]
 
 
-def _scan(params: dict[str, Any], values: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
-    consts, carries = params["num_consts"], params["num_carry"]
+def _scan(equation: core.JaxprEqn, values: list[Any], run: Callable[..., list[Any]]) -> list[Any]:
+    params = equation.params
+    # What is scanned over has one axis less inside. JAX's own counts have other names in each release.
+    inner = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
+    inputs, outputs = (
+        [outside.aval.ndim == inside.aval.ndim for outside, inside in zip(*pair)]
+        for pair in ((equation.invars, inner.invars), (equation.outvars, inner.outvars))
+    )
+    carries = sum(outputs)
+    consts = sum(inputs) - carries
     constants, carry, rest = values[:consts], values[consts : consts + carries], values[consts + carries :]
 
     def body(carry: list[Any], rest: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -17,6 +17,7 @@ import os
 import pathlib
 import shutil
 import threading
+import time
 from typing import Any
 
 import chex
@@ -165,7 +166,7 @@ class Checkpoints:
             os.rename(building, final)
             flush_folder(self.directory)
         except Exception as error:  # Whatever Orbax, the file system or the disk came up with.
-            shutil.rmtree(building, ignore_errors=True)
+            _remove_unfinished(building)
             self._error = CheckpointError(
                 f"could not save the checkpoint of step {step} in {self.directory}: {one_line(error)}; "
                 "earlier checkpoints are untouched"
@@ -177,6 +178,15 @@ class Checkpoints:
                 _delete(self.directory / str(old))
             except OSError as error:
                 _LOGGER.warning("could not delete the old checkpoint of step %d: %s", old, one_line(error))
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what a save that failed has written; its other writes, in threads of TensorStore, may make it anew."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+        if not folder.exists():
+            return
 
 
 def _delete(path: pathlib.Path) -> None:
