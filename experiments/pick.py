@@ -9,7 +9,6 @@ encoding, description, costs, expected_loss, interval}; with `--front` also a pi
 """
 
 import contextlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from jaxnas.networks import latency
 from jaxnas.report.front import plot_front
 from jaxnas.results import evaluations
 from jaxnas.results.files import write_json
+from jaxnas.results.json_files import read_sealed
 from jaxnas.results.tables import Table
 from jaxnas.search import budgets as budget_texts
 from jaxnas.search.config import SearchConfig, StreamedConfig
@@ -105,7 +105,7 @@ def _run_of(run: Path) -> dict:
     """
     path = run / "config.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_sealed(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"run {run} is not the folder of a search: {path} cannot be read ({error})") from error
     with contextlib.suppress(ValueError):

@@ -6,7 +6,6 @@ for some more steps, sharing their weights, before each gets its own slice of th
 """
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,8 +149,8 @@ def load(folder: str | Path, space: ElasticSpace) -> Family:
     """
     folder = Path(folder)
     try:
-        described = json.loads((folder / "family.json").read_text(encoding="utf-8"))
-    except OSError as error:
+        described = read_json(folder / "family.json")
+    except (OSError, ValueError) as error:
         raise ValueError(f"folder must hold a family.json, as Family.save writes it: {error}") from error
     if described["space"] != space.name:
         raise ValueError(f"the family in {folder} is of space {described['space']!r}, not of {space.name!r}")
