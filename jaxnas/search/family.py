@@ -21,6 +21,7 @@ from jaxnas import selection, strategies
 from jaxnas.elastic import ElasticSpace
 from jaxnas.elastic.matching import paths
 from jaxnas.results import files, tables
+from jaxnas.results.json_files import read_json
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import loop
