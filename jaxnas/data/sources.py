@@ -156,8 +156,3 @@ def open_splits(
         raise ValueError(f"valid_folder needs a folder of images; dataset {name} has splits of its own")
     data_dir = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     return TfdsSplits(data_dir, TfdsSource(name, data_dir))
-
-
-def open_source(name: str, data_dir: str | os.PathLike[str] | None) -> ImageSource:
-    """The training images of a data set: `folder`, or any TFDS data set by its name."""
-    return open_splits(name, data_dir).train

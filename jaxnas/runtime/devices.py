@@ -200,11 +200,6 @@ def broadcast(tree: chex.ArrayTree) -> chex.ArrayTree:
     return named_leaves.from_host(received, tree)
 
 
-def barrier(name: str) -> None:
-    """Waits for all processes."""
-    multihost_utils.sync_global_devices(name)
-
-
 def replicate(tree: Tree) -> Tree:
     """A copy of every array on each local device, with a leading axis over them; no typed random keys."""
     count = jax.local_device_count()
