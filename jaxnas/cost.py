@@ -16,10 +16,14 @@ Array = np.ndarray | jax.Array | Sequence[float]
 def scale(total: float | np.ndarray, lowest: float, highest: float) -> float | np.ndarray:
     """R of costs in units, 0 for the lowest and 1 for the highest of a space; 0 if all architectures cost the same.
 
+    An infinite bound stays infinite, also where all architectures cost the same.
+
     >>> scale(15.0, lowest=10.0, highest=20.0)
     0.5
     """
-    return (total - lowest) / (highest - lowest) if highest > lowest else 0.0 * total
+    if highest > lowest:
+        return (total - lowest) / (highest - lowest)
+    return np.where(np.isinf(total), total, 0.0)[()]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Fixtures: the public benchmark tables and inputs that users have, where they are at hand."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from jaxnas.runtime import compilation_cache
 # Tracing makes many objects that live: looking for garbage among them is a waste.
 cli.collect_rarely()
 
-# How long an example takes depends on what else the machine does.
-hypothesis.settings.register_profile("jaxnas", deadline=None)
-hypothesis.settings.load_profile("jaxnas")
+# How long an example takes depends on what else the machine does. The same examples in every run: a change fails by what
+# it changes. HYPOTHESIS_PROFILE=explore draws others.
+hypothesis.settings.register_profile("jaxnas", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "jaxnas"))
 
 # Compiling is most of the time of these tests: what one run has compiled, the next one loads, small programs too.
 compilation_cache.enable(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")

@@ -22,6 +22,7 @@ def test_the_scaled_cost_runs_from_0_to_1():
 def test_equal_costs_scale_to_0():
     flat = cost.AdditiveCost("none", "units", 3, ((1, 1), (2, 2)))
     np.testing.assert_array_equal(flat(np.array([[0, 1]])), [0])
+    assert [flat.scale(total) for total in (-np.inf, 6, np.inf)] == [-np.inf, 0, np.inf]  # bounds stay bounds
 
 
 def test_the_scaled_cost_is_the_total_scaled():

@@ -139,7 +139,13 @@ def problems(draw):
     return counts, costs, arch, alpha[:, : max(counts)], draw(st.booleans())
 
 
+ALL_COST_THE_SAME = AdditiveCost("cost 0", "units", 0, ((0, 0),))
+
+
 @hypothesis.given(problems())
+@hypothesis.example(
+    ([2], (ALL_COST_THE_SAME, AdditiveCost("cost 1", "units", 0, ((1, 0),))), np.array([1]), np.zeros((1, 2)), False)
+)
 @hypothesis.settings(max_examples=40, deadline=None)
 def test_a_derived_network_is_within_its_bounds_always(problem):
     counts, costs, arch, alpha, two_sided = problem
