@@ -157,10 +157,10 @@ MEMORY = Presets(
             run=RunSettings(),
             data=DataSettings(dataset="digits", image_size=8, valid_fraction=0.5),
             space=SpaceSettings("mbconv_digits"),
-            method=MethodSettings(penalties=(0.02, 0.1, 0.4, 1.6), samples=4, candidates=64),
+            method=MethodSettings(penalties=(0.02, 0.1, 0.4, 1.6), candidates=64),
             training=SearchSettings(
                 weight_steps=1500,
-                distribution_steps=300,
+                distribution_steps=100,
                 batch_size=64,
                 valid_batch_size=120,
                 weight_samples=1,
@@ -173,10 +173,10 @@ MEMORY = Presets(
             run=RunSettings(),
             data=DataSettings(dataset="cifar10", image_size=16, valid_fraction=0.1),
             space=SpaceSettings("nasbench_macro", width=0.5),
-            method=MethodSettings(penalties=(0.01, 0.06, 0.18, 0.5), samples=8, candidates=16),
+            method=MethodSettings(penalties=(0.01, 0.06, 0.18, 0.5), candidates=16),
             training=SearchSettings(
                 weight_steps=5000,
-                distribution_steps=700,
+                distribution_steps=250,
                 batch_size=128,
                 valid_batch_size=128,
                 weight_samples=1,
@@ -212,7 +212,7 @@ STREAMED = Presets(
             run=RunSettings(checkpoint_seconds=300.0),
             data=DataSettings(dataset="imagenet2012", image_size=64, valid_fraction=0.5),
             space=SpaceSettings("nasbench_macro", width=0.25),
-            method=MethodSettings(penalties=(0.05, 0.4), samples=2, candidates=2),
+            method=MethodSettings(method="importance_sampling", penalties=(0.05, 0.4), samples=2, candidates=2),
             training=SearchSettings(
                 joint_steps=20,
                 batch_size=32,
@@ -230,7 +230,7 @@ STREAMED = Presets(
             run=RunSettings(),
             data=DataSettings(dataset="imagenet2012", image_size=32, valid_fraction=0.5),
             space=SpaceSettings("mbconv_digits"),
-            method=MethodSettings(penalties=(0.02, 0.1, 0.4), samples=4, candidates=16),
+            method=MethodSettings(penalties=(0.02, 0.1, 0.4), candidates=16),
             training=SearchSettings(
                 weight_steps=300,
                 distribution_steps=60,
@@ -247,7 +247,7 @@ STREAMED = Presets(
             run=RunSettings(checkpoint_seconds=300.0),
             data=DataSettings(dataset="imagenet2012", image_size=224, valid_fraction=0.5),
             space=SpaceSettings("mbconv_imagenet"),
-            method=MethodSettings(penalties=(0.02, 0.05, 0.12, 0.3), samples=4, candidates=32),
+            method=MethodSettings(penalties=(0.02, 0.05, 0.12, 0.3), candidates=32),
             training=SearchSettings(
                 weight_steps=75_000,  # 120 passes over 640,000 images
                 distribution_steps=2_000,

@@ -46,6 +46,9 @@ from jaxnas.strategies.shared_model import posterior as posteriors
 INITIAL_RATIO = (1.0, 10.0)  # noise over prior variance of single and of pair coefficients, before any fit
 FIRST_SAMPLES = 40  # the first fit follows a first step of so many samples, or else the second
 PROBABILITIES_AT_ONCE = 2**24  # 64 MiB
+# S where `samples` is not given, whatever K is: every sample serves all distributions. Measured on recorded supernets
+# with K = 4 and 16: docs/results.md.
+STEP_SAMPLES = 16
 EVEN_SHARE = 0.5  # of the samples that all distributions get alike; the rest follows their expected regret
 
 
@@ -85,8 +88,9 @@ class SharedModel(base.DistributionStrategy):
     Attributes:
       space: the search space.
       penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each.
-      samples: lambda, architectures drawn from each distribution in a step, on average: half of the S = K lambda
-        samples are shared out evenly, half by the regret that the posterior expects of each distribution's mode.
+      samples: lambda, architectures drawn from each distribution in a step, on average; None for as many as make S =
+        `STEP_SAMPLES` or just above. Half of the S = K lambda samples are shared out evenly, half by the regret that
+        the posterior expects of each distribution's mode.
       cost: scaled cost R(c); None for the first cost of the space. The optimum of a draw is sought under its projection
         onto the features, exact for additive costs.
       memory: samples remembered; older ones are forgotten.
@@ -105,7 +109,7 @@ class SharedModel(base.DistributionStrategy):
 
     space: SearchSpace
     penalties: tuple[float, ...]
-    samples: int = 4
+    samples: int | None = None
     cost: Callable[[jax.Array], jax.Array] | None = None
     memory: int = 4096
     draws: int = 64
@@ -116,7 +120,7 @@ class SharedModel(base.DistributionStrategy):
     sweeps: int = 3
 
     def __post_init__(self):
-        base.complete(self)
+        base.complete(self, population=STEP_SAMPLES)
         if self.memory < 2 * self.step_samples:
             raise ValueError(f"memory must hold at least 2 steps of {self.step_samples} samples, got {self.memory}")
         base.check_positive(self, "draws", "sweeps")
