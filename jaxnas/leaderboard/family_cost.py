@@ -138,14 +138,15 @@ class Study:
         return self.config.method.penalties
 
     def scaled(self, phases: str, share: float, penalties: Sequence[float]) -> SearchConfig:
-        """A search with a share of the configuration's steps and candidates, for these penalties.
+        """A search with a share of the configuration's steps and compared networks, for these penalties.
 
         A joint search has as many steps as cost what the two stages would.
         """
         config, training = self.config, self.config.training
+        compared = len(self.penalties) * (1 + config.method.candidates) * share
         changes: dict[str, Any] = {
             "penalties": tuple(penalties),
-            "candidates": round(config.method.candidates * share),
+            "candidates": max(1, round(compared / len(penalties))) - 1,  # the mode is one of those compared
             "weight_steps": max(1, round(training.weight_steps * share)),
             "distribution_steps": max(1, round(training.distribution_steps * share)),
         }
