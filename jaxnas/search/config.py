@@ -127,7 +127,7 @@ class StreamSettings:
 
     Attributes:
       folder: instead of a TFDS data set, a folder with one subfolder of images for each class, or with the splits
-        train, val and test that hold these; see docs/imagenet.md.
+        train, val and test that hold these; see docs/how-to/imagenet.md.
       valid_folder: a folder with the same class subfolders, whose images are for the distributions.
       classes: search on so many classes, drawn at random.
       images_per_class: search on so many images of each class and split, drawn at random.
