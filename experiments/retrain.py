@@ -160,6 +160,7 @@ def main(config: Config) -> None:
             versions=versions(),
             class_names=images.class_names,
             crop=images.crop,
+            trained_with={"tested_on": images.tested_on},
         )
         space = description.build_space()
         network = networks.build(space, found.encoding, drop_path=settings.drop_path)
@@ -232,8 +233,7 @@ def summary_table(summary: list[dict[str, Any]]) -> rich.table.Table:
     for network in summary:
         table.add_row(
             str(network["k"]),
-            f"{network['macs']:,}",
-            f"{network['params']:,}",
+            *("-" if network[name] is None else f"{network[name]:,}" for name in ("macs", "params")),
             *(_spread(network.get(f"test_accuracy_{start}")) for start in ("scratch", "warm_start")),
         )
     return table

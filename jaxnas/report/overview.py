@@ -9,7 +9,7 @@ from markupsafe import Markup
 from jaxnas.report import charts
 from jaxnas.report.charts import LINES, MARKERS, Points, color
 from jaxnas.report.runs import Baseline, Run, Truth
-from jaxnas.report.wording import COSTS, costs_of, label, quantity
+from jaxnas.report.wording import costs_of, in_words, label, quantity, total
 from jaxnas.spaces import SearchSpace
 
 
@@ -38,7 +38,7 @@ def measured(runs: Sequence[Run]) -> Overview:
         series = []
         for index, (run, networks) in enumerate(zip(runs, known)):
             found = [run.found[k] for k in networks]
-            values = np.array([(getattr(each, cost), 1 - each.valid_accuracy) for each in found]).reshape(-1, 2)
+            values = np.array([(total(each, cost), 1 - each.valid_accuracy) for each in found]).reshape(-1, 2)
             series.append(_points(run, index, len(runs) == 1, values, networks, cost, "validation error"))
         limits = [
             (float(found.budgets[cost]), color(k))
@@ -109,7 +109,7 @@ def _points(
     """The networks of a run as a series, values [N, 2]; their labels are shorter where there are others."""
     found = [run.found[k] for k in networks]
     details = [
-        f"{run.name}, network {each.k}, {label(each)}: {error_name} {error:.2%}, {quantity(cost, at)} {COSTS[cost]}"
+        f"{run.name}, network {each.k}, {label(each)}: {error_name} {error:.2%}, {quantity(cost, at)} {in_words(cost)}"
         for each, (at, error) in zip(found, values)
     ]
     return Points(
@@ -127,7 +127,7 @@ def _baseline(baseline: Baseline, index: int, truth: Truth, totals, cost: str) -
     costs = np.median(totals(baseline.archs), axis=0)
     errors = np.median(truth.errors(baseline.archs), axis=0)
     details = [
-        f"{baseline.name}, penalty {penalty:.3g}: true error {error:.2%}, {quantity(cost, at)} {COSTS[cost]}"
+        f"{baseline.name}, penalty {penalty:.3g}: true error {error:.2%}, {quantity(cost, at)} {in_words(cost)}"
         for penalty, at, error in zip(baseline.penalties, costs, errors)
     ]
     tints = ["var(--ink)"] * len(costs)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from jaxnas.metrics import pareto_front
 from jaxnas.report.labels import place_labels
-from jaxnas.report.wording import COSTS, costs_of, quantity, searched_cost, within
+from jaxnas.report.wording import costs_of, in_words, quantity, searched_cost, total, within
 from jaxnas.results.files import replacing
 from jaxnas.results.result import FoundArchitecture, SearchResult
 
@@ -41,7 +41,7 @@ def plot_pareto(result: SearchResult, path: str | os.PathLike, cost: str | None 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _style(axes, result)
-    axes.set_xlabel(f"{COSTS[cost].capitalize()} of one image" if cost != "params" else "Parameters", color=_INK)
+    axes.set_xlabel(f"{in_words(cost).capitalize()} of one image" if cost != "params" else "Parameters", color=_INK)
     if points:
         costs, accuracies = np.array([point[:2] for point in points]).T
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(cost, value, 6)))
@@ -67,7 +67,7 @@ def _points(architectures: Sequence[FoundArchitecture], cost: str) -> list[tuple
     labels: dict[tuple[tuple[int, ...], float, float], list[str]] = {}
     for found in architectures:
         if found.valid_accuracy is not None and np.isfinite(found.valid_accuracy):
-            key = (found.encoding, float(getattr(found, cost)), 100 * float(found.valid_accuracy))
+            key = (found.encoding, float(total(found, cost)), 100 * float(found.valid_accuracy))
             labels.setdefault(key, []).append(within(found) if found.budgets else f"{found.penalty:.3g}")
     return [(at, accuracy, "; ".join(names)) for (_, at, accuracy), names in labels.items()]
 

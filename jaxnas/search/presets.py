@@ -32,6 +32,7 @@ from typing import Any, Generic, TypeVar
 
 from jaxnas import data, strategies
 from jaxnas.data import folder_scan
+from jaxnas.data.parts import TEST_FRACTION
 from jaxnas.results import settings_tree
 from jaxnas.search.config import (
     COSTS,
@@ -42,6 +43,7 @@ from jaxnas.search.config import (
     SearchConfig,
     SpaceSettings,
     StreamedConfig,
+    StreamSettings,
 )
 from jaxnas.search.settings import SearchSettings
 from jaxnas.spaces import SPACES
@@ -50,6 +52,8 @@ from jaxnas.supernet.backend import resolve_backend
 Config = TypeVar("Config", bound=SearchConfig)
 
 FOLDER = "folder"  # the name of the data set where images come from a folder of one's own
+# Networks are tested on images that their search did not read, where the data set has no split for that.
+_TESTABLE = StreamSettings(test_fraction=TEST_FRACTION)
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,7 @@ STREAMED = Presets(
         ),
         "small": StreamedConfig(
             run=RunSettings(),
+            streams=_TESTABLE,
             data=DataSettings(dataset="imagenet2012", image_size=32, valid_fraction=0.5),
             space=SpaceSettings("mbconv_digits"),
             method=MethodSettings(penalties=(0.02, 0.1, 0.4), samples=4, candidates=16),
@@ -245,6 +250,7 @@ STREAMED = Presets(
         ),
         "full": StreamedConfig(
             run=RunSettings(checkpoint_seconds=300.0),
+            streams=_TESTABLE,
             data=DataSettings(dataset="imagenet2012", image_size=224, valid_fraction=0.5),
             space=SpaceSettings("mbconv_imagenet"),
             method=MethodSettings(penalties=(0.02, 0.05, 0.12, 0.3), samples=4, candidates=32),
