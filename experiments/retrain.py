@@ -5,7 +5,8 @@
     python -m experiments.retrain --result runs/own/result.json
 
 Networks of a search on streamed images are trained on the same images, on all devices. They are tested on the split
-`test` of the data set or folder, else on `val`, else on a fifth of the images, which are then not for training.
+`test` of the data set or folder, else on the images that the search kept for testing, else on `val` or a fifth of the
+images, which the search has read; the first line says which.
 
 Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experiments.export` and `jaxnas.load`),
 `metrics.jsonl` and checkpoints, and OUT/retrained.json and OUT/curves.png with the test accuracies of all networks
