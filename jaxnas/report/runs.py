@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxnas import tasks
+from jaxnas.cost import AdditiveCost
 from jaxnas.export.card import CARD
 from jaxnas.networks import latency
 from jaxnas.report.wording import searched_cost
@@ -55,13 +56,14 @@ class Run:
 
     @property
     def cost(self) -> str:
-        """What the search penalised or gave budgets of, where the choices' costs are known."""
+        """What the search penalised or gave budgets of, where the space's costs are known."""
         cost = searched_cost(self.result)
-        return cost if self.knows(cost) else "macs"
+        return cost if self.space is not None and cost in [each.name for each in self.space.costs] else "macs"
 
     def knows(self, cost: str) -> bool:
-        """Whether the costs of single choices are known."""
-        return self.space is not None and cost in [each.name for each in self.space.costs]
+        """Whether the costs of single choices are known; a choice has none of its own where sizes multiply."""
+        costs = () if self.space is None else self.space.costs
+        return any(each.name == cost and isinstance(each, AdditiveCost) for each in costs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
