@@ -1,6 +1,6 @@
 """A search by one call on all devices, whose networks are saved: a program, since devices are counted once a process.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m tests.family_search FILE.npz
+XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m tests.family_search FILE.npz
 """
 
 import sys

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.elastic import counting, matching, sorting
 from jaxnas.elastic import comparison as comparisons
+from jaxnas.elastic import counting, matching, sorting
 from jaxnas.elastic.choices import choices_of
 from jaxnas.elastic.comparison import Comparison
 from jaxnas.elastic.discovery import ByHand, discover

@@ -27,6 +27,7 @@ class WithMetrics:
     loss: UserLoss
 
     def __call__(self, outputs: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss and the other measures of a batch; ValueError if the loss is no single number."""
         value = self.loss(outputs, batch)
         value, metrics = value if isinstance(value, tuple) else (value, {})
         if jnp.shape(value) != ():
@@ -61,6 +62,7 @@ class Prepare:
         )
 
     def __call__(self, batch: Any, key: jax.Array | None) -> dict[str, Any]:
+        """What `jaxnas.search.steps.Prepare` asks for."""
         inputs = self.of(batch)
         if key is None:
             return {"inputs": inputs}

@@ -162,24 +162,26 @@ def search(
         "data": {name: fingerprint(source) for name, source in sources.items()},
     }
     runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
-    with tempfile.TemporaryDirectory() as temporary:
-        with open_workdir(Path(workdir or temporary), "search", described) as folder:
-            state, result, evaluations = runner.find(run, folder)
-            params = jax.tree.map(np.array, state.params)  # a copy: the next steps take the buffers
-            transform = optimizer or _adamw(learning_rate / 2, together)
-            finishing = dataclasses.replace(
-                run,
-                strategy=Fixed(space, tuple(found.encoding for found in result.architectures)),
-                supernet=_Keyed(space, params),
-                settings=dataclasses.replace(
-                    settings, weight_steps=together, distribution_steps=1, weight_samples=None, transform=transform
-                ),
-            )
-            trained = runner.train_together(finishing, folder / TOGETHER).params
-            records = tuple(read_metrics(folder / "metrics.jsonl"))
-            members = _members(finishing, space, trained, result)
-            result = _measured(result, members)
-            result.write(folder / "result.json")
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        open_workdir(Path(workdir or temporary), "search", described) as folder,
+    ):
+        state, result, evaluations = runner.find(run, folder)
+        params = jax.tree.map(np.array, state.params)  # a copy: the next steps take the buffers
+        transform = optimizer or _adamw(learning_rate / 2, together)
+        finishing = dataclasses.replace(
+            run,
+            strategy=Fixed(space, tuple(found.encoding for found in result.architectures)),
+            supernet=_Keyed(space, params),
+            settings=dataclasses.replace(
+                settings, weight_steps=together, distribution_steps=1, weight_samples=None, transform=transform
+            ),
+        )
+        trained = runner.train_together(finishing, folder / TOGETHER).params
+        records = tuple(read_metrics(folder / "metrics.jsonl"))
+        members = _members(finishing, space, trained, result)
+        result = _measured(result, members)
+        result.write(folder / "result.json")
     return Family(space, members, result, evaluations, records, params)
 
 
@@ -311,9 +313,7 @@ class _Keyed:
         return self.space.apply(variables["params"], inputs["inputs"], arch, key)
 
 
-def _members(
-    run: Search, space: ElasticSpace | BuiltInSpace, params: Any, result: SearchResult
-) -> tuple[Member, ...]:
+def _members(run: Search, space: ElasticSpace | BuiltInSpace, params: Any, result: SearchResult) -> tuple[Member, ...]:
     """The networks with their slices of trained weights, as they measure on the whole validation split."""
     archs = np.asarray(run.strategy.archs)
     evaluation = jax.tree.map(np.asarray, run.evaluate(params, archs))

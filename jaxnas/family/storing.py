@@ -98,9 +98,7 @@ def load(folder: Path, make: Callable[..., Any] | None = None, space: ModelSpace
         if space is None:
             space = description.space_of(document["space"], make)
         elif document["space"]["name"] != space.name:
-            raise ValueError(
-                f"the family in {folder} is of space {document['space']['name']!r}, not of {space.name!r}"
-            )
+            raise ValueError(f"the family in {folder} is of space {document['space']['name']!r}, not of {space.name!r}")
         described = [{name: fields[name] for name in _KEPT} for fields in document["members"]]
         read = _model if isinstance(space, ModelSpace) else _exported
         members = tuple(read(folder, document, space, fields) for fields in described)

@@ -79,9 +79,7 @@ def draw_pareto(result: SearchResult, cost: str | None = None) -> Figure:
     return figure
 
 
-def _points(
-    architectures: Sequence[FoundArchitecture], cost: str, by_loss: bool
-) -> list[tuple[float, float, str]]:
+def _points(architectures: Sequence[FoundArchitecture], cost: str, by_loss: bool) -> list[tuple[float, float, str]]:
     """Cost, accuracy in per cent or loss, and label of each network; distributions that agree share a point."""
     labels: dict[tuple[tuple[int, ...], float, float], list[str]] = {}
     for found in architectures:
