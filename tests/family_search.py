@@ -1,6 +1,6 @@
 """A search by one call on all devices, whose networks are saved: a program, since devices are counted once a process.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m tests.family_search FILE.npz
+XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m tests.family_search FILE.npz memory
 """
 
 import sys
@@ -25,24 +25,28 @@ class Net(nn.Module):
         return nn.Dense(1)(x)
 
 
-if __name__ == "__main__":
+def find(source):
+    """What a search of data in "memory" or from a "stream" finds: arrays by name."""
     space = jaxnas.elastic(Net, X[:4], widths=[(2, 4, 8)] * 2)
-    batches = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 64, 8)]
+    data = (X, Y) if source == "memory" else [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 64, 16)]
+    family = jaxnas.search(
+        space,
+        loss=lambda outputs, batch: ((outputs - batch[1]) ** 2).mean(),
+        train=data,
+        valid=data,
+        budgets={"params": (60, 100)},
+        steps=40,
+        batch_size=16,
+        devices="all",
+    )
     found = {}
-    for name, data in (("memory", (X, Y)), ("stream", batches)):
-        family = jaxnas.search(
-            space,
-            loss=lambda outputs, batch: ((outputs - batch[1]) ** 2).mean(),
-            train=data,
-            valid=data,
-            budgets={"params": (60, 100)},
-            steps=40,
-            batch_size=16,
-            devices="all",
-        )
-        for member in family:
-            found[f"{name} {member.k} arch"] = member.arch
-            found[f"{name} {member.k} loss"] = member.loss
-            for path, leaf in jax.tree_util.tree_leaves_with_path(member.params):
-                found[f"{name} {member.k} {jax.tree_util.keystr(path)}"] = leaf
-    np.savez(sys.argv[1], **found)
+    for member in family:
+        found[f"{member.k} arch"] = np.asarray(member.arch)
+        found[f"{member.k} loss"] = np.asarray(member.loss)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(member.params):
+            found[f"{member.k} {jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+    return found
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[1], devices=jax.device_count(), **find(sys.argv[2]))

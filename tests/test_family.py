@@ -17,6 +17,7 @@ from jaxnas.family.finding import CALIBRATION, search
 from jaxnas.family.storing import load
 from jaxnas.report.runs import read_folders
 from jaxnas.selection import picking
+from tests import family_search
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((64, 6)).astype(np.float32)
@@ -331,18 +332,30 @@ def test_a_built_in_space_is_searched_by_the_same_call(tmp_path):
     assert sum(leaf.size for leaf in jax.tree.leaves(found[1].params)) == found[1].costs["params"]
 
 
-def test_several_devices_find_what_one_does(tmp_path):
+def assert_devices_agree(path, source, counts):
     flags = os.environ.get("XLA_FLAGS", "")
     programs = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.family_search", tmp_path / f"{count}.npz"],
+            [sys.executable, "-m", "tests.family_search", path / f"{count}.npz", source],
             env={**os.environ, "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}"},
         )
-        for count in (1, 2, 4)
+        for count in counts
     ]
-    assert [program.wait() for program in programs] == [0, 0, 0]
-    one, *others = (dict(np.load(tmp_path / f"{count}.npz")) for count in (1, 2, 4))
-    for other in others:
+    one = family_search.find(source)
+    assert [program.wait() for program in programs] == [0] * len(counts)
+    for count in counts:
+        other = dict(np.load(path / f"{count}.npz"))
+        assert other.pop("devices") == count
         assert one.keys() == other.keys()
         for name in one:
             np.testing.assert_allclose(other[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_two_devices_find_what_one_does(tmp_path):
+    assert_devices_agree(tmp_path, "memory", [2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["memory", "stream"])
+def test_four_devices_find_what_one_does(tmp_path, source):
+    assert_devices_agree(tmp_path, source, [2, 4])
