@@ -75,7 +75,7 @@ class ModelSpace(SearchSpace):
         return lambda inputs: adapter.apply(values, variables, inputs, running=True)[0]
 
     def calibrate(self, params: Any, arch: Sequence[int] | np.ndarray, batches: Iterable[Any]) -> Any:
-        """Running averages of batch norm, estimated anew for one architecture on training inputs.
+        """Running averages of batch norm, estimated again for one architecture on training inputs.
 
         Args:
           params: of the architecture's own model.

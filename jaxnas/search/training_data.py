@@ -1,5 +1,6 @@
 """The images that networks of a finished search are trained and tested on, in memory or streamed."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +15,10 @@ from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
 from jaxnas.search import build
 from jaxnas.search.config import StreamedConfig
 from jaxnas.search.execute import read_known_bad
-from jaxnas.search.retraining import Retraining, RetrainSettings, Trainer
-from jaxnas.search.streamed_retraining import StreamedRetraining
+from jaxnas.search.images import as_examples
+from jaxnas.search.recipes import RetrainSettings
+from jaxnas.search.retraining import Retraining
+from jaxnas.search.sources import InMemory, OnHost, Streamed
 
 
 class TrainingData(Protocol):
@@ -37,7 +40,7 @@ class TrainingData(Protocol):
     normalization: data.Normalization
     crop: float
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network; `test_every` epochs it records a test."""
 
     def summary(self) -> str:
@@ -80,10 +83,19 @@ class InMemoryData:
         """Of the images."""
         return data.Normalization(self.dataset.mean, self.dataset.std)
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network; the seed comes with the training's first state."""
         del seed
-        return Retraining(network, self.dataset, settings, test_every)
+        dataset = self.dataset
+        tested = OnHost(data.Examples(dataset.test_images, dataset.test_labels))
+        return Retraining(
+            network, self._train, tested, self.normalization, settings, mirror=dataset.flip, test_every=test_every
+        )
+
+    @functools.cached_property
+    def _train(self) -> InMemory:
+        """On the device once, for all trainings."""
+        return InMemory(data.Examples(self.dataset.train_images, self.dataset.train_labels))
 
     def summary(self) -> str:
         """Numbers of images."""
@@ -129,14 +141,16 @@ class StreamedData:
         """Number of classes."""
         return len(self.class_names)
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network on all devices of this process; the seed decides the order of images and the crops."""
         placement = ONE_DEVICE if devices.device_count() == 1 else ALL_DEVICES
         train, tested = (
-            build.make_stream(self.config, part, settings.batch_size, augment, seed=seed)
+            Streamed(build.make_stream(self.config, part, settings.batch_size, augment, seed=seed), convert=as_examples)
             for part, augment in ((self.train, True), (self.tested, False))
         )
-        return StreamedRetraining(network, train, tested, self.normalization, settings, test_every, placement)
+        return Retraining(
+            network, train, tested, self.normalization, settings, test_every=test_every, placement=placement
+        )
 
     def summary(self) -> str:
         """Numbers of images, and where they come from."""
