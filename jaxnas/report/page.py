@@ -23,6 +23,7 @@ from jaxnas.report.runs import Baseline, Run, Truth
 from jaxnas.report.svg import to_html
 from jaxnas.report.wording import COSTS, costs_of, duration, in_words, label, quantity, short_name, total, within
 from jaxnas.results.files import replacing
+from jaxnas.results.result import FoundArchitecture
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 
 _TEMPLATES = jinja2.Environment(
@@ -134,11 +135,18 @@ def _network(run: Run, k: int, page: pathlib.Path) -> dict[str, Any]:
         "color": color(k),
         "label": label(found),
         "name": within(found) if found.budgets else f"{found.penalty:.3g}",
-        "accuracy": "–" if found.valid_accuracy is None else f"{found.valid_accuracy:.1%}",
-        "totals": [f"{quantity(name, value)} {in_words(name)}" for name, value in totals.items()],
+        "measured": _measured(found),
+        "totals": [f"{quantity(name, value)} {in_words(name)}" for name, value in totals.items() if value is not None],
         "drawing": to_html(drawing),
         "links": [(path.name, _address(path, page)) for path in run.exports.get(found.k, ())],
     }
+
+
+def _measured(found: FoundArchitecture) -> tuple[str, str]:
+    """A network's accuracy, or else its loss, and what it is."""
+    if found.valid_accuracy is None and found.valid_loss is not None:
+        return f"{found.valid_loss:.4g}", "validation loss"
+    return _known(found.valid_accuracy, "{:.1%}".format) or "–", "validation accuracy"
 
 
 def _table(run: Run, truth: Truth | None) -> dict[str, list[str]]:
@@ -186,9 +194,10 @@ def _costs(run: Run) -> dict[str, Any]:
     if run.space is None:
         return {"note": "The costs of this search space's layers are not known to this version.", "charts": []}
     others = [cost.name for cost in run.space.costs if cost.name not in COSTS]
-    names = [cost for cost in COSTS if run.knows(cost)] or others
+    names = [cost for cost in COSTS if run.knows(cost)] or [cost for cost in others if run.knows(cost)]
     if not names:
-        return {"note": "This search space has no costs.", "charts": []}
+        note = "No choice has a cost of its own: the space has no costs, or sizes of several decisions multiply."
+        return {"note": note, "charts": []}
     archs = np.array([found.encoding for found in run.found])
     first, *others = (in_words(name) for name in names)
     right = f", {' and '.join(others)} to the right" if others else ""

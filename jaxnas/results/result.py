@@ -12,6 +12,8 @@ from jaxnas.results.json_files import read_sealed, seal
 from jaxnas.spaces import SPACES, SearchSpace, from_description
 from jaxnas.version import __version__
 
+OWN_DATA = "own data"  # name of the data of a search that was given arrays or batches
+
 
 @dataclasses.dataclass(frozen=True)
 class FoundArchitecture:

@@ -156,6 +156,11 @@ class EvaluationsKeeper:
         samples = strategy.samples * len(strategy.penalties)
         self._log = evaluations.EvaluationsLog(workdir / evaluations.NAME, about, samples)
 
+    @property
+    def evaluations(self) -> evaluations.Evaluations:
+        """All so far."""
+        return self._log.evaluations
+
     def resume(self, step: int) -> None:
         """Drops what is of later steps."""
         self._log.resume(step)
