@@ -29,6 +29,8 @@ class FoundArchitecture:
       valid_accuracy: in [0, 1], likewise.
       budgets: the largest costs by name that the architecture had to keep; None in a search with penalties.
       latency: predicted seconds of a call by the search's latency table; None without one.
+      test_accuracy: in [0, 1], of the network as it was trained at the end of the search (`finish_steps`), at the
+        width and image size of the supernet; None where it was not.
     """
 
     k: int
@@ -42,6 +44,7 @@ class FoundArchitecture:
     valid_accuracy: float | None
     budgets: Mapping[str, float] | None = None
     latency: float | None = None
+    test_accuracy: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "encoding", tuple(int(choice) for choice in self.encoding))
@@ -111,14 +114,19 @@ def read_result(path: str | os.PathLike) -> SearchResult:
     except ValueError as error:  # Neither UTF-8 nor JSON.
         raise ValueError(f"{path} is not valid JSON ({error}); it is no search result, or damaged") from error
     try:
-        fields = _checked(document, SearchResult, "the file")
-        fields["architectures"] = tuple(
-            FoundArchitecture(**_checked(found, FoundArchitecture, f"architectures[{index}]"))
-            for index, found in enumerate(fields["architectures"])
-        )
-        return SearchResult(**fields)
+        return from_document(document)
     except ValueError as error:
         raise ValueError(f"{path} is not a search result: {error}") from error
+
+
+def from_document(document: Any) -> SearchResult:
+    """The result that a JSON document holds; ValueError in one line if it holds none."""
+    fields = _checked(document, SearchResult, "the file")
+    fields["architectures"] = tuple(
+        FoundArchitecture(**_checked(found, FoundArchitecture, f"architectures[{index}]"))
+        for index, found in enumerate(fields["architectures"])
+    )
+    return SearchResult(**fields)
 
 
 def space_of(result: SearchResult) -> SearchSpace | None:
@@ -181,8 +189,19 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "valid_accuracy": (*_NUMBER, type(None)),
     "budgets": (dict, type(None)),
     "latency": (*_NUMBER, type(None)),
+    "test_accuracy": (*_NUMBER, type(None)),
 }
-_NOT_NEGATIVE = ("k", "params", "macs", "evaluations", "wall_seconds", "probability", "valid_accuracy", "latency")
+_NOT_NEGATIVE = (
+    "k",
+    "params",
+    "macs",
+    "evaluations",
+    "wall_seconds",
+    "probability",
+    "valid_accuracy",
+    "latency",
+    "test_accuracy",
+)
 
 
 def _checked(value: Any, kind: type, where: str) -> dict[str, Any]:

@@ -1,12 +1,19 @@
 """What a search assumes of its minibatches unless it is told otherwise: labelled images, and cross-entropy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnas import data
 from jaxnas.supernet import batching
+
+
+def as_examples(batch: Mapping[str, Any]) -> data.Examples:
+    """A minibatch of a `jaxnas.data.streams.Stream` in the form that steps take."""
+    return data.Examples(batch["image"], batch["label"], batch.get("flip"))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The images that networks of a finished search are trained and tested on, in memory or streamed."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +12,11 @@ from jaxnas.data import crops, parts
 from jaxnas.data.decoding import printable
 from jaxnas.runtime import devices
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
-from jaxnas.search import build
+from jaxnas.search import bad_images, build
 from jaxnas.search.config import StreamedConfig
-from jaxnas.search.execute import read_known_bad
+from jaxnas.search.images import as_examples
 from jaxnas.search.retraining import Retraining, RetrainSettings, Trainer
+from jaxnas.search.sources import InMemory, Source, Streamed
 from jaxnas.search.streamed_retraining import StreamedRetraining
 
 
@@ -39,6 +41,9 @@ class TrainingData(Protocol):
 
     def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
         """What trains a network; `test_every` epochs it records a test."""
+
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """The images to train on; where they are streamed, in minibatches of the size, cropped at random or not."""
 
     def summary(self) -> str:
         """What it is trained and tested on, for people."""
@@ -84,6 +89,15 @@ class InMemoryData:
         """What trains a network; the seed comes with the training's first state."""
         del seed
         return Retraining(network, self.dataset, settings, test_every)
+
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """The images to train on, on the device once, for all trainings."""
+        del batch_size, seed, augment
+        return self._train
+
+    @functools.cached_property
+    def _train(self) -> InMemory:
+        return InMemory(data.Examples(self.dataset.train_images, self.dataset.train_labels))
 
     def summary(self) -> str:
         """Numbers of images."""
@@ -138,6 +152,10 @@ class StreamedData:
         )
         return StreamedRetraining(network, train, tested, self.normalization, settings, test_every, placement)
 
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """A stream of the images to train on, for all devices of the job."""
+        return Streamed(build.make_stream(self.config, self.train, batch_size, augment, seed=seed), convert=as_examples)
+
     def summary(self) -> str:
         """Numbers of images, and where they come from."""
         texts = []
@@ -157,7 +175,7 @@ def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
     Raises:
       ValueError, DatasetNotFoundError: as `jaxnas.search.build.open_images`, or if a class has too few images.
     """
-    splits = build.open_images(config, read_known_bad(run))
+    splits = build.open_images(config, bad_images.read(run))
     learnt = build.search_parts(config, splits)
     train, tested = parts.training_parts(splits, learnt)
     return StreamedData(config, train, tested, build.normalization(config, learnt[0]))
