@@ -2,10 +2,10 @@
 
 Once the distributions have settled, the K networks found go on from the weights that they share in the supernet, each
 computed as the network that it is. A step takes one minibatch, all networks on it one after the other, and descends for
-every array of weights the mean loss of the networks that use it, so that an array learns as fast as in a network trained
-alone, however many share it. The learning rate follows a cosine of its own; what is kept is a moving average of the
-weights. The outputs of one network, the teacher, may be part of the loss of the others (Hinton et al., arXiv 1503.02531;
-within one model as in universally slimmable networks, arXiv 1903.05134).
+every array of weights the mean loss of the networks that use it, so that an array learns as fast as in a network that
+is trained alone, however many share it. The learning rate follows a cosine of its own; what is kept is a moving average
+of the weights. The outputs of one network, the teacher, may be part of the loss of the others (Hinton et al., arXiv
+1503.02531; within one model as in universally slimmable networks, arXiv 1903.05134).
 
 As in the steps before, all that the next step depends on is in the state, and every random number comes from its key
 and its step.
