@@ -4,9 +4,10 @@
     python -m experiments.export --run runs/quickstart --index all --format all
 
 Takes the networks that the search has trained in its `finish_steps` or, where there are such, those that
-`experiments.retrain` has trained (of several seeds the first, not the best on the test images), and writes OUT/kK/ with `network.json` and `weights.safetensors` (read them with `jaxnas.load`), `model.stablehlo`, `model.onnx`,
-and a model card. Each file is read back and compared with the network before the command ends. With `--format all` a
-form that cannot be written here, as ONNX without the extra `export`, is one line of the output.
+`experiments.retrain` has trained (of several seeds the first, not the best on the test images), and writes OUT/kK/ with
+`network.json` and `weights.safetensors` (read them with `jaxnas.load`), `model.stablehlo`, `model.onnx`, and a model
+card. Each file is read back and compared with the network before the command ends. With `--format all` a form that
+cannot be written here, as ONNX without the extra `export`, is one line of the output.
 """
 
 import contextlib

@@ -4,7 +4,7 @@
     python -m experiments.pick --run runs/cpu --budgets latency=3e-3 --latency other_device.json
     python -m experiments.pick --run runs/cpu --front --cost params --out front.json
 
-Reads the evaluations that the search kept and evaluates nothing anew: seconds. `--out` gets a list of {budgets,
+Reads the evaluations that the search kept and evaluates nothing again: seconds. `--out` gets a list of {budgets,
 encoding, description, costs, expected_loss, interval}; with `--front` also a picture, beside it.
 """
 
@@ -33,7 +33,7 @@ class Config:
     Attributes:
       run: folder of the search.
       budgets: the largest cost of each network, such as macs=45e6, or of several costs, such as macs=52e6,params=1e6.
-      front: instead of budgets, all networks from the cheapest to the dearest that no other one beats.
+      front: instead of budgets, all networks from the cheapest to the most expensive that no other one beats.
       cost: what a number alone is a budget of, and the cost of the front.
       latency: table of the latencies of a device, see `experiments.measure_latency`; by default the search's.
       out: JSON file for the networks.

@@ -32,7 +32,8 @@ from jaxnas.results import FoundArchitecture, SearchResult, read_metrics, read_r
 from jaxnas.runtime import compilation_cache
 from jaxnas.runtime.stall import StallListener
 from jaxnas.search import recipes
-from jaxnas.search.retraining import AUGMENTATIONS, RetrainSettings, Trainer
+from jaxnas.search.recipes import AUGMENTATIONS, RetrainSettings
+from jaxnas.search.retraining import Retraining
 from jaxnas.search.training_data import InMemoryData, TrainingData, streamed_data
 from jaxnas.tasks.finished_search import load_supernet, read_run, read_streamed_run
 
@@ -197,7 +198,7 @@ def inherited_weights(config: Config, width: float) -> chex.ArrayTree:
 
 
 def train(
-    retraining: Trainer,
+    retraining: Retraining,
     description: saved.NetworkDescription,
     folder: Path,
     seed: int,

@@ -1,4 +1,4 @@
-"""Fixtures: the public benchmark tables and inputs that users have, where they are at hand."""
+"""Fixtures: the public benchmark tables and inputs that users have, where they are present."""
 
 import os
 import pathlib
@@ -16,8 +16,8 @@ from jaxnas.runtime import compilation_cache
 # Tracing makes many objects that live: looking for garbage among them is a waste.
 cli.collect_rarely()
 
-# How long an example takes depends on what else the machine does. The same examples in every run: a change fails by what
-# it changes. HYPOTHESIS_PROFILE=explore draws others.
+# How long an example takes depends on what else the machine does. Every run draws the same examples, so that a change
+# fails for what it changes; HYPOTHESIS_PROFILE=explore draws others.
 hypothesis.settings.register_profile("jaxnas", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "jaxnas"))

@@ -13,7 +13,7 @@ from experiments import cifar_search, cli, imagenet_search, retrain
 from jaxnas.results import settings_tree
 from jaxnas.results.workdir import open_workdir
 from jaxnas.search import presets, recipes
-from jaxnas.search.config import METHODS, PAPER_METHOD, SearchConfig, StreamedConfig
+from jaxnas.search.config import DEFAULT_METHOD, METHODS, DataSettings, SearchConfig, StreamedConfig
 from tests import tiny_search  # noqa: F401 (registers a space)
 
 COMMANDS = {
@@ -218,9 +218,10 @@ def test_an_unknown_option_is_one_line(capsys):
     assert "temperature" in message
 
 
-def test_the_default_method_is_the_paper_s():
-    assert PAPER_METHOD in METHODS
-    assert all(preset.method.method == PAPER_METHOD for preset in presets.MEMORY.configs.values())
+def test_the_presets_search_with_the_shared_model():
+    assert DEFAULT_METHOD == "shared_model"
+    searches = [*presets.MEMORY.configs.values(), presets.STREAMED.configs["small"], presets.STREAMED.configs["full"]]
+    assert all(preset.method.method == DEFAULT_METHOD for preset in searches)
 
 
 def document(**changes):
@@ -286,8 +287,8 @@ def test_contents_of_files_are_compared_too():
 def test_names_are_unique():
     @dataclasses.dataclass(frozen=True)
     class Twice:
-        data: presets.DataSettings
-        again: presets.DataSettings
+        data: DataSettings
+        again: DataSettings
 
     with pytest.raises(ValueError, match="two settings called 'dataset'"):
         settings_tree.settings(Twice)
@@ -299,7 +300,7 @@ def test_an_unknown_setting_is_named():
 
 
 RESULT = {
-    "method": PAPER_METHOD, "space": "mbconv_digits", "dataset": "digits", "seed": 0, "config": {}, "versions": {},
+    "method": DEFAULT_METHOD, "space": "mbconv_digits", "dataset": "digits", "seed": 0, "config": {}, "versions": {},
     "evaluations": 1, "wall_seconds": 1.0, "architectures": [],
 }  # fmt: skip
 

@@ -31,7 +31,8 @@ def task():
 
 @functools.cache
 def strategy(scale=1.0):
-    return SharedModel(task().space, tuple(scale * penalty for penalty in PENALTIES), cost=task().cost, spread=0.25)
+    penalties = tuple(scale * penalty for penalty in PENALTIES)
+    return SharedModel(task().space, penalties, samples=4, cost=task().cost, spread=0.25)
 
 
 def all_archs():
@@ -282,7 +283,7 @@ def test_a_fit_within_a_vmap_is_one_outside():
 
 def test_equal_settings_share_one_compiled_program():
     method = strategy()
-    twin = SharedModel(task().space, list(PENALTIES), cost=task().cost, spread=0.25)
+    twin = SharedModel(task().space, list(PENALTIES), samples=4, cost=task().cost, spread=0.25)
     assert method.cost_coefficients.shape == (1, DESIGN.size)  # cached in one of the two; must not tell them apart
     assert method == twin
     assert hash(method) == hash(twin)
@@ -302,8 +303,10 @@ def test_samples_are_shared_out_by_expected_regret():
     modes = jnp.stack([worst, worst, best])
     optima = jnp.broadcast_to(best, (3, 2, 4))
     # Regret is 0, twice the span of the first contrast, and 0: the second gets all that is not shared out evenly.
-    np.testing.assert_allclose(method.share_out(drawn, modes, optima), [1 / 6, 1 / 6 + 1 / 2, 1 / 6], rtol=1e-5)
-    no_regret = method.share_out(drawn, jnp.broadcast_to(best, (3, 4)), optima)
+    np.testing.assert_allclose(
+        posteriors.share_out(method.design, drawn, modes, optima), [1 / 6, 1 / 6 + 1 / 2, 1 / 6], rtol=1e-5
+    )
+    no_regret = posteriors.share_out(method.design, drawn, jnp.broadcast_to(best, (3, 4)), optima)
     np.testing.assert_allclose(no_regret, 1 / 3, rtol=1e-5)
 
 
@@ -400,6 +403,12 @@ def test_bad_settings_are_errors_that_name_them(setting, value):
         SharedModel(task().space, PENALTIES, cost=task().cost, **{setting: value})
 
 
+@pytest.mark.parametrize(("distributions", "samples"), [(1, 16), (2, 8), (3, 6), (4, 4), (16, 1), (40, 1)])
+def test_a_step_has_about_sixteen_samples_whatever_the_number_of_distributions(distributions, samples):
+    method = SharedModel(task().space, tuple(np.linspace(0, 1, distributions)), cost=task().cost)
+    assert method.samples == samples
+
+
 def test_probabilities_in_parts_are_those_at_once(monkeypatch):
     method, state = state_with_optima(step=2)
     every = jnp.asarray(all_archs())
@@ -411,8 +420,8 @@ def test_probabilities_in_parts_are_those_at_once(monkeypatch):
 def test_memory_of_a_thousand_distributions_is_bounded():
     """For each draw, distribution, sample and decision there is a probability: 4 GB for these."""
     with pytest.raises(ValueError, match="memory must hold at least 2 steps of 4000 samples, got 4096"):
-        SharedModel(task().space, tuple(np.linspace(0, 1, 1000)), cost=task().cost)
-    method = SharedModel(task().space, tuple(np.linspace(0, 1, 1000)), cost=task().cost, memory=8000)
+        SharedModel(task().space, tuple(np.linspace(0, 1, 1000)), samples=4, cost=task().cost)
+    method = SharedModel(task().space, tuple(np.linspace(0, 1, 1000)), samples=4, cost=task().cost, memory=8000)
     state = jax.eval_shape(method.init, jax.random.key(0))
     archs = jax.ShapeDtypeStruct((4000, len(COUNTS)), jnp.int32)
     compiled = jax.jit(method.log_prob).lower(state, archs).compile()

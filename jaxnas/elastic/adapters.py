@@ -277,7 +277,7 @@ def _split_nnx(adapter: NNXAdapter, values: tuple[tuple[str, Any], ...]) -> tupl
 
 
 def _with_fresh_keys(state: Any, key: jax.Array) -> Any:
-    """The state with all its random keys drawn anew; those of scanned layers are arrays of keys."""
+    """The state with all its random keys drawn again; those of scanned layers are arrays of keys."""
     leaves, structure = jax.tree.flatten(state)
     for place, leaf in enumerate(leaves):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -18,8 +18,8 @@ from jax.extend import core
 from jaxnas.cost import AdditiveCost, Cost, InteractionCost
 from jaxnas.elastic import programs
 from jaxnas.elastic.choices import Choices
-from jaxnas.elastic.comparison import Models, accepts
 from jaxnas.elastic.matching import Path
+from jaxnas.elastic.models import Models, accepts
 from jaxnas.elastic.slices import Layout
 
 MOST_TOGETHER = 4  # decisions whose sizes multiply in one product

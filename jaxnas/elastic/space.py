@@ -120,7 +120,7 @@ class ElasticSpace(SearchSpace):
         return self.models.adapter.model(values, {"params": params, "state": state})
 
     def calibrate(self, params: Any, arch: Sequence[int] | np.ndarray, batches: Iterable[Any]) -> Any:
-        """Running averages of batch norm, estimated anew for one architecture on training inputs.
+        """Running averages of batch norm, estimated again for one architecture on training inputs.
 
         Args:
           params: of the architecture's own model, as `extract` returns them.

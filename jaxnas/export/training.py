@@ -14,14 +14,14 @@ from jaxnas.results.json_files import read_sealed
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search.loop import Listener, run
-from jaxnas.search.retraining import Trainer
+from jaxnas.search.retraining import Retraining
 
 SUMMARY = "retrained.json"
 STARTS = {"scratch": "seed", "warm_start": "warm"}  # how a network begins, and the folders of such trainings
 
 
 def train(
-    retraining: Trainer,
+    retraining: Retraining,
     description: saved.NetworkDescription,
     folder: pathlib.Path,
     seed: int,

@@ -1,4 +1,4 @@
-"""Measured latency as an additive cost: seconds of every choice of every decision on the device at hand.
+"""Measured latency as an additive cost: seconds of every choice of every decision on the user's device.
 
 A network's latency is predicted, as by ProxylessNAS (arXiv 1812.00332), to be the sum of what its chosen operations
 take, each timed alone; a constant for the rest is the median residual of some whole networks. Other whole networks tell

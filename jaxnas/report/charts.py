@@ -219,7 +219,7 @@ def ranks(space: SearchSpace, decision: int, cost: str) -> list[int]:
 
 
 def shade(k: int, rank: int, choices: int) -> str:
-    """The colour of a choice of network k: the dearer, the darker (in dark mode, the brighter)."""
+    """The colour of a choice of network k: the more expensive, the darker (in dark mode, the brighter)."""
     share = round(12 + 88 * rank / max(1, choices - 1))
     return f"color-mix(in oklab, {color(k)} {share}%, var(--panel))"
 

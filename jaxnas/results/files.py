@@ -52,7 +52,7 @@ def to_plain(value: Any) -> Any:
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a temporary path beside `path` to write to, and moves it to `path` if all went well.
 
-    A reader, and whoever looks after a crash or a power failure, finds the old file or the new one, whole. The
+    A reader finds the old file or the new one, whole, also after a crash or a power failure. The
     temporary file is a new one under a unique name and on the disk before it is moved; a link at `path` is replaced,
     not followed. The mode is that of any new file: 0o666 less the process's umask.
 

@@ -151,14 +151,13 @@ def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
     settings = config.method
     strategies.check_name(settings.method, METHODS)
     cost = space.cost(settings.cost)
+    samples = {} if settings.samples is None else {"samples": settings.samples}
     if not settings.budgets:
-        return strategies.make(settings.method, space, settings.penalties, samples=settings.samples, cost=cost)
+        return strategies.make(settings.method, space, settings.penalties, cost=cost, **samples)
     parsed = budgets.parse(settings.budgets, settings.cost)
     costs = [space.cost(name) for name in parsed[0]]
     method = strategies.STRATEGIES[settings.method]
-    return strategies.within_budgets(
-        method, space, costs, [list(budget.values()) for budget in parsed], samples=settings.samples
-    )
+    return strategies.within_budgets(method, space, costs, [list(budget.values()) for budget in parsed], **samples)
 
 
 def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from jaxnas.search.settings import FinishSettings, SearchSettings
 
 # Strategies for supernets: they keep distributions, and weigh the samples of all for each.
 METHODS = strategies.distribution_strategies()
-# The paper's form.
-PAPER_METHOD = next(name for name in METHODS if strategies.STRATEGIES[name] is strategies.ImportanceSampling)
+# What needs the fewest evaluations on recorded supernets (docs/results.md).
+DEFAULT_METHOD = next(name for name in METHODS if strategies.STRATEGIES[name] is strategies.SharedModel)
 COSTS = ("macs", "params", latency_tables.NAME)
 
 
@@ -90,23 +90,23 @@ class MethodSettings:
     """How the distributions learn, and which networks are the answer.
 
     Attributes:
-      method: search strategy; the default is the paper's form.
+      method: search strategy; importance_sampling is the paper's form.
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost; in any order.
       budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
         such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget.
       cost: what is penalised or has a budget; latency needs a table of it.
       latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost.
-      samples: architectures drawn from each distribution in a step.
+      samples: architectures drawn from each distribution in a step; by default the method's own number.
       candidates: draws from each distribution that compete with the modes at the end, on the validation images; 0 for
         the modes alone.
     """
 
-    method: str = PAPER_METHOD
+    method: str = DEFAULT_METHOD
     penalties: tuple[float, ...]
     budgets: tuple[str, ...] = ()
     cost: str = "macs"
     latency: Path | None = undecisive()  # the table's content decides, which stands among the inputs
-    samples: int
+    samples: int | None = None
     candidates: int
 
     def __post_init__(self):
@@ -127,7 +127,7 @@ class StreamSettings:
 
     Attributes:
       folder: instead of a TFDS data set, a folder with one subfolder of images for each class, or with the splits
-        train, val and test that hold these; see docs/imagenet.md.
+        train, val and test that hold these; see docs/how-to/imagenet.md.
       valid_folder: a folder with the same class subfolders, whose images are for the distributions.
       classes: search on so many classes, drawn at random.
       images_per_class: search on so many images of each class and split, drawn at random.

@@ -65,7 +65,7 @@ def execute(
     """Runs or resumes a search and writes `result.json`, all processes together; process 0 writes.
 
     Args:
-      config: the settings; a job's processes have called `jaxnas.runtime.devices.start` already.
+      config: the settings; a job's processes have called `jaxnas.runtime.jobs.start` already.
       listen: called before the first step with the search and its folder; returns what follows the run.
       announce: called with a text for people: what images were found, and what is special about this start.
 

@@ -34,7 +34,8 @@ from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import build, loop
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.finishing import Finishing, FinishState
-from jaxnas.search.retraining import RetrainSettings, Score
+from jaxnas.search.network_steps import Score
+from jaxnas.search.recipes import RetrainSettings
 from jaxnas.search.search import Search
 from jaxnas.search.settings import FinishSettings
 from jaxnas.search.sources import InMemory, Source

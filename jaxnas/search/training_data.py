@@ -15,9 +15,9 @@ from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
 from jaxnas.search import bad_images, build
 from jaxnas.search.config import StreamedConfig
 from jaxnas.search.images import as_examples
-from jaxnas.search.retraining import Retraining, RetrainSettings, Trainer
-from jaxnas.search.sources import InMemory, Source, Streamed
-from jaxnas.search.streamed_retraining import StreamedRetraining
+from jaxnas.search.recipes import RetrainSettings
+from jaxnas.search.retraining import Retraining
+from jaxnas.search.sources import InMemory, OnHost, Source, Streamed
 
 
 class TrainingData(Protocol):
@@ -39,7 +39,7 @@ class TrainingData(Protocol):
     normalization: data.Normalization
     crop: float
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network; `test_every` epochs it records a test."""
 
     def source(self, batch_size: int, seed: int, augment: bool) -> Source:
@@ -85,19 +85,24 @@ class InMemoryData:
         """Of the images."""
         return data.Normalization(self.dataset.mean, self.dataset.std)
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network; the seed comes with the training's first state."""
         del seed
-        return Retraining(network, self.dataset, settings, test_every)
+        dataset = self.dataset
+        tested = OnHost(data.Examples(dataset.test_images, dataset.test_labels))
+        return Retraining(
+            network, self._train, tested, self.normalization, settings, mirror=dataset.flip, test_every=test_every
+        )
+
+    @functools.cached_property
+    def _train(self) -> InMemory:
+        """On the device once, for all trainings."""
+        return InMemory(data.Examples(self.dataset.train_images, self.dataset.train_labels))
 
     def source(self, batch_size: int, seed: int, augment: bool) -> Source:
         """The images to train on, on the device once, for all trainings."""
         del batch_size, seed, augment
         return self._train
-
-    @functools.cached_property
-    def _train(self) -> InMemory:
-        return InMemory(data.Examples(self.dataset.train_images, self.dataset.train_labels))
 
     def summary(self) -> str:
         """Numbers of images."""
@@ -143,18 +148,21 @@ class StreamedData:
         """Number of classes."""
         return len(self.class_names)
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network on all devices of this process; the seed decides the order of images and the crops."""
         placement = ONE_DEVICE if devices.device_count() == 1 else ALL_DEVICES
-        train, tested = (
-            build.make_stream(self.config, part, settings.batch_size, augment, seed=seed)
-            for part, augment in ((self.train, True), (self.tested, False))
+        train = self.source(settings.batch_size, seed, augment=True)
+        tested = self._stream(self.tested, settings.batch_size, seed, augment=False)
+        return Retraining(
+            network, train, tested, self.normalization, settings, test_every=test_every, placement=placement
         )
-        return StreamedRetraining(network, train, tested, self.normalization, settings, test_every, placement)
 
     def source(self, batch_size: int, seed: int, augment: bool) -> Source:
         """A stream of the images to train on, for all devices of the job."""
-        return Streamed(build.make_stream(self.config, self.train, batch_size, augment, seed=seed), convert=as_examples)
+        return self._stream(self.train, batch_size, seed, augment)
+
+    def _stream(self, part: parts.Part, batch_size: int, seed: int, augment: bool) -> Streamed:
+        return Streamed(build.make_stream(self.config, part, batch_size, augment, seed=seed), convert=as_examples)
 
     def summary(self) -> str:
         """Numbers of images, and where they come from."""

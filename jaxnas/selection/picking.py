@@ -2,7 +2,7 @@
 
 A model of the loss is fitted to the evaluations (`jaxnas.selection.loss_model`), and its minimum within the budgets is
 found exactly: by enumeration where the space is small, else as an integer programme (`jaxnas.knapsack`). No network is
-evaluated anew. Of N networks the model takes the one that looks best, so that it is a little worse than it looks; how
+evaluated again. Of N networks the model takes the one that looks best, so that it is a little worse than it looks; how
 far off its loss may be is in the interval.
 """
 
@@ -22,7 +22,7 @@ from jaxnas.spaces.base import SearchSpace
 
 LARGEST_ENUMERATED = 2**17  # networks
 COVERAGE = 0.8  # of the intervals
-FRONT = 24  # budgets between the cheapest and the dearest network, where a space is too large for all
+FRONT = 24  # budgets between the cheapest and the most expensive network, where a space is too large for all
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,14 @@ Limits: On NAS-Bench-201 with flops not shown to beat random search: cells that 
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, variation
 from jaxnas.strategies.related import archive as archives
 from jaxnas.strategies.related import linear_ensemble, pareto
@@ -57,7 +56,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class MoARR:
+class MoARR(base.Settings):
     """Recommendation by hypervolume under an ensemble of linear models.
 
     Attributes:
@@ -75,10 +74,8 @@ class MoARR:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
     samples: int | None = None
-    cost: Callable[[jax.Array], jax.Array] | None = None
+    step_of: ClassVar[int] = 10
     founders: int = 50
     growth: float = 1.1
     capacity: int = 4096
@@ -86,17 +83,12 @@ class MoARR:
     optimism: float = 1.0
 
     def __post_init__(self):
-        base.complete(self, population=10)
+        super().__post_init__()
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
         if self.pool < self.step_samples:
             raise ValueError(f"pool must hold at least one step of {self.step_samples}, got {self.pool}")
         if not self.optimism >= 0:
             raise ValueError(f"optimism must not be negative (0 trusts the mean), got {self.optimism}")
-
-    @property
-    def step_samples(self) -> int:
-        """S."""
-        return len(self.penalties) * self.samples
 
     @property
     def design(self) -> designs.Design:

@@ -24,14 +24,12 @@ regression on scores is smoother than the truth, and the best of a thousand exac
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base
 from jaxnas.strategies.related import archive as archives
 from jaxnas.strategies.related import comparator, pareto
@@ -67,7 +65,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class SMEMNAS:
+class SMEMNAS(base.Settings):
     """Evolution of two populations under a pairwise comparison.
 
     Attributes:
@@ -87,10 +85,6 @@ class SMEMNAS:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
-    samples: int = 4
-    cost: Callable[[jax.Array], jax.Array] | None = None
     founders: int = 100
     growth: float = 1.5
     capacity: int = 4096
@@ -100,16 +94,11 @@ class SMEMNAS:
     pairs: int = 1000
 
     def __post_init__(self):
-        base.complete(self)
+        super().__post_init__()
         archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
         base.check_positive(self, "population", "generations", "pairs")
         if not 0 <= self.vice <= self.population:
             raise ValueError(f"vice must be from 0 to the population of {self.population}, got {self.vice}")
-
-    @property
-    def step_samples(self) -> int:
-        """S."""
-        return len(self.penalties) * self.samples
 
     def init(self, key: jax.Array) -> State:
         """Nothing evaluated, no population; the key is kept for fits."""
