@@ -21,7 +21,7 @@ from rich.console import Console
 
 from experiments import cli
 from jaxnas import export
-from jaxnas.export import family, saved
+from jaxnas.export import saved, shared_weights
 from jaxnas.export.card import CARD
 from jaxnas.results.files import replacing_folder
 from jaxnas.results.result import read_result
@@ -84,10 +84,10 @@ def trained_networks(config: Config) -> dict[str, Trained]:
     for path in sorted(trained.glob(f"k*/seed*/{saved.DESCRIPTION}"), key=lambda path: int(path.parent.name[4:])):
         name = path.parent.parent.name
         found.setdefault(name, Trained(path.parent, None, f"{retrain} {name[1:]}"))
-    finished = config.run / family.FOLDER
-    if config.trained is None and family.holds_family(finished):
+    finished = config.run / shared_weights.FOLDER
+    if config.trained is None and shared_weights.holds_networks(finished):
         search = repeat.command(read_result(config.run / "result.json").config) or "a search with finish_steps"
-        for k in range(len(family.read_descriptions(finished))):
+        for k in range(len(shared_weights.read_descriptions(finished))):
             found.setdefault(f"k{k}", Trained(finished, k, search))
     if not found:
         raise ValueError(f"no trained networks in {trained}; train them: {retrain} {config.index}")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -255,6 +256,23 @@ def test_truncated_newest_checkpoint_falls_back(undisturbed, cache, tmp_path):
     assert completed.returncode == 0, completed.stderr
     assert "damaged" in completed.stdout
     assert outcome(tmp_path) == outcome(undisturbed)
+
+
+def test_picks_networks_with_more_evaluations(undisturbed, capsys, tmp_path):
+    out = tmp_path / "picks.json"
+    arguments = ["--run", str(undisturbed), "--out", str(out), "--budgets", "macs=60e3", "macs=90e3"]
+    cli.run(pick.main, pick.Config, [*arguments, "--evaluations", "24"])
+    first = json.loads(out.read_text())
+    spent = int(re.search(r"(\d+) more evaluations", capsys.readouterr().out)[1])
+    assert 12 < spent <= 24
+    assert [found["costs"]["macs"] <= limit for found, limit in zip(first, (60e3, 90e3))] == [True, True]
+    cli.run(pick.main, pick.Config, [*arguments, "--evaluations", "24"])
+    assert json.loads(out.read_text()) == first
+    capsys.readouterr()
+    message = fails(capsys, *arguments, "--evaluations", "3", command=pick)
+    assert "evaluations must be at least 2 for each of the 2 budgets" in message
+    message = fails(capsys, f"--run={undisturbed}", "--front", "--evaluations", "24", command=pick)
+    assert "--budgets in place of --front" in message
 
 
 def test_picks_networks_from_the_folder(undisturbed, capsys, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from experiments import cli
 from jaxnas import data, networks, spaces, supernet
-from jaxnas.export import family, saved
+from jaxnas.export import saved, shared_weights
 from jaxnas.search.finished import FinishedNetworks
 from jaxnas.search.network_steps import Score
 from jaxnas.search.training_data import InMemoryData
@@ -69,7 +69,7 @@ def save_networks(run):
     scores, images = (Score(0.0, 1.0),), InMemoryData(digits)
     statistics = (variables["batch_stats"],)
     together = FinishedNetworks(space, (arch,), shared, recipes, statistics, scores, images)
-    family.save(run / family.FOLDER, [description], together)
+    shared_weights.save(run / shared_weights.FOLDER, [description], together)
     return digits.test_images[:2]
 
 

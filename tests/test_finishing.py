@@ -13,7 +13,7 @@ import safetensors.numpy
 import jaxnas
 from experiments import cli, export
 from jaxnas import data, networks, supernet
-from jaxnas.export import family, saved
+from jaxnas.export import saved, shared_weights
 from jaxnas.results.json_files import seal
 from jaxnas.runtime.loop import NonFiniteLossError
 from jaxnas.search import finished, presets
@@ -246,7 +246,7 @@ def description(networks_, k):
 def folder(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "finished"
     _, networks_ = trained
-    family.save(path, [description(networks_, k) for k in range(4)], networks_)
+    shared_weights.save(path, [description(networks_, k) for k in range(4)], networks_)
     return path
 
 
@@ -259,18 +259,18 @@ def test_one_file_gives_back_each_network(trained, folder):
         module = networks.build(tiny(), arch)
         inside = module.apply(networks_.variables(k), network.preprocess(images))
         np.testing.assert_allclose(network(images), inside, atol=1e-5)
-    assert jaxnas.load(folder / family.WEIGHTS, index=1).description.encoding == ARCHS[1]
+    assert jaxnas.load(folder / shared_weights.WEIGHTS, index=1).description.encoding == ARCHS[1]
 
 
 def test_what_networks_share_is_in_the_file_once(trained, folder):
     _, networks_ = trained
-    sizes = family.save(folder, [description(networks_, k) for k in range(4)], networks_)
-    assert sizes.together == (folder / family.WEIGHTS).stat().st_size
+    sizes = shared_weights.save(folder, [description(networks_, k) for k in range(4)], networks_)
+    assert sizes.together == (folder / shared_weights.WEIGHTS).stat().st_size
 
     def count(*trees):
         return sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
 
-    kept = count(safetensors.numpy.load_file(folder / family.WEIGHTS))
+    kept = count(safetensors.numpy.load_file(folder / shared_weights.WEIGHTS))
     assert kept == count(networks_.shared, networks_.batch_stats)
     apart = count(*(networks_.variables(k) for k in range(4)))
     assert apart > kept
@@ -293,9 +293,9 @@ def test_an_index_of_a_single_network(trained, tmp_path):
 
 def edit(change):
     def damage(folder):
-        document = json.loads((folder / family.DESCRIPTION).read_text())
+        document = json.loads((folder / shared_weights.DESCRIPTION).read_text())
         change(document)
-        (folder / family.DESCRIPTION).write_text(json.dumps(seal(document)))
+        (folder / shared_weights.DESCRIPTION).write_text(json.dumps(seal(document)))
 
     return damage
 
@@ -316,9 +316,9 @@ def flip(name, position):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (flip(family.WEIGHTS, -1), "is not what was written, or is damaged"),
-        (lambda folder: (folder / family.DESCRIPTION).write_text("{}"), "describes no network"),
-        (lambda folder: (folder / family.DESCRIPTION).unlink(), "cannot be read"),
+        (flip(shared_weights.WEIGHTS, -1), "is not what was written, or is damaged"),
+        (lambda folder: (folder / shared_weights.DESCRIPTION).write_text("{}"), "describes no network"),
+        (lambda folder: (folder / shared_weights.DESCRIPTION).unlink(), "cannot be read"),
         (edit(lambda document: document.update(format="jaxnas network 2")), "its format is 'jaxnas network 2'"),
         (edit(lambda document: document.update(networks=3)), "describes no networks"),
         (edit(lambda document: document["networks"][1].pop("recipe")), "describes no networks"),
@@ -328,7 +328,7 @@ def flip(name, position):
     ],
 )
 def test_damaged_and_foreign_families_are_one_line(folder, tmp_path, damage, message):
-    for name in (family.DESCRIPTION, family.WEIGHTS):
+    for name in (shared_weights.DESCRIPTION, shared_weights.WEIGHTS):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     damage(tmp_path)
     with pytest.raises(ValueError, match=message) as raised:
@@ -359,7 +359,7 @@ def test_a_retrained_network_takes_the_place_of_a_finished_one(folder, trained, 
     retrained = tmp_path / "retrained" / "k1" / "seed0"
     saved.save(retrained, description(networks_, 3), networks_.variables(3))
     (tmp_path / "finished").mkdir()
-    for name in (family.DESCRIPTION, family.WEIGHTS):
+    for name in (shared_weights.DESCRIPTION, shared_weights.WEIGHTS):
         (tmp_path / "finished" / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "result.json").write_bytes((folder.parent / "result.json").read_bytes())
     found = export.trained_networks(export.Config(run=tmp_path))

@@ -70,6 +70,9 @@ class Adapter(Protocol):
     def state_of_model(self, state: Any) -> Any:
         """The state as the user's model takes it."""
 
+    def state_from_model(self, state: Any) -> Any:
+        """The inverse of `state_of_model`."""
+
 
 def arguments(inputs: Any) -> tuple[Any, ...]:
     """The positional arguments that `inputs` stands for: those of a tuple, or itself."""
@@ -163,6 +166,10 @@ class LinenAdapter:
     def state_of_model(self, state: Any) -> Any:
         """See `Adapter`."""
         return _by_collection(state)
+
+    def state_from_model(self, state: Any) -> Any:
+        """See `Adapter`."""
+        return _by_module(state)
 
 
 def _by_module(collections: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,6 +270,10 @@ class NNXAdapter:
         """See `Adapter`."""
         return state
 
+    def state_from_model(self, state: Any) -> Any:
+        """See `Adapter`."""
+        return state
+
 
 def _abstract_nnx(adapter: NNXAdapter, values: tuple[tuple[str, Any], ...]) -> tuple[Any, nnx.State, nnx.State]:
     """Graph, parameters and state of a model by shapes; building one takes far longer than filling it."""
@@ -342,6 +353,10 @@ class PairAdapter:
         return jax.tree.map(lambda _: False, state)
 
     def state_of_model(self, state: Any) -> Any:
+        """See `Adapter`."""
+        return state
+
+    def state_from_model(self, state: Any) -> Any:
         """See `Adapter`."""
         return state
 

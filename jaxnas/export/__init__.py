@@ -10,7 +10,7 @@ predictions = export.classify(network, ["photo.jpg"])          # image files of 
 import os
 import pathlib
 
-from jaxnas.export import family, saved
+from jaxnas.export import saved, shared_weights
 from jaxnas.export.card import model_card
 from jaxnas.export.classify import Prediction, classify
 from jaxnas.export.formats import FORMATS, Format, FormatUnavailableError, load_stablehlo
@@ -29,8 +29,8 @@ def load(path: str | os.PathLike[str], index: int | None = None) -> Network:
       ValueError: in one line, if the folder holds no network, or a damaged one, or none of this index.
     """
     path = pathlib.Path(path)
-    if family.holds_family(path):
-        return family.load(path, index)
+    if shared_weights.holds_networks(path):
+        return shared_weights.load(path, index)
     if index is not None:
         raise ValueError(f"index must be left out, since {path} holds no networks that share weights, got {index}")
     return saved.load(path)
@@ -44,7 +44,7 @@ __all__ = [
     "NetworkDescription",
     "Prediction",
     "classify",
-    "family",
+    "shared_weights",
     "load",
     "load_stablehlo",
     "model_card",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jaxnas.export import family
+from jaxnas.export import shared_weights
 from jaxnas.report import tensorboard
 from jaxnas.report.pareto import plot_pareto
 from jaxnas.report.progress import SearchDisplay, result_table
@@ -55,8 +55,10 @@ def run_and_show(config: SearchConfig, console: Console, stalled: Callable[[str]
     if not is_writer:
         return
     if outcome.finished is not None:
-        folder = outcome.workdir / family.FOLDER
-        sizes = family.save(folder, family.describe(config, outcome.result, outcome.finished), outcome.finished)
+        folder = outcome.workdir / shared_weights.FOLDER
+        sizes = shared_weights.save(
+            folder, shared_weights.describe(config, outcome.result, outcome.finished), outcome.finished
+        )
     plot_pareto(outcome.result, outcome.workdir / "pareto.png")
     console.print(result_table(outcome.result))
     if outcome.finished is not None:

@@ -89,8 +89,9 @@ def open_training_data(config: SearchConfig, images: build.Images, search: Searc
     """
     networks.network_type(search.supernet.space)
     if isinstance(config, StreamedConfig):
-        train, tested = parts.training_parts(images, build.search_parts(config, images))
-        return StreamedData(config, train, tested, data.Normalization(search.prepare.mean, search.prepare.std))
+        chosen = parts.training_parts(images, build.search_parts(config, images), config.streams.test_fraction)
+        normalization = data.Normalization(search.prepare.mean, search.prepare.std)
+        return StreamedData(config, chosen.train, chosen.tested, chosen.searched, normalization)
     return InMemoryData(data.resize_dataset(images, config.data.image_size))
 
 

@@ -1,6 +1,6 @@
 """Networks that share weights as one file: each array once, and for each network a recipe of which are its own.
 
-family.json          of each network what `network.json` holds of it and its recipe; sha256 of the arrays
+networks.json          of each network what `network.json` holds of it and its recipe; sha256 of the arrays
 family.safetensors   float32 arrays: shared/VARIANT/PATH of weights, and batch_stats/K/PATH of network K alone
 """
 
@@ -17,9 +17,9 @@ from jaxnas.search.config import SearchConfig
 from jaxnas.search.finished import FinishedNetworks
 
 FOLDER = "finished"  # in that of a search
-DESCRIPTION, WEIGHTS = "family.json", "family.safetensors"
-FORMAT = "jaxnas family 1"
-MEMBERS, RECIPE = "networks", "recipe"  # of family.json
+DESCRIPTION, WEIGHTS = "networks.json", "family.safetensors"
+FORMAT = "jaxnas networks 1"
+MEMBERS, RECIPE = "networks", "recipe"  # of networks.json
 SHARED, OWN = "shared", "batch_stats"  # of the names of arrays
 
 
@@ -80,7 +80,7 @@ def save(folder: pathlib.Path, descriptions: Sequence[saved.NetworkDescription],
     return Sizes(len(content), sum(map(len, apart)))
 
 
-def holds_family(path: pathlib.Path) -> bool:
+def holds_networks(path: pathlib.Path) -> bool:
     """Whether a folder, or the folder of a file, holds networks that share weights."""
     return (_folder(path) / WEIGHTS).is_file()
 
