@@ -29,8 +29,6 @@ def load(path: str | os.PathLike, make: Callable[..., Any] | None = None) -> "ex
     from jaxnas.family import storing  # reports, and with them matplotlib, are not loaded by `import jaxnas`
 
     path = Path(path)
-    if (path / storing.DESCRIPTION).exists():
+    if make is not None or storing.is_stored(path):
         return storing.load(path, make)
-    if make is not None:
-        raise ValueError(f"make is for the folder of a family, which holds a {storing.DESCRIPTION}; {path} holds none")
     return export.load(path)
