@@ -134,9 +134,11 @@ def read(run: Path, table: Path | None) -> tuple[evaluations.Evaluations, Search
     if different := about.differences(expected):
         raise ValueError(f"{path} is of another search than config.json, different in {', '.join(different)}")
     space = evaluations.space_of(about, path)
-    if table is None and (run / LATENCY_FILE).exists():
-        table = run / LATENCY_FILE
-    return kept, space if table is None else latency.read(table).added_to(space)
+    if table is not None:
+        return kept, latency.read(table).added_to(space)
+    if (run / LATENCY_FILE).exists():
+        space = latency.read(run / LATENCY_FILE, about.run.get("latency")).added_to(space)
+    return kept, space
 
 
 def _run_of(run: Path) -> dict:

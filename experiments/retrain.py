@@ -5,7 +5,8 @@
     python -m experiments.retrain --result runs/own/result.json
 
 Networks of a search on streamed images are trained on the same images, on all devices. They are tested on the split
-`test` of the data set or folder, else on `val`, else on a fifth of the images, which are then not for training.
+`test` of the data set or folder, else on the images that the search kept for testing, else on `val` or a fifth of the
+images, which the search has read; the first line says which.
 
 Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experiments.export` and `jaxnas.load`),
 `metrics.jsonl` and checkpoints, and OUT/retrained.json and OUT/curves.png with the test accuracies of all networks
@@ -161,6 +162,7 @@ def main(config: Config) -> None:
             versions=versions(),
             class_names=images.class_names,
             crop=images.crop,
+            trained_with={"tested_on": images.tested_on},
         )
         space = description.build_space()
         network = networks.build(space, found.encoding, drop_path=settings.drop_path)
@@ -233,8 +235,7 @@ def summary_table(summary: list[dict[str, Any]]) -> rich.table.Table:
     for network in summary:
         table.add_row(
             str(network["k"]),
-            f"{network['macs']:,}",
-            f"{network['params']:,}",
+            *("-" if network[name] is None else f"{network[name]:,}" for name in ("macs", "params")),
             *(_spread(network.get(f"test_accuracy_{start}")) for start in ("scratch", "warm_start")),
         )
     return table

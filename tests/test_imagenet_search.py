@@ -342,3 +342,14 @@ def test_scaling_counts_a_ring_and_the_dearest_network():
 def test_the_learning_rate_grows_with_the_minibatch():
     rates = [imagenet_search.Config(preset="full", batch_size=size).training.learning_rate for size in (256, 1024)]
     np.testing.assert_allclose(rates, [0.125, 0.5])
+
+
+def test_the_benchmark_of_faults_calls_the_command_as_it_is(images):
+    config = cli.parse(imagenet_search.Config, [*faults.COMMAND[3:], f"--data-dir={images}", "--workdir=absent"])
+    assert faults.COMMAND[1:3] == ["-m", "experiments.imagenet_search"]
+    assert config.training.total_steps == faults.STEPS
+    assert (config.training.steps_per_dispatch, config.run.checkpoint_seconds) == (1, 0)
+    points = faults.choose(faults.Config(faults=20, kill_only=True))
+    assert len(points) == 20
+    assert {number for _, number, _ in points} == {signal.SIGKILL}
+    assert {number for _, number, _ in faults.choose(faults.Config())} == {signal.SIGKILL, signal.SIGTERM}

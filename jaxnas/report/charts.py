@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from jaxnas.metrics import pareto_front
 from jaxnas.report.labels import place_labels
 from jaxnas.report.svg import Canvas
-from jaxnas.report.wording import COSTS, count, quantity, short_name
+from jaxnas.report.wording import count, in_words, quantity, short_name
 from jaxnas.spaces import SearchSpace
 
 BINS = 60  # points of a curve: with more, the noise of minibatches hides its course
@@ -78,7 +78,7 @@ def cost_error(
       cloud: costs and errors [N] of all networks of a table, drawn faint, those near the points.
     """
     canvas = Canvas(410, 300)
-    axes = _axes(canvas, COSTS[cost], error_name, lambda value, _: quantity(cost, value, 6))
+    axes = _axes(canvas, in_words(cost), error_name, lambda value, _: quantity(cost, value, 6))
     axes.margins(0.1, 0.16)
     fronts, panel = [], canvas.color("var(--panel)")
     for budget, tint in budgets:
@@ -105,7 +105,7 @@ def cost_error(
     places = np.concatenate([each.places for each in series])
     names = [name for each in series for name in each.labels]
     place_labels(axes, places, names, fronts, color=canvas.color("var(--ink)"), fontsize=_SIZE)
-    return canvas.to_html(f"{error_name} against {COSTS[cost]}")
+    return canvas.to_html(f"{error_name} against {in_words(cost)}")
 
 
 def curves(
@@ -162,7 +162,7 @@ def layer_costs(space: SearchSpace, archs: np.ndarray, index: int, costs: Sequen
         edges = {"edgecolor": tints, "linewidth": 2 * (values > 0), "joinstyle": "round"}  # rounds the corners
         bars = axes.barh(range(len(names)), values, 0.6, color=tints, **edges)
         axes.bar_label(bars, [quantity(name, value) if value else "0" for value in values], padding=4, **style)
-        total = f"{COSTS[name]} {quantity(name, float(cost.total(archs[index])))}"
+        total = f"{in_words(name)} {quantity(name, float(cost.total(archs[index])))}"
         axes.set_title(total, loc="right" if place == 0 else "left", pad=7, weight="bold", **style)
         if place == 1:
             axes.set_yticks(range(len(names)), names, ha="center", va="center", color=canvas.color("var(--ink)"))

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from jaxnas.report import charts
 from jaxnas.report.charts import LINES, MARKERS, Points, color
 from jaxnas.report.runs import Baseline, Run, Truth
-from jaxnas.report.wording import COSTS, costs_of, label, measures_loss, quantity
+from jaxnas.report.wording import costs_of, in_words, label, measures_loss, quantity, total
 from jaxnas.results.result import FoundArchitecture
 from jaxnas.spaces import SearchSpace
 
@@ -42,7 +42,7 @@ def measured(runs: Sequence[Run]) -> Overview:
             heights = {k: found.valid_loss if by_loss else _error(found) for k, found in enumerate(run.found)}
             heights = {k: height for k, height in heights.items() if height is not None}
             any_known |= bool(heights)
-            values = np.array([(getattr(run.found[k], cost), height) for k, height in heights.items()]).reshape(-1, 2)
+            values = np.array([(total(run.found[k], cost), height) for k, height in heights.items()]).reshape(-1, 2)
             series.append(_points(run, index, len(runs) == 1, values, list(heights), cost, name, percent=not by_loss))
         limits = [
             (float(found.budgets[cost]), color(k))
@@ -125,7 +125,7 @@ def _points(
     found = [run.found[k] for k in networks]
     details = [
         f"{run.name}, network {each.k}, {label(each)}: {error_name} {format(error, '.2%' if percent else '.4g')}, "
-        f"{quantity(cost, at)} {COSTS[cost]}"
+        f"{quantity(cost, at)} {in_words(cost)}"
         for each, (at, error) in zip(found, values)
     ]
     return Points(
@@ -144,7 +144,7 @@ def _baseline(baseline: Baseline, index: int, truth: Truth, totals, cost: str) -
     costs = np.median(totals(baseline.archs), axis=0)
     errors = np.median(truth.errors(baseline.archs), axis=0)
     details = [
-        f"{baseline.name}, penalty {penalty:.3g}: true error {error:.2%}, {quantity(cost, at)} {COSTS[cost]}"
+        f"{baseline.name}, penalty {penalty:.3g}: true error {error:.2%}, {quantity(cost, at)} {in_words(cost)}"
         for penalty, at, error in zip(baseline.penalties, costs, errors)
     ]
     tints = ["var(--ink)"] * len(costs)

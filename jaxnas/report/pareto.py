@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from jaxnas.metrics import pareto_front
 from jaxnas.report.labels import place_labels
-from jaxnas.report.wording import COSTS, costs_of, measures_loss, quantity, searched_cost, within
+from jaxnas.report.wording import costs_of, in_words, measures_loss, quantity, searched_cost, total, within
 from jaxnas.results.files import replacing
 from jaxnas.results.result import OWN_DATA, FoundArchitecture, SearchResult
 
@@ -59,7 +59,7 @@ def draw_pareto(result: SearchResult, cost: str | None = None) -> Figure:
     _style(axes, result)
     axes.set_ylabel("Validation loss" if by_loss else "Validation accuracy (%)", color=_INK)
     each = "example" if result.dataset == OWN_DATA else "image"
-    axes.set_xlabel(f"{COSTS[cost].capitalize()} of one {each}" if cost != "params" else "Parameters", color=_INK)
+    axes.set_xlabel(f"{in_words(cost).capitalize()} of one {each}" if cost != "params" else "Parameters", color=_INK)
     if points:
         costs, heights = np.array([point[:2] for point in points]).T
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(cost, value, 6)))
@@ -85,7 +85,7 @@ def _points(architectures: Sequence[FoundArchitecture], cost: str, by_loss: bool
     for found in architectures:
         height = found.valid_loss if by_loss else found.valid_accuracy
         if height is not None and np.isfinite(height):
-            key = (found.encoding, float(getattr(found, cost)), float(height) * (1 if by_loss else 100))
+            key = (found.encoding, float(total(found, cost)), float(height) * (1 if by_loss else 100))
             labels.setdefault(key, []).append(within(found) if found.budgets else f"{found.penalty:.3g}")
     return [(at, height, "; ".join(names)) for (_, at, height), names in labels.items()]
 

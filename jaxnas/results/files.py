@@ -101,12 +101,14 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     final = pathlib.Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (final.with_name(f".{final.name[:100]}-{secrets.token_hex(8)}") for _ in range(2))
-    temporary.mkdir()
+    with naming(final, temporary):
+        temporary.mkdir()
     try:
-        yield temporary
-        for each in temporary.rglob("*"):
-            if each.is_file() and not each.is_symlink():
-                flush(each)
+        with naming(final, temporary):
+            yield temporary
+            for each in temporary.rglob("*"):
+                if each.is_file() and not each.is_symlink():
+                    flush(each)
         flush_folder(temporary)
         is_there = os.path.lexists(final)
         if is_there:  # A folder that holds files cannot be replaced by a rename.

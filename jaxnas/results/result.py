@@ -24,26 +24,28 @@ class FoundArchitecture:
       penalty: its penalty coefficient eps_k; in a search with budgets where it ended, that of the first cost.
       encoding: choice of each of the D decisions.
       description: the architecture in words.
-      params: number of its parameters.
-      macs: its multiply-adds for one image.
+      params: number of its parameters; None where the space does not count them.
+      macs: its multiply-adds for one image, likewise.
       probability: of this architecture under theta_k; None where unknown.
       valid_loss: cross-entropy on the validation half with the supernet's weights; None where not finite.
       valid_accuracy: in [0, 1], likewise.
       budgets: the largest costs by name that the architecture had to keep; None in a search with penalties.
       latency: predicted seconds of a call by the search's latency table; None without one.
+      costs: other costs of the space by name; None where there are none.
     """
 
     k: int
     penalty: float
     encoding: tuple[int, ...]
     description: str
-    params: int
-    macs: int
+    params: int | None
+    macs: int | None
     probability: float | None
     valid_loss: float | None
     valid_accuracy: float | None
     budgets: Mapping[str, float] | None = None
     latency: float | None = None
+    costs: Mapping[str, float] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "encoding", tuple(int(choice) for choice in self.encoding))
@@ -64,7 +66,9 @@ class SearchResult:
       wall_seconds: how long it took.
       architectures: [K], one for each distribution, ordered by penalty; with budgets in the order these were given.
       classes: names of the classes, in the order of the labels; None where a search does not know them.
-      images: number of images of each class that the search learnt on; None where it does not know them.
+      images: number of images of each class that the search learnt on or kept for testing; None where it does not know.
+      test_images: number of images that the search kept for testing the networks, and did not read; None where it kept
+        none: the data set has a split for that, or the networks can be tested on images alone that the search read.
       space_description: what the space of the costs is built from, see `jaxnas.spaces.from_description`; None where it
         is not known, as of a space of one's own, and in results of earlier versions.
     """
@@ -81,6 +85,7 @@ class SearchResult:
     classes: tuple[str, ...] | None = None
     images: Mapping[str, int] | None = None
     space_description: Mapping[str, Any] | None = None
+    test_images: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "architectures", tuple(self.architectures))
@@ -171,20 +176,25 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "architectures": (list,),
     "classes": (list, type(None)),
     "images": (dict, type(None)),
+    "test_images": (int, type(None)),
     "space_description": (dict, type(None)),
     "k": _INTEGER,
     "penalty": _NUMBER,
     "encoding": (list,),
     "description": _TEXT,
-    "params": _INTEGER,
-    "macs": _INTEGER,
+    "params": (*_INTEGER, type(None)),
+    "macs": (*_INTEGER, type(None)),
     "probability": (*_NUMBER, type(None)),
     "valid_loss": (*_NUMBER, type(None)),
     "valid_accuracy": (*_NUMBER, type(None)),
     "budgets": (dict, type(None)),
     "latency": (*_NUMBER, type(None)),
+    "costs": (dict, type(None)),
 }
-_NOT_NEGATIVE = ("k", "params", "macs", "evaluations", "wall_seconds", "probability", "valid_accuracy", "latency")
+_NOT_NEGATIVE = (
+    *("k", "params", "macs", "evaluations", "wall_seconds", "test_images"),
+    *("probability", "valid_accuracy", "latency"),
+)
 
 
 def _checked(value: Any, kind: type, where: str) -> dict[str, Any]:

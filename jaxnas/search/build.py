@@ -75,7 +75,12 @@ def search_parts(config: StreamedConfig, splits: sources.Splits) -> tuple[parts.
     """The images that weights and distributions learn on."""
     streams = config.streams
     return parts.search_parts(
-        splits, config.data.valid_fraction, config.run.seed, streams.classes, streams.images_per_class
+        splits,
+        config.data.valid_fraction,
+        config.run.seed,
+        streams.classes,
+        streams.images_per_class,
+        streams.test_fraction,
     )
 
 
@@ -158,13 +163,14 @@ def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
     return strategies.within_budgets(method, space, costs, [list(budget.values()) for budget in parsed], **samples)
 
 
-def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]:
+def inputs(config: SearchConfig, search: Search | None = None, splits: sources.Splits | None = None) -> dict[str, Any]:
     """What files decide about a search beside its settings, JSON-ready.
 
     Args:
       config: the configuration.
       search: what was built of it; of one that streams its images, these get a fingerprint, classes and, where they are
         known without reading all records, counts.
+      splits: what `open_images` opened, where images are streamed; None to open it here.
     """
     found: dict[str, Any] = {}
     if config.method.latency is not None:
@@ -172,16 +178,22 @@ def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]
         found["latency"] = {"device": table.device, "batch_size": table.batch_size, "digest": table.digest}
     if search is not None and isinstance(search.train, Streamed):
         streams = search.train.stream, search.valid.stream
-        found["data"] = _fingerprint([stream.source for stream in streams])
+        found["data"] = fingerprint([stream.source for stream in streams])
         found["classes"] = list(streams[0].subset.class_names)
-        counts = parts.class_counts(*((stream.source, stream.subset) for stream in streams))
+        held_out = parts.held_out_part(
+            open_images(config) if splits is None else splits, streams[0].subset, config.streams.test_fraction
+        )
+        used = [(stream.source, stream.subset) for stream in streams]
+        counts = parts.class_counts(*used, *([] if held_out is None else [held_out]))
         if counts is not None:
             found["images"] = counts
+        if held_out is not None:
+            found["test_images"] = len(held_out[1].indices)
         found["normalization"] = {name: list(getattr(search.prepare, name)) for name in ("mean", "std")}
     return found
 
 
-def _fingerprint(found: list[sources.ImageSource]) -> str:
+def fingerprint(found: list[sources.ImageSource]) -> str:
     """Of one source or, where the distributions have images of their own, of both."""
     prints = [source.fingerprint() for source in dict.fromkeys(found)]
     whole = prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()

@@ -131,6 +131,8 @@ class StreamSettings:
       valid_folder: a folder with the same class subfolders, whose images are for the distributions.
       classes: search on so many classes, drawn at random.
       images_per_class: search on so many images of each class and split, drawn at random.
+      test_fraction: share of each class that the search leaves for testing the networks it finds, where the data set
+        has no split for that; 0 for none.
       mirror: mirror training images at random; by default not for digits, letters, text and traffic signs, which are
         told by the name of the data set or folder.
       mean: of red, green and blue, from 0 to 1, that images are normalised with; by default measured on the training
@@ -148,6 +150,7 @@ class StreamSettings:
     valid_folder: Path | None = undecisive()  # likewise
     classes: int | None = None
     images_per_class: int | None = None
+    test_fraction: float = 0.0  # of searches from before this setting; the presets have another
     mirror: bool = True
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -159,6 +162,8 @@ class StreamSettings:
     max_dead_images: int = undecisive(100)
 
     def __post_init__(self):
+        if not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}")
         check_background(self.background)
         # Each is checked beside a value that is right, since either may be left to be measured.
         Normalization(self.mean or (0.5, 0.5, 0.5), self.std or (0.25, 0.25, 0.25))

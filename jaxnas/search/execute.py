@@ -66,6 +66,10 @@ def execute(
     is_writer, streamed = devices.is_host_zero(), isinstance(config, StreamedConfig)
     splits = None
     if streamed:
+        began_without = devices.from_first(lambda: _keeps_no_images(config.run.workdir))
+        if began_without and config.streams.test_fraction:
+            config = settings_tree.replace(config, test_fraction=0.0)
+            announce("the search in this folder keeps no images for testing, and goes on as it began")
         known_bad = json.loads(devices.from_first(lambda: json.dumps(read_known_bad(config.run.workdir))))
         splits = devices.together(lambda: open_images(config, known_bad))
         announce(splits.summary())
@@ -73,12 +77,13 @@ def execute(
         if count:
             announce(f"warning: {count} images that could not be read at an earlier start are passed over")
     search = devices.together(lambda: build(config, splits))
-    found = devices.together(lambda: inputs(config, search))
+    found = devices.together(lambda: inputs(config, search, splits))
     document = describe(config, found)
     comparable = functools.partial(settings_tree.comparable, type(config))
     devices.check_agreement(comparable(document))
     name = f"{config.data.dataset}-{config.run.preset or 'search'}"
     if streamed:
+        announce(_kept_for_testing(found, splits))
         announce(_preprocessing(config, found))
     before = _distribution_steps(config) if is_writer else None
     with contextlib.ExitStack() as stack:
@@ -119,6 +124,7 @@ def execute(
             dataset=config.data.dataset,
             classes=found.get("classes"),
             images=found.get("images"),
+            test_images=found.get("test_images"),
         )
         if is_writer:
             result.write(workdir / "result.json")
@@ -179,6 +185,34 @@ def _preprocessing(config: StreamedConfig, found: dict[str, Any]) -> str:
     mirrored = "mirrored at random" if config.streams.mirror else "not mirrored"
     size = config.data.image_size
     return f"images are resized to {size}x{size}, {mirrored} in training, and normalised with mean {mean}, std {std}"
+
+
+def _kept_for_testing(found: dict[str, Any], splits: Splits) -> str:
+    """Which images the networks that are found can be tested on, for people."""
+    if "test_images" in found:
+        count = f"{found['test_images']:,} of these images"
+        return f"{count} are kept for testing the networks; the search does not read them"
+    if splits.test is not None:
+        return "the networks can be tested on a split of their own, which the search does not read"
+    what = "give a folder test beside val" if splits.valid is not None else "--test-fraction 0.2 keeps a fifth of them"
+    return f"the networks can be tested on images alone that the search reads; {what}"
+
+
+def _keeps_no_images(workdir: Path | None) -> str:
+    """A word where the search in a folder began without images kept for testing, as in earlier versions; else empty."""
+    if workdir is None:
+        return ""
+    try:
+        streams = read_sealed(workdir / "config.json")["streams"]
+        return "" if streams.get("test_fraction", 0.0) else "none"
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ):  # there is none, or `open_workdir` will refuse it
+        return ""
 
 
 def _distribution_steps(config: SearchConfig) -> int | None:

@@ -33,6 +33,7 @@ from typing import Any, Generic, TypeVar
 
 from jaxnas import data, strategies
 from jaxnas.data import folder_scan
+from jaxnas.data.parts import TEST_FRACTION
 from jaxnas.results import settings_tree
 from jaxnas.search.config import COSTS, METHODS, SearchConfig, StreamedConfig
 from jaxnas.spaces import SPACES
@@ -226,6 +227,7 @@ STREAMED = Presets(
             batching="vmap",  # compiles in half the time, which is most of it
         ),
         "small": _streamed(
+            test_fraction=TEST_FRACTION,
             image_size=32,
             space="mbconv_digits",
             penalties=(0.02, 0.1, 0.4),
@@ -239,6 +241,7 @@ STREAMED = Presets(
             steps_per_dispatch=20,
         ),
         "full": _streamed(
+            test_fraction=TEST_FRACTION,  # not of ImageNet, which has a split for testing
             checkpoint_seconds=300.0,
             image_size=224,
             space="mbconv_imagenet",

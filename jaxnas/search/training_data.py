@@ -10,6 +10,8 @@ import flax.linen as nn
 from jaxnas import data
 from jaxnas.data import crops, parts
 from jaxnas.data.decoding import printable
+from jaxnas.results.json_files import read_sealed
+from jaxnas.results.settings_tree import INPUTS
 from jaxnas.runtime import devices
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
 from jaxnas.search import build
@@ -30,6 +32,7 @@ class TrainingData(Protocol):
       class_names: in the order of the labels; empty where classes have none.
       num_classes: number of classes.
       normalization: of the images.
+      tested_on: which images a network is tested on, for people.
       crop: share of an image's shorter side that the central square has which a network is tested on.
     """
 
@@ -38,6 +41,7 @@ class TrainingData(Protocol):
     class_names: tuple[str, ...]
     num_classes: int
     normalization: data.Normalization
+    tested_on: str
     crop: float
 
     def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
@@ -99,8 +103,12 @@ class InMemoryData:
 
     def summary(self) -> str:
         """Numbers of images."""
-        train, test = len(self.dataset.train_labels), len(self.dataset.test_labels)
-        return f"trained on {train:,} images of {self.name}, tested on {test:,}"
+        return f"trained on {len(self.dataset.train_labels):,} images of {self.name}, tested on {self.tested_on}"
+
+    @property
+    def tested_on(self) -> str:
+        """The test images of the data set."""
+        return f"{len(self.dataset.test_labels):,} images of its test split, which no search reads"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +119,14 @@ class StreamedData:
       config: of the search, whose image size, mirroring, background and reading are those of the training.
       train: images to train on.
       tested: images to test on.
+      searched: whether the search may have read these.
       normalization: as in the search.
     """
 
     config: StreamedConfig
     train: parts.Part
     tested: parts.Part
+    searched: bool
     normalization: data.Normalization
     crop = crops.CENTRAL
 
@@ -154,11 +164,17 @@ class StreamedData:
 
     def summary(self) -> str:
         """Numbers of images, and where they come from."""
-        texts = []
-        for source, subset in (self.train, self.tested):
-            root = getattr(source, "root", None)
-            texts.append(f"{len(subset.indices):,} images of {source.name if root is None else root}")
-        return f"trained on {texts[0]}, tested on {texts[1]}"
+        source, subset = self.train
+        root = getattr(source, "root", None)
+        name = source.name if root is None else printable(str(root))
+        return f"trained on {len(subset.indices):,} images of {name}, tested on {self.tested_on}"
+
+    @property
+    def tested_on(self) -> str:
+        """How many images of what, and whether the search has read them."""
+        read = "which the search has read too" if self.searched else "which the search did not read"
+        source, subset = self.tested
+        return f"{len(subset.indices):,} images of {source.name}, {read}"
 
 
 def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
@@ -173,5 +189,13 @@ def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
     """
     splits = build.open_images(config, read_known_bad(run))
     learnt = build.search_parts(config, splits)
-    train, tested = parts.training_parts(splits, learnt)
-    return StreamedData(config, train, tested, build.normalization(config, learnt[0]))
+    chosen = parts.training_parts(splits, learnt, config.streams.test_fraction)
+    # Of other images than those of the search other ones are held out.
+    changed = splits.test is None and _fingerprint_then(run) != build.fingerprint([source for source, _ in learnt])
+    normalization = build.normalization(config, learnt[0])
+    return StreamedData(config, chosen.train, chosen.tested, chosen.searched or changed, normalization)
+
+
+def _fingerprint_then(run: Path) -> str | None:
+    """Of the images that the search in a folder was begun with."""
+    return read_sealed(run / "config.json").get(INPUTS, {}).get("data")
