@@ -41,6 +41,7 @@ _CURVES = {
     "convergence": ("Convergence", "Mean over decisions of the largest probability; 1 is a single architecture."),
     "loss": ("Validation loss", "Of the samples, weighted towards each distribution."),
     "accuracy": ("Validation accuracy", "Likewise, on the minibatch of the step."),
+    "finish_loss": ("Training loss while finishing", "Of each network on its minibatch, all trained together."),
 }
 _TRAINING = ("Training loss", "Of the supernet's weights, mean over the sampled architectures.")
 _BLOCKS = (
@@ -161,11 +162,12 @@ def _table(run: Run, truth: Truth | None) -> dict[str, list[str]]:
         "parameters": [_known(each.params, "{:,}".format) for each in found],
         "latency": [_known(each.latency, lambda value: quantity("latency", value)) for each in found],
         "probability": [_known(each.probability, "{:.3g}".format) for each in found],
+        "test error, finished": [_known(each.test_accuracy, lambda value: f"{1 - value:.2%}") for each in found],
         "test error, trained": [_tested(run.tested.get(each.k, ())) for each in found],
     }
     if truth is not None and truth.covers(run.space):
         columns["true error"] = [f"{error:.2%}" for error in truth.errors(np.array([each.encoding for each in found]))]
-    optional = ("latency", "test error, trained", "multiply-adds", "parameters")
+    optional = ("latency", "test error, finished", "test error, trained", "multiply-adds", "parameters")
     shown = {name: cells for name, cells in columns.items() if name not in optional or any(cells)}
     return {name: ["–" if cell is None else cell for cell in cells] for name, cells in shown.items()}
 
