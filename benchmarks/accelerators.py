@@ -189,7 +189,7 @@ def report(rows: list[dict[str, Any]]) -> Table:
     for each in rows:
         names = [str(each[name]) for name in ("target", "search", "program", "precision", "batching", "distributions")]
         if "error" in each:
-            table.add_row(*names, str(each["samples"]), each["error"])
+            table.add_row(*names, str(each["samples"]), "failed")
             continue
         table.add_row(
             *names,
@@ -232,6 +232,10 @@ def main(config: Config) -> None:
                 (config.programs / f"{target.name}-{name}.txt").write_text(text, encoding="utf-8")
         rows.append(found)
     console.print(report(rows))
+    for found in rows:
+        if "error" in found:
+            what = " ".join(str(found[name]) for name in ("target", "search", "program", "precision", "batching"))
+            console.print(f"{what}: {found['error']}", markup=False)
 
 
 def read(path: Path | None) -> list[dict[str, Any]]:

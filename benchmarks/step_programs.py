@@ -19,9 +19,11 @@ from jaxnas.search.config import MethodSettings, SearchConfig, StreamedConfig
 from jaxnas.search.images import CrossEntropy, PrepareImages
 from jaxnas.search.steps import State, StepMetrics, Steps
 from jaxnas.spaces import SPACES, SearchSpace
+from jaxnas.supernet.precision import PRECISIONS
 
 PROGRAMS = ("weights", "distributions")  # also the names of the phases that have such a step alone
 SEARCHES = ("benchmark", "cifar", "imagenet")
+BATCHINGS = ("vmap", "map")
 PASSES = {"weights": 3, "distributions": 1}  # a backward pass computes twice what a forward pass does
 BENCHMARK_BATCH, BENCHMARK_SAMPLES = 64, 4
 
@@ -36,7 +38,7 @@ class Case:
       precision: float32 or bfloat16.
       batching: vmap or map.
       distributions: K.
-      samples: S, architectures that share a step; at least K. None for the search's own number.
+      samples: S, architectures that share a step, a multiple of K; None for the search's own number, at least K.
       batch_size: B, images on all devices together; None for the search's own number.
       width: channels relative to the search's.
       image_size: pixels; None for the search's own.
@@ -53,7 +55,8 @@ class Case:
     image_size: int | None = None
 
     def __post_init__(self):
-        for name, known in (("search", SEARCHES), ("program", PROGRAMS)):
+        known_values = {"search": SEARCHES, "program": PROGRAMS, "precision": PRECISIONS, "batching": BATCHINGS}
+        for name, known in known_values.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.distributions < 1 or (self.samples is not None and self.samples % self.distributions):
@@ -103,24 +106,23 @@ def build(case: Case, placement: Placement, backend: str) -> Step:
     lowered = placement.compile(program, donate=True).lower(*arguments, case.program)
     drawn = steps.strategy.samples * len(steps.strategy.penalties)
     samples = settings.weight_samples or drawn if case.program == "weights" else drawn
-    useful = 2.0 * PASSES[case.program] * samples * images * _mean_macs(space)
-    return Step(lowered, samples, useful)
+    return Step(lowered, samples, useful_flops(case.program, space, samples, images))
 
 
 def _config(case: Case) -> SearchConfig:
     """The configuration of the search, changed as the case says."""
-    name = "full"
-    config = {"imagenet": presets.STREAMED}.get(case.search, presets.MEMORY).configs[name]
+    config = {"imagenet": presets.STREAMED}.get(case.search, presets.MEMORY).configs["full"]
     method, training = config.method, config.training
     samples = case.samples
     if case.search == "benchmark":
         samples = samples or BENCHMARK_SAMPLES
         training = dataclasses.replace(training, batch_size=BENCHMARK_BATCH, crop_padding=0, cutout=0)
-    samples = samples or max(case.distributions, (method.samples or 1) * len(method.penalties))
+    if samples is None and method.samples is not None:
+        samples = method.samples * len(method.penalties)
     method = MethodSettings(
         method=method.method,
         penalties=tuple(np.geomspace(0.02, 0.3, case.distributions).tolist()),
-        samples=samples // case.distributions,
+        samples=None if samples is None else max(1, samples // case.distributions),
         candidates=method.candidates,
     )
     batch_size = case.batch_size or training.batch_size
@@ -160,7 +162,15 @@ def _steps(case: Case, config: SearchConfig, space: SearchSpace, placement: Plac
     )
 
 
-def _mean_macs(space: SearchSpace) -> float:
-    """Multiply-adds of one image in uniformly drawn networks, the mean."""
+def useful_flops(program: str, space: SearchSpace, samples: int, images: int) -> float:
+    """Operations of uniformly drawn networks in the mean, by the space's count of multiply-adds, two each.
+
+    Args:
+      program: weights, whose backward pass has twice the operations of the forward pass, or distributions.
+      space: the architectures.
+      samples: architectures.
+      images: that each of them sees.
+    """
     cost = space.cost("macs")
-    return cost.fixed + sum(float(np.mean(row)) for row in cost.table)
+    macs = cost.fixed + sum(float(np.mean(row)) for row in cost.table)
+    return 2.0 * PASSES[program] * samples * images * macs
