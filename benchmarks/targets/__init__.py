@@ -26,6 +26,7 @@ _ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no device is opened, so that several processes may compile
 }
 _NO_TUNING = "--xla_gpu_autotune_level=0"
 
