@@ -146,7 +146,7 @@ def test_other_models_and_damage_are_one_line(exported, tmp_path):
         jaxnas.load(folder, make=Other)
     with pytest.raises(ValueError, match="cannot be called with widths"):
         jaxnas.load(folder, make=pair)
-    with pytest.raises(ValueError, match=r"make is for the folder of a family, which holds a family\.json"):
+    with pytest.raises(ValueError, match=r"folder must hold a family\.json, as Family\.save writes it"):
         jaxnas.load(tmp_path, make=Linen)
     with pytest.raises(ValueError, match=r"network\.json cannot be read"):
         jaxnas.load(tmp_path)

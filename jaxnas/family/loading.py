@@ -33,10 +33,8 @@ def load(
     from jaxnas.family import storing  # reports, and with them matplotlib, are not loaded by `import jaxnas`
 
     path = Path(path)
-    if (path / storing.DESCRIPTION).exists():
+    if make is not None or storing.is_stored(path):
         if index is not None:
             raise ValueError(f"index is for the networks of one file; of the family in {path} take one with [{index}]")
         return storing.load(path, make)
-    if make is not None:
-        raise ValueError(f"make is for the folder of a family, which holds a {storing.DESCRIPTION}; {path} holds none")
     return export.load(path, index)

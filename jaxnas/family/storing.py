@@ -30,7 +30,7 @@ from jaxnas.results.npz import read_arrays
 from jaxnas.results.result import read_result
 
 DESCRIPTION = "family.json"
-FORMAT = "jaxnas family 1"
+FORMAT = "jaxnas models 1"
 METRICS, RESULT = "metrics.jsonl", "result.json"
 _KEPT = ("k", "arch", "costs", "budgets", "loss", "metrics")  # of a member, in family.json
 
@@ -113,6 +113,15 @@ def load(folder: Path, make: Callable[..., Any] | None = None, space: ModelSpace
     if about.num_choices != space.num_choices:
         raise ValueError(f"{folder / EVALUATIONS} is of another space than {folder / DESCRIPTION}")
     return Family(space, members, result, evaluations, tuple(read_metrics(folder / METRICS)))
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a folder looks like one that `save` wrote: its description has the format."""
+    try:
+        document = read_json(folder / DESCRIPTION)
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("format") == FORMAT
 
 
 def _read_document(folder: Path) -> dict[str, Any]:

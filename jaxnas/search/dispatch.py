@@ -25,8 +25,8 @@ class Dispatcher:
     """Runs the steps of one kind of state.
 
     Attributes:
-      step: (state, examples, minibatches, phase) -> (state, what it measured: a dataclass pytree with `finite` and, for
-        streams, fields `input_seconds` and `step_seconds`); inside a program, with a phase that is static.
+      step: (state, examples, minibatches, phase) -> (state, what it measured: a dataclass pytree with `finite`, and for
+        streams `input_seconds` and `step_seconds` if they are recorded); inside a program, with a phase that is static.
       placement: the devices.
       examples: in memory, as programs take them; None for streams.
       length: steps of a program; 1 for streams.
@@ -82,10 +82,10 @@ class Dispatcher:
         fetched: list[Any],
     ) -> bool:
         """Waits for what a program measured; returns whether any process wanted to stop."""
-        self.placement.wait(measured.finite)
+        self.placement.wait(jax.tree.leaves(measured)[0])
         measured, stop = jax.device_get(self.placement.get((measured, stop)))
         measured = jax.tree.map(lambda leaf: leaf[:steps], measured)
-        if seconds is not None:
+        if seconds is not None and hasattr(measured, "step_seconds"):
             waited, whole = (np.full(steps, value, np.float32) for value in seconds)
             measured = measured.replace(input_seconds=waited, step_seconds=whole)
         fetched.append(measured)
