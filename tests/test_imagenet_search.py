@@ -370,6 +370,19 @@ def test_scaling_counts_a_ring_and_the_dearest_network():
     np.testing.assert_allclose(alone.compute_seconds, 4 * four.compute_seconds)
 
 
+@pytest.mark.parametrize("accelerator", ["a100", "v5e"])
+def test_scaling_prints_both_steps_of_all_counts(capsys, accelerator):
+    scaling.main(scaling.Config(accelerator=accelerator))
+    printed = capsys.readouterr().out
+    assert printed.count("weights") - 1 == printed.count("distributions") == len(scaling.COUNTS)
+    assert f"full on {accelerator}, bfloat16" in printed
+
+
+def test_scaling_names_what_it_does_not_know():
+    with pytest.raises(ValueError, match="accelerator must be one of a100, h100, v5e, v6e, got 'abacus'"):
+        scaling.main(scaling.Config(accelerator="abacus"))
+
+
 def test_the_learning_rate_grows_with_the_minibatch():
     rates = [imagenet_search.Config(preset="full", batch_size=size).training.learning_rate for size in (256, 1024)]
     np.testing.assert_allclose(rates, [0.125, 0.5])

@@ -10,6 +10,7 @@ from jaxnas.report import tensorboard
 from jaxnas.report.pareto import plot_pareto
 from jaxnas.report.progress import SearchDisplay, result_table
 from jaxnas.runtime import devices
+from jaxnas.runtime.profile import ProfileListener
 from jaxnas.runtime.stall import StallListener
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.execute import execute
@@ -44,6 +45,8 @@ def run_and_show(config: SearchConfig, console: Console, stalled: Callable[[str]
         listeners: list[Listener] = [SearchDisplay.of(search.strategy, total_steps, console)]
         if stalled is not None:
             listeners.append(StallListener(config.run.stall_seconds, stalled))
+        if config.run.profile is not None:
+            listeners.append(ProfileListener(config.run.profile))
         if is_writer and config.run.tensorboard:
             listeners.append(tensorboard.TensorBoardListener(workdir / "tensorboard", networks))
         return listeners

@@ -34,6 +34,7 @@ class RunSettings:
       checkpoint_seconds: seconds between checkpoints.
       stall_seconds: seconds without a step after which the run ends, as on a file system that hangs; 0 for no limit.
       tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
+      profile: folder for traces of some steps of each phase, for xprof or Perfetto.
     """
 
     preset: str | None = undecisive()
@@ -42,6 +43,7 @@ class RunSettings:
     checkpoint_seconds: float = undecisive(20.0)
     stall_seconds: float = undecisive(3600.0)
     tensorboard: bool = undecisive(False)
+    profile: Path | None = undecisive()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,9 +174,11 @@ class Steps:
         metrics = self._no_metrics()
         weights_key, distributions_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if phase in LEARNS_FROM_TRAIN:
-            state, metrics = self._step_weights(state, metrics, train, weights_key, uniform=phase == "weights")
+            with jax.named_scope("weights"):
+                state, metrics = self._step_weights(state, metrics, train, weights_key, uniform=phase == "weights")
         if phase in LEARNS_FROM_VALID:
-            state, metrics = self._step_distributions(state, metrics, valid, distributions_key)
+            with jax.named_scope("distributions"):
+                state, metrics = self._step_distributions(state, metrics, valid, distributions_key)
         return state.replace(step=state.step + 1), metrics
 
     def _step_weights(
