@@ -40,9 +40,9 @@ class Discovery:
         Raises:
           ValueError: naming decision, leaf, difference, likely cause and remedy, if masks cannot be exact.
         """
-        layout = Layout({path: leaf.shape for path, leaf in self._largest.items()})
+        layout = Layout({path: leaf.shape for path, leaf in self.positions.largest.items()})
         self.positions.check_by_hand()
-        for decision in range(len(self._choices.axes)):
+        for decision in range(len(self.positions.choices.axes)):
             matched = []
             for choice in self._smaller(decision):
                 matched.append(self._likeliest(layout, decision, choice, matched))
@@ -51,24 +51,16 @@ class Discovery:
             layout.add(decision, changes, self.positions.likeliest(changes))
         if self._first_inexact(layout) is None:
             return layout
-        for decision in range(len(self._choices.axes)):
+        for decision in range(len(self.positions.choices.axes)):
             self._resolve(layout, decision)
         failed = self._first_inexact(layout)
         if failed is not None:
             raise ValueError(self._together(layout, failed))
         return layout
 
-    @property
-    def _choices(self) -> Any:
-        return self.comparison.models.choices
-
-    @property
-    def _largest(self) -> dict[Path, Any]:
-        return self.comparison.models.largest.sliced
-
     def _smaller(self, decision: int) -> range:
         """The choices of a decision but for the largest, from large to small."""
-        return range(self._choices.num_choices[decision] - 2, -1, -1)
+        return range(self.positions.choices.num_choices[decision] - 2, -1, -1)
 
     # What a decision changes.
 
@@ -79,8 +71,8 @@ class Discovery:
 
         What a larger choice leaves out, a smaller one does too.
         """
-        small = self.comparison.models.abstract(self._choices.changed(decision, choice)).sliced
-        large = matching.nested(self._largest)
+        small = self.comparison.models.abstract(self.positions.choices.changed(decision, choice)).sliced
+        large = matching.nested(self.positions.largest)
         found = list(itertools.islice(matching.matches(large, matching.nested(small)), MATCHES))
         if not found:
             raise ValueError(self._unmatched(decision, choice, small))
@@ -98,12 +90,14 @@ class Discovery:
 
         Blocks of one shape can be told apart by nothing else: outputs are the same whichever of them is left out.
         """
-        gone = self._largest.keys() - set(match.values())
+        gone = self.positions.largest.keys() - set(match.values())
         own = {path for path, _ in self._changes(decision, before).sizes} if before else set()
         taken = {path for path, flags in layout.present.items() if any(d != decision for d in flags)}
-        axis = self._choices.axes[decision]
-        entries = sum(other.keyword == axis.keyword for other in self._choices.axes)
-        trained = [path for path in self._largest if path[0] == "params"]  # in the order in which they are made
+        axis = self.positions.choices.axes[decision]
+        entries = sum(other.keyword == axis.keyword for other in self.positions.choices.axes)
+        trained = [
+            path for path in self.positions.largest if path[0] == "params"
+        ]  # in the order in which they are made
         ranks = [rank for rank, path in enumerate(trained) if path in gone]
         misplaced = 0.0
         if axis.place is not None and ranks:
@@ -120,17 +114,17 @@ class Discovery:
         for match in candidates[: MATCHES if len(candidates) > 1 else 0]:
             changes = self._changes(decision, [*before, match])
             alone.add(decision, changes, self.positions.likeliest(changes))
-            if self._difference(alone, self._choices.changed(decision, choice)) <= TOLERANCE:
+            if self._difference(alone, self.positions.choices.changed(decision, choice)) <= TOLERANCE:
                 return match
         return candidates[0]
 
     def _unmatched(self, decision: int, choice: int, small: Mapping[Path, Any]) -> str:
-        axis, reason = self._choices.axes[decision], "its leaves are others than those of the largest model"
+        axis, reason = self.positions.choices.axes[decision], "its leaves are others than those of the largest model"
         for path, leaf in small.items():
-            if path not in self._largest:
+            if path not in self.positions.largest:
                 reason = f"it has a leaf {name_of(path)} that the largest model has not"
                 break
-            large = self._largest[path]
+            large = self.positions.largest[path]
             if len(large.shape) != len(leaf.shape) or any(n < m for n, m in zip(large.shape, leaf.shape)):
                 reason = f"leaf {name_of(path)} has shape {leaf.shape} there, and {large.shape} in the largest model"
                 break
@@ -143,25 +137,25 @@ class Discovery:
 
     def _changes(self, decision: int, matched: list[dict[Path, Path]]) -> Changes:
         """What the choices change, given the matches of all but the largest, from large to small."""
-        count = self._choices.num_choices[decision]
+        count = self.positions.choices.num_choices[decision]
         sizes: dict[tuple[Path, int], np.ndarray] = {}
         present: dict[Path, np.ndarray] = {}
         for choice, match in zip(self._smaller(decision), matched):
-            small = self.comparison.models.abstract(self._choices.changed(decision, choice)).sliced
-            for path in self._largest.keys() - set(match.values()):
+            small = self.comparison.models.abstract(self.positions.choices.changed(decision, choice)).sliced
+            for path in self.positions.largest.keys() - set(match.values()):
                 present.setdefault(path, np.ones(count, bool))[choice] = False
             for path, large in match.items():
-                for axis, (n, m) in enumerate(zip(self._largest[large].shape, small[path].shape)):
+                for axis, (n, m) in enumerate(zip(self.positions.largest[large].shape, small[path].shape)):
                     if n != m:
                         sizes.setdefault((large, axis), np.full(count, n))[choice] = m
-        order = {path: place for place, path in enumerate(self._largest)}
+        order = {path: place for place, path in enumerate(self.positions.largest)}
         return Changes(
             {key: sizes[key] for key in sorted(sizes, key=lambda key: (order[key[0]], key[1]))},
             {path: present[path] for path in sorted(present, key=order.__getitem__)},
         )
 
     def _check_changes(self, decision: int, changes: Changes) -> None:
-        axis = self._choices.axes[decision]
+        axis = self.positions.choices.axes[decision]
         rows = [*changes.sizes.values(), *changes.present.values()]
         for choice, (a, b) in enumerate(itertools.pairwise(axis.values)):
             if any(row[choice] != row[choice + 1] for row in rows):
@@ -175,8 +169,8 @@ class Discovery:
             raise ValueError(f"{axis.name} {problem}; leave it out, or give choices that change sizes of parameters")
 
     def _same_outputs(self, decision: int, choice: int) -> bool:
-        layout = Layout({path: leaf.shape for path, leaf in self._largest.items()})
-        return self.comparison.difference(layout, self._choices.changed(decision, choice)) <= TOLERANCE
+        layout = Layout({path: leaf.shape for path, leaf in self.positions.largest.items()})
+        return self.comparison.difference(layout, self.positions.choices.changed(decision, choice)) <= TOLERANCE
 
     def _resolve(self, layout: Layout, decision: int) -> None:
         """Finds a decision's slices by looking at it alone; raises ValueError if there are none."""
@@ -189,7 +183,7 @@ class Discovery:
                 for match in self._candidates(layout, decision, choice, matched):
                     changes = self._changes(decision, [*matched, match])
                     alone.add(decision, changes, kept_of(changes))
-                    tried.append((self._difference(alone, self._choices.changed(decision, choice)), match))
+                    tried.append((self._difference(alone, self.positions.choices.changed(decision, choice)), match))
                     if tried[-1][0] <= TOLERANCE:
                         break
                 difference, match = min(tried, key=lambda pair: pair[0])
@@ -220,10 +214,10 @@ class Discovery:
 
     def _first_inexact(self, layout: Layout) -> np.ndarray | None:
         """The first of some covering architectures that is not exact."""
-        smallest = np.zeros((1, len(self._choices.axes)), np.int32)
-        archs = np.concatenate([self._choices.covers(np.random.default_rng(0), COVERS), smallest])
+        smallest = np.zeros((1, len(self.positions.choices.axes)), np.int32)
+        archs = np.concatenate([self.positions.choices.covers(np.random.default_rng(0), COVERS), smallest])
         # Shapes are looked at on more, those that multiply-adds are counted on.
-        for arch in np.concatenate([archs, self._choices.proof()]):
+        for arch in np.concatenate([archs, self.positions.choices.proof()]):
             if not self._fits(layout, arch):
                 return arch
         return next((arch for arch in archs if self._difference(layout, arch) > TOLERANCE), None)
@@ -237,16 +231,14 @@ class Discovery:
 
     def _together(self, layout: Layout, arch: np.ndarray) -> str:
         """The message for an architecture that is not exact, though each of its decisions is alone."""
-        arch, largest = arch.copy(), self._choices.largest
+        arch, largest = arch.copy(), self.positions.choices.largest
         for decision in range(len(arch)):  # leave only what is needed for the difference
             changed = arch.copy()
             changed[decision] = largest[decision]
             if self._difference(layout, changed) > TOLERANCE:
                 arch = changed
-        involved = np.flatnonzero(arch != largest)
-        names = " and ".join(
-            f"{self._choices.axes[d].name}={self._choices.axes[d].values[arch[d]]!r}" for d in involved
-        )
+        involved, axes = np.flatnonzero(arch != largest), self.positions.choices.axes
+        names = " and ".join(f"{axes[d].name}={axes[d].values[arch[d]]!r}" for d in involved)
         difference = self.comparison.difference(layout, arch)  # raises where shapes are the reason
         leaf = next((p for p in layout.shapes if len(set(layout.decisions_of(p)) & set(involved)) > 1), None)
         return (

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.elastic.choices import Choices
 from jaxnas.elastic.comparison import Comparison
 from jaxnas.elastic.matching import Path, name_of
 from jaxnas.elastic.slices import Changes, Layout, Pattern, kept_positions, patterns
@@ -36,11 +37,13 @@ class Positions:
     by_hand: ByHand
 
     @property
-    def _choices(self) -> Any:
+    def choices(self) -> Choices:
+        """Of the space."""
         return self.comparison.models.choices
 
     @property
-    def _largest(self) -> dict[Path, Any]:
+    def largest(self) -> dict[Path, Any]:
+        """The leaves of the largest model that are sliced, by shapes alone."""
         return self.comparison.models.largest.sliced
 
     def likeliest(self, changes: Changes) -> Kept:
@@ -49,7 +52,7 @@ class Positions:
 
     def _guess(self, changes: Changes) -> Callable[[tuple[Path, int]], Pattern]:
         """Leading, or middle where a decision changes nothing but what look like sizes of kernels."""
-        spatial = all(axis < len(self._largest[path].shape) - 2 for path, axis in changes.sizes)
+        spatial = all(axis < len(self.largest[path].shape) - 2 for path, axis in changes.sizes)
         return lambda key: "middle" if spatial else "leading"
 
     def _all(self, changes: Changes, guess: Callable[[tuple[Path, int]], Pattern]) -> Kept:
@@ -57,7 +60,7 @@ class Positions:
         kept = {}
         for key, sizes in changes.sizes.items():
             path, axis = key
-            length = self._largest[path].shape[axis]
+            length = self.largest[path].shape[axis]
             pattern = self.by_hand.get(name_of(path), {}).get(axis, guess(key))
             if isinstance(pattern, (str, int)):
                 if pattern not in patterns(length, sizes.tolist()):
@@ -84,7 +87,7 @@ class Positions:
 
     def check_by_hand(self) -> None:
         """Raises ValueError where the slices given by hand name no leaf or axis of the model."""
-        names = {name_of(path): leaf.shape for path, leaf in self._largest.items()}
+        names = {name_of(path): leaf.shape for path, leaf in self.largest.items()}
         for name, axes in self.by_hand.items():
             if name not in names:
                 raise ValueError(f"slices must name leaves of the model, got {name!r}; there are {', '.join(names)}")
@@ -113,7 +116,7 @@ class Positions:
         """One of the combinations of a pattern for each kind of axis, those with the fewest unusual ones first."""
         kinds: dict[tuple[int, ...], list[Pattern]] = {}
         for (path, axis), sizes in changes.sizes.items():
-            length = self._largest[path].shape[axis]
+            length = self.largest[path].shape[axis]
             kinds[(length, *sizes.tolist())] = patterns(length, sizes.tolist())
         ranked = itertools.chain.from_iterable(
             itertools.product(*(options[1:] if kind in unusual else options[:1] for kind, options in kinds.items()))
@@ -126,7 +129,7 @@ class Positions:
         chosen = dict(zip(kinds, combination))
         return self._all(
             changes,
-            lambda key: chosen[(self._largest[key[0]].shape[key[1]], *changes.sizes[key].tolist())],
+            lambda key: chosen[(self.largest[key[0]].shape[key[1]], *changes.sizes[key].tolist())],
         )
 
     def _inferred(self, decision: int, changes: Changes, start: Pattern, rounds: int) -> Kept:
@@ -134,7 +137,7 @@ class Positions:
 
         def first(key: tuple[Path, int]) -> Pattern:
             path, axis = key
-            fitting = patterns(self._largest[path].shape[axis], changes.sizes[key].tolist())
+            fitting = patterns(self.largest[path].shape[axis], changes.sizes[key].tolist())
             return start if start in fitting else "leading"
 
         kept = self._all(changes, first)
@@ -149,13 +152,13 @@ class Positions:
     def _live_positions(self, decision: int, changes: Changes, kept: Kept, key: tuple[Path, int]) -> np.ndarray | None:
         """Bool [C_d, n], or None where gradients do not tell as many positions as there should be."""
         path, axis = key
-        layout = Layout({p: leaf.shape for p, leaf in self._largest.items()})
+        layout = Layout({p: leaf.shape for p, leaf in self.largest.items()})
         layout.add(decision, changes, {other: table for other, table in kept.items() if other != key})
         table = np.ones_like(kept[key])
         for choice, size in enumerate(changes.sizes[key]):
             if size == table.shape[1]:
                 continue
-            masked = self.comparison.masked_leaves(layout, self._choices.changed(decision, choice))
+            masked = self.comparison.masked_leaves(layout, self.choices.changed(decision, choice))
             live = self.comparison.live(masked)[path]
             alive = live.any(tuple(a for a in range(live.ndim) if a != axis))
             if alive.sum() != size:

@@ -58,7 +58,26 @@ def drop_path(x: jax.Array, rate: float, train: bool) -> jax.Array:
     return nn.Dropout(rate, broadcast_dims=(1, 2, 3))(x, deterministic=not train) if rate else x
 
 
-class ConvNorm(nn.Module):
+class Block(nn.Module, kw_only=True):
+    """How all parts of a network compute.
+
+    Attributes:
+      convolve: what computes convolutions, as `jax.lax.conv_general_dilated`, which exports want.
+      dtype: of the computation; None for that of the parameters.
+      axis_name: of the devices whose minibatches give statistics together; None for each its own.
+    """
+
+    convolve: Convolve = fast_convolution
+    dtype: Any = None
+    axis_name: str | None = None
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """These settings, for the parts of this part."""
+        return {"convolve": self.convolve, "dtype": self.dtype, "axis_name": self.axis_name}
+
+
+class ConvNorm(Block):
     """Convolution without bias, then batch norm: [B, H, W, in] -> [B, H', W', features].
 
     Attributes:
@@ -66,18 +85,13 @@ class ConvNorm(nn.Module):
       kernel: its size, odd.
       stride: distance between outputs.
       groups: 1, or the number of channels for a depthwise convolution.
-      convolve: what computes the convolution.
-      dtype: of the computation; None for that of the parameters.
-      axis_name: of the devices whose minibatches give statistics together; None for each its own.
+      convolve, dtype, axis_name: see `Block`.
     """
 
     features: int
     kernel: int = 1
     stride: int = 1
     groups: int = 1
-    convolve: Convolve = jax.lax.conv_general_dilated
-    dtype: Any = None
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
