@@ -2,9 +2,11 @@
 
     python -m benchmarks.faults                      20 faults, minutes on two CPU cores
     python -m benchmarks.faults --faults 5 --seed 1
+    python -m benchmarks.faults --kill-only
 
-Half of the faults are SIGKILL, which the search cannot see, half SIGTERM, on which it must save, exit with 75 and lose
-nothing. They come at a random moment within a random step, between steps and while a checkpoint is written.
+Half of the faults, or all, are SIGKILL, which the search cannot see, the others SIGTERM, on which it must save, exit
+with 75 and lose nothing. They come at a random moment within a random step, between steps and while a checkpoint is
+written.
 """
 
 import json
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import cli, make_images
+from jaxnas.results.metrics_log import CHECKSUM
 
 STEPS = 100
 COMMAND = [
@@ -43,11 +46,13 @@ class Config:
     Attributes:
       faults: how many.
       seed: of the points.
+      kill_only: send SIGKILL alone.
       folder: for the images and both runs; a temporary one by default.
     """
 
     faults: int = 20
     seed: int = 0
+    kill_only: bool = False
     folder: Path | None = None
 
 
@@ -64,6 +69,14 @@ class Fault:
     signal: str
     step: int
     exit_code: int
+
+
+def choose(config: Config) -> list[tuple[int, int, float]]:
+    """For each fault the step after which it comes, the signal, and a delay in seconds."""
+    generator = random.Random(config.seed)
+    points = sorted(generator.sample(range(1, STEPS - 25), config.faults))
+    kinds = (signal.SIGKILL,) if config.kill_only else (signal.SIGKILL, signal.SIGTERM)
+    return [(point, generator.choice(kinds), generator.uniform(0, 0.3)) for point in points]
 
 
 def steps_logged(workdir: Path) -> int:
@@ -112,7 +125,8 @@ def outcome(workdir: Path) -> dict[str, object]:
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((workdir / "result.json").read_text())
     del result["wall_seconds"], result["sha256"]
-    untimed = [{name: value for name, value in record.items() if not name.endswith("_seconds")} for record in log]
+    timed = ("_seconds", CHECKSUM)
+    untimed = [{name: value for name, value in record.items() if not name.endswith(timed)} for record in log]
     return {
         "step": _step(newest),
         "state": {leaf["name"]: leaf["sha256"] for leaf in leaves},
@@ -134,12 +148,10 @@ def main(config: Config) -> None:
         environment = {**os.environ, "JAXNAS_CACHE": str(folder / "xla")}
         finish(command, folder / "undisturbed", environment)
         expected = outcome(folder / "undisturbed")
-        generator = random.Random(config.seed)
-        points = sorted(generator.sample(range(1, STEPS - 25), config.faults))
-        for index, point in enumerate(points):
-            number = generator.choice((signal.SIGKILL, signal.SIGTERM))
+        points = choose(config)
+        for index, (point, number, delay) in enumerate(points):
             after = max(point, steps_logged(folder / "run") + 1)  # once it runs, not while it starts
-            fault = disturb(command, folder / "run", environment, after, number, generator.uniform(0, 0.3))
+            fault = disturb(command, folder / "run", environment, after, number, delay)
             print(f"{index + 1:3d}. {fault.signal} after step {fault.step}: exit code {fault.exit_code}", flush=True)
             if number == signal.SIGTERM and fault.exit_code not in (cli.INTERRUPTED, 0):
                 raise RuntimeError(f"SIGTERM must end the run with {cli.INTERRUPTED}, not {fault.exit_code}")

@@ -23,7 +23,7 @@ from rich.console import Console
 from jaxnas.data import DatasetNotFoundError
 from jaxnas.results import settings_tree
 from jaxnas.results.files import OF_THE_DISK
-from jaxnas.runtime import devices, signals
+from jaxnas.runtime import devices, jobs, signals
 from jaxnas.runtime.checkpoints import CheckpointError
 from jaxnas.runtime.devices import LostProcessError
 from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
@@ -103,7 +103,7 @@ def run(
     except KeyboardInterrupt as error:
         code = signals.exit_code(error)
         _say("ended before there was a state to save; what was written before is whole")
-        devices.abandon(code)
+        jobs.abandon(code)
         raise SystemExit(code) from error
     except DatasetNotFoundError as error:
         _fail(str(error))  # two lines: how to get it, and what needs no files
@@ -161,7 +161,7 @@ def _parse_together(config_type: type[Config] | Presets[Config], arguments: Sequ
         return parse(config_type, arguments)
     numbers = [named.get(name) for name in ("num_processes", "process_id")]
     if all(number is None or number.isdecimal() for number in numbers):
-        devices.start(named["coordinator"], *(None if number is None else int(number) for number in numbers))
+        jobs.start(named["coordinator"], *(None if number is None else int(number) for number in numbers))
         return devices.together(lambda: parse(config_type, arguments))
     return parse(config_type, arguments)
 
@@ -262,7 +262,7 @@ def _fail(message: str) -> NoReturn:
 def _give_up(message: str, error: BaseException) -> NoReturn:
     """Ends a run that cannot go on, in a job without waiting for the other processes."""
     _say(f"error: {message}")
-    devices.abandon(FAILED)
+    jobs.abandon(FAILED)
     raise SystemExit(FAILED) from error
 
 

@@ -107,7 +107,7 @@ def architecture_table(space: SearchSpace, arch: np.ndarray) -> rich.table.Table
     table.add_section()
     table.add_row("total", "", *(f"{cost.total(arch):,}" for cost in space.costs))
     scaled = (float(cost(arch[None])[0]) for cost in space.costs)
-    table.add_row("R", "from 0 (cheapest) to 1 (dearest)", *(f"{value:.3f}" for value in scaled))
+    table.add_row("R", "from 0 (cheapest) to 1 (most expensive)", *(f"{value:.3f}" for value in scaled))
     return table
 
 

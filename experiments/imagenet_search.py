@@ -13,7 +13,7 @@ clusters.
 
 from experiments import cli
 from jaxnas.report.shown_search import run_and_show
-from jaxnas.runtime import compilation_cache, devices
+from jaxnas.runtime import compilation_cache, devices, jobs
 from jaxnas.search import presets
 from jaxnas.search.config import StreamedConfig
 
@@ -22,7 +22,7 @@ Config = presets.STREAMED
 
 def main(config: StreamedConfig) -> None:
     """Runs or resumes the search; process 0 writes its results."""
-    devices.start(config.job.coordinator, config.job.num_processes, config.job.process_id)
+    jobs.start(config.job.coordinator, config.job.num_processes, config.job.process_id)
     compilation_cache.enable()
     run_and_show(config, cli.console(quiet=not devices.is_host_zero()), cli.end_at_once)
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from experiments import cli
+from jaxnas.results.files import naming
 
 VERSION = "5.1.0"  # of TFDS's imagenet2012
 
@@ -129,7 +130,8 @@ def main(config: Config) -> None:
         height, width = generator.integers(config.smallest, config.largest, 2, endpoint=True)
         image = encode(draw(generator, label, config.classes, height, width))
         records.append(record(image, label, f"class_{label:03d}_{index}.JPEG"))
-    write(folder, config.name, config.classes, records)
+    with naming(folder):
+        write(folder, config.name, config.classes, records)
     print(f"{len(records)} images of {config.classes} classes in {folder}")
 
 

@@ -3,14 +3,19 @@
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 macs=52e6,params=1e6 --out picks.json
     python -m experiments.pick --run runs/cpu --budgets latency=3e-3 --latency other_device.json
     python -m experiments.pick --run runs/cpu --front --cost params --out front.json
+    python -m experiments.pick --run runs/cpu --budgets macs=45e6 --evaluations 300 --data-dir DIR
 
-Reads the evaluations that the search kept and evaluates nothing anew: seconds. `--out` gets a list of {budgets,
-encoding, description, costs, expected_loss, interval}; with `--front` also a picture, beside it.
+Reads the evaluations that the search kept and evaluates nothing again: seconds. `--evaluations` spends some more, on
+the supernet of the search, to decide among the most promising networks. `--out` gets a list of {budgets, encoding,
+description, costs, expected_loss, interval}; with `--front` also a picture, beside it.
 """
 
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+
+import jax
+import numpy as np
 
 from experiments import cli
 from jaxnas.networks import latency
@@ -19,11 +24,15 @@ from jaxnas.results import evaluations
 from jaxnas.results.files import write_json
 from jaxnas.results.json_files import read_sealed
 from jaxnas.results.tables import Table
+from jaxnas.runtime import compilation_cache
 from jaxnas.search import budgets as budget_texts
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.execute import LATENCY_FILE, run_of
-from jaxnas.selection import picking
+from jaxnas.selection import picking, refinement
 from jaxnas.spaces import SearchSpace
+from jaxnas.tasks.finished_search import load_supernet
+
+AT_ONCE = 16  # networks of one program
 
 
 @dataclass(frozen=True)
@@ -33,9 +42,13 @@ class Config:
     Attributes:
       run: folder of the search.
       budgets: the largest cost of each network, such as macs=45e6, or of several costs, such as macs=52e6,params=1e6.
-      front: instead of budgets, all networks from the cheapest to the dearest that no other one beats.
+      front: instead of budgets, all networks from the cheapest to the most expensive that no other one beats.
       cost: what a number alone is a budget of, and the cost of the front.
       latency: table of the latencies of a device, see `experiments.measure_latency`; by default the search's.
+      evaluations: so many more, of one network on one validation minibatch each, decide among the most promising
+        networks for the budgets; of a search on images in memory.
+      data_dir: folder of the prepared TFDS data for these; by default TFDS's own.
+      seed: of the minibatches of these.
       out: JSON file for the networks.
     """
 
@@ -44,6 +57,9 @@ class Config:
     front: bool = False
     cost: str = "macs"
     latency: Path | None = None
+    evaluations: int = 0
+    data_dir: Path | None = None
+    seed: int = 0
     out: Path | None = None
 
 
@@ -52,9 +68,17 @@ def main(config: Config) -> None:
     if bool(config.budgets) == config.front:
         raise ValueError("give either budgets, such as --budgets macs=45e6, or --front")
     wanted = [budget_texts.parse([text], config.cost)[0] for text in config.budgets]
+    if config.evaluations and config.front:
+        raise ValueError("evaluations decide among networks for budgets: give --budgets in place of --front")
     kept, space = read(config.run, config.latency)
-    picks = picking.front(space, kept, config.cost) if config.front else picking.pick(space, kept, wanted)
     console = cli.console()
+    if config.front:
+        picks = picking.front(space, kept, config.cost)
+    elif config.evaluations:
+        picks, spent = refinement.refine(space, kept, wanted, evaluate_on_supernet(config), config.evaluations)
+        console.print(f"{spent} more evaluations")
+    else:
+        picks = picking.pick(space, kept, wanted)
     if config.out is not None:
         write_json(config.out, picks)
     shown = Table(
@@ -80,6 +104,24 @@ def main(config: Config) -> None:
         console.print(f"wrote {picture}", soft_wrap=True)
 
 
+def evaluate_on_supernet(config: Config) -> refinement.Evaluate:
+    """Losses on minibatches of the validation split, with the trained weights of the search.
+
+    Raises:
+      ValueError: if the folder holds no finished search of images in memory.
+    """
+    compilation_cache.enable()
+    supernet = load_supernet(config.run, config.data_dir)
+
+    def evaluate(minibatch: int, archs: np.ndarray) -> np.ndarray:
+        key = jax.random.fold_in(jax.random.key(config.seed), minibatch)
+        padded = np.resize(archs, (-(-len(archs) // AT_ONCE) * AT_ONCE, archs.shape[1]))  # one program for all
+        parts = [supernet.losses(key, part) for part in padded.reshape(-1, AT_ONCE, archs.shape[1]).astype(np.int32)]
+        return np.concatenate(parts)[: len(archs)]
+
+    return evaluate
+
+
 def read(run: Path, table: Path | None) -> tuple[evaluations.Evaluations, SearchSpace]:
     """The evaluations in the folder of a search, and its space with the latency of a device.
 
@@ -92,9 +134,11 @@ def read(run: Path, table: Path | None) -> tuple[evaluations.Evaluations, Search
     if different := about.differences(expected):
         raise ValueError(f"{path} is of another search than config.json, different in {', '.join(different)}")
     space = evaluations.space_of(about, path)
-    if table is None and (run / LATENCY_FILE).exists():
-        table = run / LATENCY_FILE
-    return kept, space if table is None else latency.read(table).added_to(space)
+    if table is not None:
+        return kept, latency.read(table).added_to(space)
+    if (run / LATENCY_FILE).exists():
+        space = latency.read(run / LATENCY_FILE, about.run.get("latency")).added_to(space)
+    return kept, space
 
 
 def _run_of(run: Path) -> dict:

@@ -5,7 +5,8 @@
     python -m experiments.retrain --result runs/own/result.json
 
 Networks of a search on streamed images are trained on the same images, on all devices. They are tested on the split
-`test` of the data set or folder, else on `val`, else on a fifth of the images, which are then not for training.
+`test` of the data set or folder, else on the images that the search kept for testing, else on `val` or a fifth of the
+images, which the search has read; the first line says which.
 
 Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experiments.export` and `jaxnas.load`),
 `metrics.jsonl` and checkpoints, and OUT/retrained.json and OUT/curves.png with the test accuracies of all networks
@@ -32,7 +33,8 @@ from jaxnas.results import FoundArchitecture, SearchResult, read_metrics, read_r
 from jaxnas.runtime import compilation_cache
 from jaxnas.runtime.stall import StallListener
 from jaxnas.search import recipes
-from jaxnas.search.retraining import AUGMENTATIONS, RetrainSettings, Trainer
+from jaxnas.search.recipes import AUGMENTATIONS, RetrainSettings
+from jaxnas.search.retraining import Retraining
 from jaxnas.search.training_data import InMemoryData, TrainingData, streamed_data
 from jaxnas.tasks.finished_search import load_supernet, read_run, read_streamed_run
 
@@ -160,6 +162,7 @@ def main(config: Config) -> None:
             versions=versions(),
             class_names=images.class_names,
             crop=images.crop,
+            trained_with={"tested_on": images.tested_on},
         )
         space = description.build_space()
         network = networks.build(space, found.encoding, drop_path=settings.drop_path)
@@ -197,7 +200,7 @@ def inherited_weights(config: Config, width: float) -> chex.ArrayTree:
 
 
 def train(
-    retraining: Trainer,
+    retraining: Retraining,
     description: saved.NetworkDescription,
     folder: Path,
     seed: int,
@@ -232,8 +235,7 @@ def summary_table(summary: list[dict[str, Any]]) -> rich.table.Table:
     for network in summary:
         table.add_row(
             str(network["k"]),
-            f"{network['macs']:,}",
-            f"{network['params']:,}",
+            *("-" if network[name] is None else f"{network[name]:,}" for name in ("macs", "params")),
             *(_spread(network.get(f"test_accuracy_{start}")) for start in ("scratch", "warm_start")),
         )
     return table

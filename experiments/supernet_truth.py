@@ -194,7 +194,7 @@ def searches_table(searches: dict[str, Any], config: Config) -> TextTable:
             Column("method", "name"),
             "error for each penalty",
             f"{config.cost} for each penalty, millions",
-            "distance to the best no dearer, points",
+            "distance to the best at no higher cost, points",
             "hypervolume",
         ),
         rows,

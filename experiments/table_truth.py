@@ -83,7 +83,7 @@ def main(config: Config) -> None:
     truths = look_up(read_result(config.result), read_table(config.table, config.cost))
     shown = TextTable(
         "true errors, %",
-        ("penalty", config.cost, "error", "best no dearer", "better ones", "best for the penalty"),
+        ("penalty", config.cost, "error", "best at no higher cost", "better ones", "best for the penalty"),
         [
             (
                 f"{truth.penalty:g}",

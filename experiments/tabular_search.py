@@ -27,7 +27,7 @@ class Config:
     table: pathlib.Path
     """npz file with choices int [N, D] (all combinations), errors [N] in [0, 1], costs [N] and maybe choice_names."""
     cost: str
-    """Name of the array of costs; they are scaled so that the cheapest network has R = 0 and the dearest R = 1."""
+    """Name of the array of costs; scaled so that the cheapest network has R = 0 and the most expensive R = 1."""
     out: pathlib.Path
     """Folder for result.json and curves.png."""
     error: str = "error"

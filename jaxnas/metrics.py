@@ -11,7 +11,7 @@ import numpy as np
 import scipy.stats
 
 # Hypervolume is measured against error 1.1 and R 1.1, whatever the table. Both lie in [0, 1], so that every network
-# counts, even the dearest (R = 1): at (1, 1) it would be worth nothing.
+# counts, even the most expensive (R = 1): at (1, 1) it would be worth nothing.
 REFERENCE_POINT = (1.1, 1.1)
 
 
@@ -130,7 +130,7 @@ def binned_kendall_tau(score: np.ndarray, truth: np.ndarray, complexity: np.ndar
       score: float [N].
       truth: float [N].
       complexity: float [N], such as multiply-adds.
-      bins: number of bins, of equal size up to 1; 2 are the cheaper and the dearer half.
+      bins: number of bins, of equal size up to 1; 2 are the cheaper and the more expensive half.
 
     Raises:
       ValueError: if there are fewer than two networks for a bin.

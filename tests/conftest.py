@@ -1,4 +1,4 @@
-"""Fixtures: the public benchmark tables and inputs that users have, where they are at hand."""
+"""Fixtures: the public benchmark tables and inputs that users have, where they are present."""
 
 import os
 import pathlib

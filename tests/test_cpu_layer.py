@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxnas.spaces.mbconv import SKIP, Layer, Operation
-from jaxnas.supernet import batched_layer, init, layer_weights, mbconv
+from jaxnas.supernet import batched_layer, init, layer_weights, mbconv_layer
 from jaxnas.supernet.cpu import depthwise
 from jaxnas.supernet.cpu import layer as cpu_layer
 from tests.test_layer_weights import noisy
@@ -70,7 +70,7 @@ def test_equals_the_plain_layer(shape, stride, out_channels, skip, seed):
     params, x, gradient = problem(layer, shape, seed)
     fast, plain = (
         jit(with_gradients(module.apply_layer, layer))(params, x, gradient, jnp.int32(seed % len(layer.operations)))
-        for module in (cpu_layer, mbconv)
+        for module in (cpu_layer, mbconv_layer)
     )
     for actual, expected in zip(fast, plain):
         assert_close(actual, expected)
@@ -86,7 +86,7 @@ def test_many_blocks_many_images_and_every_choice(monkeypatch, stride):
     layer = make_layer(8, 8, stride)
     params, x, gradient = problem(layer, (8, 10, 10), 1)
     fast = jit(with_gradients(cpu_layer.apply_layer, layer))
-    plain = jit(with_gradients(mbconv.apply_layer, layer))
+    plain = jit(with_gradients(mbconv_layer.apply_layer, layer))
     for choice in range(len(layer.operations)):
         for actual, expected in zip(*(run(params, x, gradient, jnp.int32(choice)) for run in (fast, plain))):
             assert_close(actual, expected)
@@ -132,11 +132,11 @@ def test_bfloat16_input_keeps_its_dtype_and_float32_gradients_of_weights():
 
 def test_which_layers_go_by_blocks():
     layer = make_layer()
-    assert mbconv.layer_function(layer, False, "cpu") is cpu_layer.apply_layer
-    assert mbconv.layer_function(layer, False, "gpu").func is mbconv.apply_layer
+    assert mbconv_layer.layer_function(layer, False, "cpu") is cpu_layer.apply_layer
+    assert mbconv_layer.layer_function(layer, False, "gpu").func is mbconv_layer.apply_layer
     for backend in ("cpu", "tpu"):
-        assert mbconv.layer_function(layer, True, backend).func is batched_layer.apply_layer
+        assert mbconv_layer.layer_function(layer, True, backend).func is batched_layer.apply_layer
     without_expansion = Layer(4, 4, 1, 8, (Operation(3, 1), Operation(3, 3)))
     only_skip = Layer(4, 4, 1, 8, (SKIP,))
     for other in (without_expansion, only_skip):
-        assert mbconv.layer_function(other, False, "cpu").func is mbconv.apply_layer
+        assert mbconv_layer.layer_function(other, False, "cpu").func is mbconv_layer.apply_layer

@@ -17,7 +17,7 @@ from experiments import cli, export
 from jaxnas import data, networks
 from jaxnas.export import FORMATS, load_stablehlo, saved
 from jaxnas.results.json_files import seal
-from jaxnas.search.retraining import RetrainSettings
+from jaxnas.search.recipes import RetrainSettings
 from tests.tiny_search import tiny
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
@@ -201,7 +201,7 @@ def retyped(dtype):
         (edit(saved.DESCRIPTION, space="other"), "space must be one of"),
         (edit(saved.DESCRIPTION, std=[0, 1, 1]), "std must be positive"),
         (edit(saved.DESCRIPTION, width="wide"), "describes no network"),
-        (edit(saved.DESCRIPTION, width=float("inf")), "Infinity is no number"),
+        (edit(saved.DESCRIPTION, width=float("inf")), "Infinity is not valid in JSON"),
         (edit(saved.DESCRIPTION, width=10**400), "has more than 300 digits"),
         (edit(saved.DESCRIPTION, width=10**9), "width is 1000000000, which is out of range"),
         (edit(saved.DESCRIPTION, image_size=-1), "image_size is -1, which is out of range"),

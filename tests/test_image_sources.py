@@ -11,7 +11,7 @@ from experiments import make_images
 from jaxnas import data
 from jaxnas.data import crops
 from jaxnas.data.folders import FolderSource
-from jaxnas.data.parts import halves, search_parts, training_parts
+from jaxnas.data.parts import halves, held_out, search_parts, training_parts
 from jaxnas.data.sources import TfdsSource, open_splits
 from jaxnas.data.streams import DeadImagesError, Stream
 
@@ -163,7 +163,8 @@ def test_networks_are_tested_on_other_images_than_they_are_trained_on(made, tmp_
     """A fifth of the search's images where there is no split for it; of a folder class by class."""
     splits = open_splits("imagenet2012", made)
     learnt = search_parts(splits, 0.5, 0)
-    (_, train), (_, tested) = training_parts(splits, learnt)
+    found = training_parts(splits, learnt)
+    (_, train), (_, tested) = found.train, found.tested
     assert (len(train.indices), len(tested.indices)) == (38, 10)
     assert sorted([*train.indices, *tested.indices]) == list(range(48))
 
@@ -179,7 +180,8 @@ def test_networks_are_tested_on_other_images_than_they_are_trained_on(made, tmp_
             (root / part).symlink_to(tmp_path / part)
         splits = open_splits("folder", root)
         learnt = search_parts(splits, 0.5, 0, classes=2)
-        (source, train), (other, tested) = training_parts(splits, learnt)
+        found = training_parts(splits, learnt)
+        (source, train), (other, tested) = found.train, found.tested
         assert (source.root.name, other.root.name) == ("train", expected)
         assert train.class_names == tested.class_names == learnt[0][1].class_names
         for origin, part, count in ((source, train, 20), (other, tested, 20)):
@@ -188,3 +190,47 @@ def test_networks_are_tested_on_other_images_than_they_are_trained_on(made, tmp_
             np.testing.assert_array_equal(np.bincount(labels), [count / 2] * 2)
         if source is other:
             assert not set(train.indices) & set(tested.indices)
+
+
+@pytest.mark.parametrize("options", [{}, {"classes": 2}, {"per_class": 6}])
+def test_networks_are_tested_on_images_that_the_search_did_not_read(made, tmp_path, options):
+    for label, (name, count) in enumerate({"a": 20, "b": 10, "c": 2, "d": 3}.items()):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            Image.new("RGB", (16, 16), (label,) * 3).save(tmp_path / name / f"{index:02}.png")
+    for splits in (open_splits("folder", tmp_path), open_splits("imagenet2012", made)):
+        learnt = search_parts(splits, 0.5, 0, **options, test_fraction=0.2)
+        read = np.concatenate([part.indices for _, part in learnt])
+        found = training_parts(splits, learnt, 0.2)
+        (source, train), (other, tested) = found.train, found.tested
+        assert source is other
+        assert not found.searched
+        assert not set(tested.indices) & set(read)
+        np.testing.assert_array_equal(train.indices, np.sort(read))
+        assert tested.class_names == learnt[0][1].class_names
+        labels = tested.label_map[source.labels()[tested.indices]]
+        assert (labels >= 0).all()
+        np.testing.assert_array_equal(training_parts(splits, learnt, 0.2).tested[1].indices, tested.indices)
+        if splits.train.name != "imagenet2012" and not options:
+            # Of two images both are needed to learn on, of three one is left.
+            assert dict(zip(tested.class_names, np.bincount(labels, minlength=4))) == {"a": 4, "b": 2, "c": 0, "d": 1}
+            assert sorted([*train.indices, *tested.indices]) == list(range(35))
+
+
+def test_nothing_is_held_out_where_a_split_is_for_testing(tmp_path):
+    for part, index in itertools.product(("train", "val", "test"), range(10)):
+        (tmp_path / part / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / part / "ab"[index % 2] / f"{index}.png")
+    for kept in (("train", "val"), ("train", "test"), ("train", "val", "test")):
+        root = tmp_path / "-".join(kept)
+        root.mkdir()
+        for part in kept:
+            (root / part).symlink_to(tmp_path / part)
+        splits = open_splits("folder", root)
+        assert not len(held_out(splits, 0.2))
+        found = training_parts(splits, search_parts(splits, 0.5, 0, test_fraction=0.2), 0.2)
+        assert found.searched == ("test" not in kept)
+        assert found.tested[0].root.name == kept[-1]
+    for fraction in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="test_fraction must be"):
+            held_out(splits, fraction)

@@ -1,5 +1,6 @@
 """The method on a table of three decisions, every step of METHOD worked by hand."""
 
+import functools
 import math
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from jaxnas import asng, distribution, importance
 from jaxnas.cost import AdditiveCost
 from jaxnas.spaces import Decision, SearchSpace
-from jaxnas.strategies import ImportanceSampling
+from jaxnas.strategies import ImportanceSampling, base
 
 # Decisions x {0, 1}, y {0, 1}, z {0, 1, 2}; R = (x + y + z) / 4.
 COST = AdditiveCost("size", "units", 10, ((0, 1), (0, 1), (0, 1, 2)))
@@ -146,3 +147,20 @@ def test_a_space_without_cost_needs_one():
         ImportanceSampling(SearchSpace("bare", SPACE.decisions), penalties=(0.1, 0.2))
     with pytest.raises(ValueError, match="no decision"):
         ImportanceSampling(SearchSpace("empty", ()), penalties=(0.1, 0.2))
+
+
+def test_a_step_of_a_thousand_distributions_fits_into_little_memory():
+    """K = 1000 and lambda = 4 on a table's space; all pairs of samples would be 64 GB for each array of them."""
+    space = SearchSpace("table", tuple(Decision(f"d{d}", ("a", "b", "c")) for d in range(8)))
+    cost = AdditiveCost("cost", "", 0.0, ((0.0, 1.0, 2.0),) * 8)
+    method = ImportanceSampling(space, tuple(np.geomspace(0.01, 1, 1000).tolist()), samples=4, cost=cost)
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    archs, losses = jax.ShapeDtypeStruct((4000, 8), jnp.int32), jax.ShapeDtypeStruct((4000,), jnp.float32)
+    told = jax.eval_shape(functools.partial(base.evaluations, method.cost), archs, losses)
+    programs = [
+        jax.jit(method.ask).lower(jax.eval_shape(jax.random.key, 0), state),
+        jax.jit(method._learn).lower(state, told),
+    ]
+    for program in programs:
+        memory = program.compile().memory_analysis()
+        assert memory.temp_size_in_bytes + memory.output_size_in_bytes + memory.argument_size_in_bytes < 1e9

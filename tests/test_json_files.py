@@ -31,8 +31,8 @@ def test_anything_else_is_a_value_error(content):
     [
         ("1e999", "the number 1e999 is not finite"),
         ("[-1e999]", "is not finite"),
-        ("Infinity", "Infinity is no number in JSON"),
-        ("[NaN]", "NaN is no number in JSON"),
+        ("Infinity", "Infinity is not valid in JSON"),
+        ("[NaN]", "NaN is not valid in JSON"),
         ("9" * 400, "has more than 300 digits"),
         ("[" * 100_000, "more than 100 brackets"),
         ('{"a":' * 100_000, "more than 100 brackets"),

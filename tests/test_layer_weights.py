@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnas.spaces.mbconv import SKIP, Layer, Operation
-from jaxnas.supernet import batched_layer, init, layer_weights, mbconv
+from jaxnas.supernet import batched_layer, init, layer_weights, mbconv_layer
 from jaxnas.supernet.cpu import layer as cpu_layer
 
 
@@ -74,12 +74,14 @@ def test_a_choice_alone_is_the_layer_without_the_others(operation):
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(lambda array: array.shape, layer_weights.declare(alone))
     choice = jnp.int32(layer().operations.index(operation))
     np.testing.assert_allclose(
-        mbconv.apply_layer(own, x, jnp.int32(0), alone), mbconv.apply_layer(params, x, choice, layer()), atol=1e-6
+        mbconv_layer.apply_layer(own, x, jnp.int32(0), alone),
+        mbconv_layer.apply_layer(params, x, choice, layer()),
+        atol=1e-6,
     )
 
 
 @pytest.mark.parametrize(
-    "module", [mbconv, batched_layer, cpu_layer], ids=lambda module: module.__name__.split(".")[-1]
+    "module", [mbconv_layer, batched_layer, cpu_layer], ids=lambda module: module.__name__.split(".")[-1]
 )
 @pytest.mark.parametrize("choice", [0, 2])
 def test_padding_has_no_gradient(module, choice):
@@ -103,6 +105,6 @@ def test_a_layer_with_and_without_expansion():
     assert "expand" not in layer_weights.unpack(params, mixed, mixed.operations[0])
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 4))
     for choice in range(2):
-        output = mbconv.apply_layer(params, x, jnp.int32(choice), mixed)
+        output = mbconv_layer.apply_layer(params, x, jnp.int32(choice), mixed)
         assert output.shape == (2, 6, 6, 6)
         assert np.all(np.isfinite(output))

@@ -15,7 +15,7 @@ from PIL import Image
 import jaxnas
 from experiments import cli, export, imagenet_search, predict
 from jaxnas.data.folders import FolderSource
-from jaxnas.search import build, execute
+from jaxnas.search import build, execute, presets
 from tests import tiny_search  # noqa: F401 (registers the space)
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -75,6 +75,26 @@ def test_each_start_prints_classes_images_and_what_is_left_out(made_cases, stopp
     out, err = run(capsys, imagenet_search, *arguments, code=2)
     assert err == "error: enough\n"
     assert all(word in out for word in words), out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "words"), CASES)
+def test_made_folders_are_searched_to_the_end(made_cases, tmp_path, case, words):
+    """Exit code, summary and result of the real command in a process of its own."""
+    command = [sys.executable, "-m", "tests.tiny_imagenet_search", *SEARCH, "--test-fraction=0.2"]
+    command += [f"--folder={made_cases / 'folders' / case}", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in words:
+        assert word in done.stdout
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    count = {"digits": 16}.get(case, 8) * (2 if case == "split" else 1)
+    names = {"digits": ["mirrored six", "six"]}.get(
+        case, ["cat", "dog", "owl"][: 2 if case in ("mac", "hidden") else 3]
+    )
+    assert result["classes"] == names
+    assert result["images"] == dict.fromkeys(names, count)
+    assert result["test_images"] == (None if case == "split" else round(0.2 * count) * len(names))
 
 
 def test_an_empty_class_ends_the_start_with_one_line(made_cases, capsys, tmp_path):
@@ -176,6 +196,33 @@ def test_classes_and_counts_are_kept(finished):
     assert max(mean) - min(mean) < 0.02
 
 
+def test_a_search_of_an_earlier_version_goes_on_without_images_for_testing(finished, capsys):
+    before, config = records(finished), finished / "run" / "config.json"
+    written = config.read_bytes()
+    document = json.loads(written)
+    del document["streams"]["test_fraction"], document["sha256"]
+    config.write_text(json.dumps(document))
+    out, _ = run(capsys, imagenet_search, *arguments(finished, "--test-fraction=0.2"))
+    assert "keeps no images for testing, and goes on as it began" in out
+    assert "tested on images alone that the search reads" in out.replace("\n", " ")
+    assert records(finished) == before
+    assert read(finished, "result.json")["test_images"] is None
+    config.write_bytes(written)
+
+
+def test_images_for_testing_are_kept_and_counted(tmp_path):
+    config = cli.parse(
+        imagenet_search.Config, [*SEARCH, "--folder", str(make(tmp_path / "own")), "--test-fraction=0.25"]
+    )
+    search = build.build(config)
+    found = build.inputs(config, search)
+    assert found["images"] == {"cat": 12, "dog": 12, "owl": 12}
+    assert found["test_images"] == 9
+    assert len(search.train) + len(search.valid) == 27
+    defaults = {name: preset.streams.test_fraction for name, preset in presets.STREAMED.configs.items()}
+    assert defaults == {"smoke": 0.0, "small": 0.2, "full": 0.2}
+
+
 def test_a_finished_search_can_be_extended(finished, capsys):
     before = records(finished)
     out, _ = run(capsys, imagenet_search, *arguments(finished, "--distribution-steps=5"))
@@ -226,6 +273,7 @@ def test_networks_found_on_a_folder_are_trained_exported_and_used(finished, caps
         check=True,
     ).stdout
     assert f"trained on 30 images of {finished / 'own'}, tested on 6 images" in out
+    assert "tested on 6 images of own, which the search has read too" in out
     assert "k1/seed0 is the network of" in out
     summary = json.loads((finished / "run" / "retrained" / "retrained.json").read_text())
     assert [network["k"] for network in summary] == [0, 1]
@@ -236,6 +284,7 @@ def test_networks_found_on_a_folder_are_trained_exported_and_used(finished, caps
     description = jaxnas.load(exported).description
     assert description.class_names == ("cat", "dog", "owl")
     assert (description.dataset, description.image_size, description.width) == ("own", 8, 0.25)
+    assert "Tested on 6 images of own, which the search has read too." in (exported / "model_card.md").read_text()
     assert "| classes | cat, dog, owl |" in (exported / "model_card.md").read_text()
     more = make(finished / "more", count=5)
     out, _ = run(capsys, predict, "--model", exported, more)
@@ -261,6 +310,8 @@ def test_the_tutorial_of_own_images(tmp_path):
         assert done.returncode == 0, done.stderr
         out[words[2]] = done.stdout
     assert "images: 120 images of 3 classes (bars 40, checks 40, dots 40)" in out["experiments.imagenet_search"]
+    assert "24 of these images are kept for testing the networks" in out["experiments.imagenet_search"]
+    assert "tested on 24 images of images, which the search did not read" in out["experiments.retrain"]
     lines = [line.split("\t") for line in out["experiments.predict"].splitlines()]
     right = [pathlib.Path(path).parent.name == name for path, name, _ in lines]
     assert len(right) == 30

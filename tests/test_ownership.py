@@ -1,5 +1,6 @@
 """Two processes never write into one folder."""
 
+import json
 import os
 import pathlib
 import re
@@ -10,9 +11,10 @@ import sys
 import pytest
 
 from experiments import cifar_search, cli
+from jaxnas.results import read_metrics
 from jaxnas.results.ownership import LOCK, OwnedError, owned
 from jaxnas.results.workdir import open_workdir
-from tests.test_cifar_search import SMALL
+from tests.test_cifar_search import SMALL, outcome
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -127,3 +129,57 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     with pytest.raises(ValueError, match="cannot be written"), open_workdir(tmp_path / "run", "run", {}):
         pass
     assert outside.read_text() == "precious"
+
+
+# Imports all that a search needs, then for each folder that it reads forks two processes, which start the same command
+# when a pipe that both wait at is closed.
+STARTER = """
+import json, os, sys, warnings
+from experiments import cifar_search, cli
+from tests import tiny_search
+warnings.simplefilter("ignore")  # of the fork: nothing was computed here
+for line in sys.stdin:
+    arguments = json.loads(line)
+    barrier = os.pipe()
+    children = {}
+    for name in ("first", "second"):
+        child = os.fork()
+        if not child:
+            os.close(barrier[1])
+            for number in (1, 2):
+                os.dup2(os.open(f"{arguments['workdir']}.{name}.{number}", os.O_WRONLY | os.O_CREAT), number)
+            os.read(barrier[0], 1)
+            try:
+                cli.run(cifar_search.main, cifar_search.Config, arguments["command"])
+            except SystemExit as stopped:
+                os._exit(stopped.code or 0)
+            os._exit(0)
+        children[child] = name
+    os.close(barrier[0])
+    os.close(barrier[1])
+    ended = [os.wait() for _ in children]
+    print(json.dumps({children[pid]: [pid, os.waitstatus_to_exitcode(status)] for pid, status in ended}), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_of_two_starts_of_one_command_one_searches_in_fifty_rounds(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAXNAS_CACHE": str(tmp_path / "xla")}
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    results = []
+    for number in range(50):
+        workdir = tmp_path / f"run{number}"
+        request = {"workdir": str(workdir), "command": [*SMALL, "--candidates=0", f"--workdir={workdir}"]}
+        starter.stdin.write(json.dumps(request) + "\n")
+        starter.stdin.flush()
+        ended = json.loads(starter.stdout.readline())
+        (winner, (pid, code)), (loser, (_, refused)) = sorted(ended.items(), key=lambda item: item[1][1])
+        errors = {name: pathlib.Path(f"{workdir}.{name}.2").read_text() for name in ended}
+        assert (code, refused) == (0, 2), errors
+        assert re.fullmatch(rf"error: workdir \S+ is in use by process {pid} on \S+; wait .*\n", errors[loser])
+        assert [record["step"] for record in read_metrics(workdir / "metrics.jsonl")] == list(range(1, 17))
+        results.append(outcome(workdir))
+    starter.communicate(timeout=60)
+    assert all(result == results[0] for result in results)

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import re
+import zlib
 
 import jax.numpy as jnp
 import matplotlib.image
@@ -10,9 +11,11 @@ import pytest
 from rich.console import Console
 
 from jaxnas import report, results
-from jaxnas.report import SearchDisplay
+from jaxnas.report import SearchDisplay, wording
+from jaxnas.report.page import write_report
+from jaxnas.report.runs import read_folders
 from jaxnas.report.wording import quantity
-from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult
+from jaxnas.results import FoundArchitecture, MetricsLog, SearchResult, metrics_log
 from jaxnas.results.files import to_plain
 
 
@@ -41,11 +44,11 @@ def test_result_round_trip_and_schema(tmp_path):
     document = json.loads((tmp_path / "new" / "result.json").read_text())
     assert list(document) == [
         "method", "space", "dataset", "seed", "config", "versions", "evaluations", "wall_seconds", "architectures",
-        "classes", "images", "space_description", "sha256",
+        "classes", "images", "space_description", "test_images", "sha256",
     ]  # fmt: skip
     assert list(document["architectures"][0]) == [
         "k", "penalty", "encoding", "description", "params", "macs", "probability", "valid_loss", "valid_accuracy",
-        "budgets", "latency",
+        "budgets", "latency", "costs",
     ]  # fmt: skip
     assert set(document["versions"]) == {"python", "jaxnas", "jax", "jaxlib", "flax", "optax", "numpy"}
     read = results.read_result(tmp_path / "new" / "result.json")
@@ -258,3 +261,47 @@ def test_pareto_names_budgets_and_every_cost(tmp_path):
     assert {"latency ≤ 1 ms", "latency ≤ 2 ms", "latency ≤ 3 ms"} <= set(written)
     assert any("labels: budget" in line for line in written)
     assert not any("penalty" in line for line in written)
+
+
+def test_a_changed_digit_in_the_log_is_a_broken_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for step in range(1, 4):
+            log.append({"step": step, "loss": 0.25})
+    first, second, third = path.read_text().splitlines(keepends=True)
+    before, _, checksum = first.partition(', "crc32": ')
+    assert json.loads(checksum.strip("}\n")) == f"{zlib.crc32(before.encode()):08x}"
+    path.write_text(first + second.replace("0.25", "0.35") + third)
+    records, damaged = metrics_log.read_whole_lines(path)
+    assert (records, damaged) == ([{"step": 1, "loss": 0.25}, {"step": 3, "loss": 0.25}], 1)
+    for changed in (second.replace("crc32", "crc31"), '{"step": 2, "loss": 0.25}\n', second.replace("crc", "loss")):
+        path.write_text(first + changed + third)
+        assert metrics_log.read_whole_lines(path) == (records, 1)
+    path.write_text(second.replace("0.25", "0.35"))  # alone
+    assert metrics_log.read_whole_lines(path) == ([], 1)
+    # What has no checksums is of an earlier version, and goes on without.
+    path.write_text('{"step": 1, "loss": 0.25}\n')
+    with MetricsLog(path) as log:
+        log.append({"step": 2, "loss": 0.5})
+    assert path.read_text() == '{"step": 1, "loss": 0.25}\n{"step": 2, "loss": 0.5}\n'
+    assert metrics_log.read_whole_lines(path) == ([{"step": 1, "loss": 0.25}, {"step": 2, "loss": 0.5}], 0)
+
+
+def test_networks_of_a_space_with_other_costs_are_shown(tmp_path):
+    energy = [(3.5, 0.9), (1.25, 0.8)]
+    found = [
+        FoundArchitecture(k, 0.1 * k, (k,), f"choice {k}", None, None, 0.5, 1.0, accuracy, costs={"energy": joules})
+        for k, (joules, accuracy) in enumerate(energy)
+    ]
+    result = dataclasses.replace(make_result(architectures=found), config={"method": {"cost": "energy"}}, space="own")
+    result.write(tmp_path / "result.json")
+    read = results.read_result(tmp_path / "result.json")
+    assert [each.costs for each in read.architectures] == [{"energy": 3.5}, {"energy": 1.25}]
+    assert (wording.searched_cost(read), wording.costs_of(read.architectures)) == ("energy", ["energy"])
+    report.plot_pareto(read, tmp_path / "pareto.png")
+    assert (tmp_path / "pareto.png").stat().st_size > 5000
+    console = Console(file=io.StringIO(), width=80)
+    console.print(report.result_table(read))
+    assert "choice 1" in console.file.getvalue()
+    write_report(tmp_path / "report.html", *read_folders([tmp_path]), None, {})
+    assert "1.25 energy" in (tmp_path / "report.html").read_text()

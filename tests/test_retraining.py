@@ -13,7 +13,9 @@ from experiments import cli, retrain
 from jaxnas import data, networks
 from jaxnas.results import FoundArchitecture, SearchResult, read_metrics
 from jaxnas.runtime.loop import NonFiniteLossError
-from jaxnas.search.retraining import Retraining, RetrainSettings
+from jaxnas.search.recipes import RetrainSettings
+from jaxnas.search.sources import OnHost
+from jaxnas.search.training_data import InMemoryData
 from tests.tiny_search import tiny
 
 SETTINGS = RetrainSettings(
@@ -37,7 +39,7 @@ def small_digits():
 @functools.cache
 def retraining(**changes):
     network = networks.build(tiny(), [0, 0], drop_path=0.2)
-    return Retraining(network, small_digits(), dataclasses.replace(SETTINGS, **changes))
+    return InMemoryData(small_digits()).trainer(network, dataclasses.replace(SETTINGS, **changes), seed=0, test_every=0)
 
 
 def host(state):
@@ -74,7 +76,8 @@ def test_the_score_is_that_of_all_test_images():
     variables = task.init(0).variables
     dataset = small_digits()
     logits = task.network.apply(variables, data.normalize(dataset.test_images, dataset.mean, dataset.std))
-    score = task.test(variables, batch_size=20)  # a last minibatch of 10
+    tested = OnHost(task.tested.examples, batch_size=20)  # a last minibatch of 10
+    score = dataclasses.replace(task, tested=tested).test(variables)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, dataset.test_labels)
     assert score.loss == pytest.approx(float(losses.mean()), rel=1e-5)
     assert score.accuracy == pytest.approx(float((logits.argmax(-1) == dataset.test_labels).mean()))

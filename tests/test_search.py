@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnas.results.result import read_result
 from jaxnas.runtime.loop import NonFiniteLossError, RunInterruptedError
+from jaxnas.search.answer import summarise
 from jaxnas.search.sources import InMemory, Streamed
 from jaxnas.tasks.supernet import FrozenSupernet
 from tests import regression_search
@@ -209,3 +211,13 @@ def test_a_stream_that_ends_is_named(memory):
     search = dataclasses.replace(search, train=Streamed(Short(**vars(search.train.stream))))
     with pytest.raises(ValueError, match="minibatches without end"):
         list(search.run(start))
+
+
+def test_a_search_on_a_space_with_costs_of_its_own_has_a_result(memory, tmp_path):
+    search, _ = memory
+    *_, (state, _, _) = search.run(search.init(0))
+    result = summarise(search, state, method="m", candidates=0, seed=0, config={}, seconds=1.0, dataset="sines")
+    result.write(tmp_path / "result.json")
+    found = read_result(tmp_path / "result.json").architectures
+    assert [each.costs["units"] for each in found] == [(2.0, 6.0)[each.encoding[0]] for each in found]
+    assert {(each.params, each.macs, each.valid_accuracy) for each in found} == {(None, None, None)}

@@ -13,7 +13,7 @@ from experiments import cifar_search, cli, imagenet_search, retrain
 from jaxnas.results import settings_tree
 from jaxnas.results.workdir import open_workdir
 from jaxnas.search import presets, recipes
-from jaxnas.search.config import DEFAULT_METHOD, METHODS, SearchConfig, StreamedConfig
+from jaxnas.search.config import DEFAULT_METHOD, METHODS, DataSettings, SearchConfig, StreamedConfig
 from tests import tiny_search  # noqa: F401 (registers a space)
 
 COMMANDS = {
@@ -287,8 +287,8 @@ def test_contents_of_files_are_compared_too():
 def test_names_are_unique():
     @dataclasses.dataclass(frozen=True)
     class Twice:
-        data: presets.DataSettings
-        again: presets.DataSettings
+        data: DataSettings
+        again: DataSettings
 
     with pytest.raises(ValueError, match="two settings called 'dataset'"):
         settings_tree.settings(Twice)

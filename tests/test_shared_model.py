@@ -303,8 +303,10 @@ def test_samples_are_shared_out_by_expected_regret():
     modes = jnp.stack([worst, worst, best])
     optima = jnp.broadcast_to(best, (3, 2, 4))
     # Regret is 0, twice the span of the first contrast, and 0: the second gets all that is not shared out evenly.
-    np.testing.assert_allclose(method.share_out(drawn, modes, optima), [1 / 6, 1 / 6 + 1 / 2, 1 / 6], rtol=1e-5)
-    no_regret = method.share_out(drawn, jnp.broadcast_to(best, (3, 4)), optima)
+    np.testing.assert_allclose(
+        posteriors.share_out(method.design, drawn, modes, optima), [1 / 6, 1 / 6 + 1 / 2, 1 / 6], rtol=1e-5
+    )
+    no_regret = posteriors.share_out(method.design, drawn, jnp.broadcast_to(best, (3, 4)), optima)
     np.testing.assert_allclose(no_regret, 1 / 3, rtol=1e-5)
 
 

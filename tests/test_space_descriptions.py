@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
@@ -18,6 +18,7 @@ from jaxnas.networks import latency
 from jaxnas.networks.latency import LatencyTable
 from jaxnas.results import FoundArchitecture, SearchResult
 from jaxnas.results.result import read_result, space_of
+from jaxnas.search.answer import costs_of
 
 BUILT_IN = ("mbconv_cifar10", "mbconv_digits", "mbconv_imagenet", "nasbench201", "nasbench_macro")  # tests add others
 
@@ -69,16 +70,37 @@ def counted(space, arch):
     return params, multiply_adds(program.jaxpr)
 
 
-@settings(max_examples=10, deadline=None)
+def test_the_built_in_spaces_are_these():
+    own = {name for name in spaces.SPACES if spaces.SPACES[name].__module__.startswith("jaxnas.")}
+    assert own == set(BUILT_IN)
+
+
+@settings(max_examples=6, deadline=None)
 @given(description=descriptions(), seed=st.integers(0, 1000))
-def test_costs_are_those_of_the_discrete_network(description, seed):
+@example({"name": "mbconv_cifar10", "width": 0.3, "image_size": 20, "num_classes": 3}, 1)
+@example({"name": "mbconv_digits", "width": 1.7, "image_size": 8, "num_classes": 10}, 2)
+@example({"name": "mbconv_imagenet", "width": 0.05, "image_size": 36, "num_classes": 1500}, 3)
+@example({"name": "nasbench201", "width": 0.5, "image_size": 12, "channels": 7, "cells": 2, "num_classes": 1}, 4)
+@example({"name": "nasbench_macro", "width": 0.25, "image_size": 4, "num_classes": 2}, 5)
+def test_costs_in_a_result_are_those_of_the_discrete_network(tmp_path_factory, description, seed):
+    """Of every space, width, image size and number of classes: what result.json holds is what the network computes."""
     space = spaces.from_description(description)
     (arch,) = space.sample_uniform(np.random.default_rng(seed), 1)
-    params, macs = counted(space, arch)
-    assert space.cost("params").total(arch) == params
+    found = FoundArchitecture(
+        **{"k": 0, "penalty": 0.1, "encoding": arch, "description": space.describe(arch)},
+        **{"probability": 1.0, "valid_loss": 0.5, "valid_accuracy": 0.5},
+        **costs_of(space, arch),
+    )
+    written = SearchResult(*("m", space.name, "d", 0, {}, {}, 1, 1.0, (found,)), space_description=space.description)
+    path = tmp_path_factory.mktemp("result") / "result.json"
+    written.write(path)
+    read = read_result(path)
+    again = space_of(read)
+    params, macs = counted(again, read.architectures[0].encoding)
+    assert read.architectures[0].params == params
     # NAS-Bench-201's published counts add the classifier's bias.
-    published = space.num_classes if isinstance(space, spaces.CellSpace) else 0
-    assert space.cost("macs").total(arch) - published == macs
+    published = again.num_classes if isinstance(again, spaces.CellSpace) else 0
+    assert read.architectures[0].macs - published == macs
 
 
 def test_multiply_adds_by_hand():

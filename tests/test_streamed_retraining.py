@@ -14,8 +14,10 @@ from jaxnas import data, networks
 from jaxnas.data import crops, parts
 from jaxnas.data.streams import Stream
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
-from jaxnas.search.retraining import RetrainSettings
-from jaxnas.search.streamed_retraining import StreamedRetraining
+from jaxnas.search.images import as_examples
+from jaxnas.search.recipes import RetrainSettings
+from jaxnas.search.retraining import Retraining
+from jaxnas.search.sources import Streamed
 from tests.tiny_search import tiny
 
 SETTINGS = RetrainSettings(
@@ -45,8 +47,11 @@ def network():
 def retraining(folder, placement=ONE_DEVICE, **changes):
     subset = parts.Subset(np.arange(26), np.arange(2, dtype=np.int32), folder.class_names)
     settings = dataclasses.replace(SETTINGS, **changes)
-    train, tested = (Stream(folder, subset, 8, settings.batch_size, 0, augment) for augment in (True, False))
-    return StreamedRetraining(network(), train, tested, NORMALIZATION, settings, placement=placement)
+    train, tested = (
+        Streamed(Stream(folder, subset, 8, settings.batch_size, 0, augment), convert=as_examples)
+        for augment in (True, False)
+    )
+    return Retraining(network(), train, tested, NORMALIZATION, settings, placement=placement)
 
 
 def host(state):

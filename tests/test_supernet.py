@@ -17,7 +17,7 @@ from jax import lax
 
 from jaxnas import spaces, supernet
 from jaxnas.spaces.mbconv import SKIP, Operation
-from jaxnas.supernet import cell, init, layer_weights, mbconv
+from jaxnas.supernet import cell, init, layer_weights, mbconv, mbconv_layer
 from jaxnas.supernet.conv import full_conv
 from tests.test_layer_weights import noisy
 
@@ -332,7 +332,7 @@ def test_identity_skip_is_exact():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, layer.in_channels))
     params = supernet.build(spaces.nasbench_macro(width=0.1)).init_params(jax.random.key(1))["layer_2"]
     choice = jnp.int32(layer.operations.index(SKIP))
-    output, vjp = jax.vjp(lambda x: mbconv.apply_layer(params, x, choice, layer), x)
+    output, vjp = jax.vjp(lambda x: mbconv_layer.apply_layer(params, x, choice, layer), x)
     np.testing.assert_array_equal(output, x)
     np.testing.assert_array_equal(vjp(2 * x)[0], 2 * x)
 
@@ -404,7 +404,7 @@ def test_projecting_skip_halves_the_resolution():
     params = {layer_weights.SHORTCUT: {"kernel": jnp.ones((8, 16)), "scale": jnp.ones(16), "bias": jnp.zeros(16)}}
     assert (layer.in_channels, layer.out_channels, layer.stride) == (8, 16, 2)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 8))
-    y = mbconv.apply_operation(params, x, layer, SKIP)
+    y = mbconv_layer.apply_operation(params, x, layer, SKIP)
     chex.assert_shape(y, (2, 16, 16, 16))
     expected = _norm(x[:, ::2, ::2].sum(-1, keepdims=True), {"scale": 1.0, "bias": 0.0})
     np.testing.assert_allclose(y, jnp.broadcast_to(expected, y.shape), atol=1e-4)

@@ -3,7 +3,7 @@
 Links in them are relative to where they lie in the repository. Those to a page are made to point at the page; those to
 a module point into the API reference; what else they point at has no page, and the link becomes its text. The pages of
 the API reference are made here too, one for each package, so that no module is forgotten; each needs its line in the
-nav of mkdocs.yml, and a strict build says so.
+nav of mkdocs.yml, without which a strict build fails.
 """
 
 import posixpath

@@ -42,7 +42,7 @@ def next_indices(key: jax.Array, cursor: Cursor, batch_size: int) -> tuple[jax.A
     """Indices of the next minibatch.
 
     An epoch hands out floor(N / B) B distinct examples once each; the N mod B left over at its end, others in each
-    epoch, are skipped so that all minibatches have one shape. Then the order is drawn anew.
+    epoch, are skipped so that all minibatches have one shape. Then the order is drawn again.
 
     Args:
       key: the data key that the cursor was started with, the same at every call.

@@ -30,7 +30,7 @@ class DatasetNotFoundError(ValueError):
             build += " --overwrite"
         super().__init__(
             f"{problem}; prepare it once: pip install 'jaxnas[prepare]' && {build}\n"
-            "Nothing at hand? `--dataset digits` needs no files and no download."
+            "`--dataset digits` needs no files and no download."
         )
 
 

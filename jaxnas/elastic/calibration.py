@@ -1,4 +1,4 @@
-"""Running averages of batch norm for one architecture, estimated anew on batches.
+"""Running averages of batch norm for one architecture, estimated again on batches.
 
 The averages that a supernet gathers are of no architecture. A layer updates an average a to m a + (1 - m) b with the
 batch's own statistic b: the updates of 0 and of 1 give m and b whatever the layer's momentum is, and b is averaged over
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.elastic.adapters import Variables
-from jaxnas.elastic.comparison import Models
+from jaxnas.elastic.models import Models
 
 
 def calibrate(models: Models, arch: np.ndarray, variables: Variables, batches: Iterable[Any]) -> Any:

@@ -18,8 +18,8 @@ from jax.extend import core
 from jaxnas.cost import AdditiveCost, Cost, InteractionCost
 from jaxnas.elastic import programs
 from jaxnas.elastic.choices import Choices
-from jaxnas.elastic.comparison import Models, accepts
 from jaxnas.elastic.matching import Path
+from jaxnas.elastic.models import Models, accepts
 from jaxnas.elastic.slices import Layout
 
 MOST_TOGETHER = 4  # decisions whose sizes multiply in one product
@@ -274,7 +274,8 @@ def assemble(name: str, unit: str, fixed: int, tables: Tables, choices: Choices)
             single[decisions[0]] = single[decisions[0]] + table
         else:
             joint[decisions] = table
-    rows = tuple(tuple(row.tolist()) for row in single)
+    fixed += sum(int(row.min()) for row in single)  # a choice costs what it adds to the cheapest one
+    rows = tuple(tuple((row - row.min()).tolist()) for row in single)
     if not joint:
         return AdditiveCost(name, unit, int(fixed), rows)
     interactions = tuple((decisions, tuple(joint[decisions].reshape(-1).tolist())) for decisions in sorted(joint))

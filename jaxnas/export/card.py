@@ -51,7 +51,8 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
         "`network.json` holds the SHA-256 of every file. It finds damage, not intent: use files of people you trust."
     ]
     lines += ["", "## Training", "", code(command), ""]
-    lines += ["No decision was taken on test images. Settings:", ""]
+    tested = f"Tested on {escape(str(settings.pop('tested_on')))}. " if "tested_on" in settings else ""
+    lines += [f"{tested}No decision of the training was taken on test images. Settings:", ""]
     lines += [_pairs([(name, _text(value)) for name, value in settings.items()]), ""]
     lines += ["Software: " + ", ".join(f"{name} {version}" for name, version in description.versions.items()) + ".", ""]
     return "\n".join(lines)

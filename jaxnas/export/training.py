@@ -13,15 +13,16 @@ from jaxnas.results.files import replacing, to_plain
 from jaxnas.results.json_files import read_sealed
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.search.answer import costs_of
 from jaxnas.search.loop import Listener, run
-from jaxnas.search.retraining import Trainer
+from jaxnas.search.retraining import Retraining
 
 SUMMARY = "retrained.json"
 STARTS = {"scratch": "seed", "warm_start": "warm"}  # how a network begins, and the folders of such trainings
 
 
 def train(
-    retraining: Trainer,
+    retraining: Retraining,
     description: saved.NetworkDescription,
     folder: pathlib.Path,
     seed: int,
@@ -72,7 +73,7 @@ def train(
                 listeners=listeners,
             )
         score = retraining.test(state.average)
-        trained_with = {**settings, "wall_seconds": seconds, "test_loss": score.loss}
+        trained_with = {**description.trained_with, **settings, "wall_seconds": seconds, "test_loss": score.loss}
         trained = dataclasses.replace(description, test_accuracy=score.accuracy, trained_with=trained_with)
         saved.save(folder, trained, state.average)
         return trained
@@ -97,12 +98,14 @@ def summarise(out: pathlib.Path) -> list[dict[str, Any]]:
         trained = [network for networks in starts.values() for network in networks]
         if trained:
             space = trained[0].build_space()
+            costs = costs_of(space, trained[0].encoding)
             summary.append(
                 {
                     "k": int(folder.name[1:]),
                     "encoding": trained[0].encoding,
                     "description": space.describe(trained[0].encoding),
-                    **{name: int(space.cost(name).total(trained[0].encoding)) for name in ("params", "macs")},
+                    **{name: costs[name] for name in ("params", "macs")},
+                    "tested_on": trained[0].trained_with.get("tested_on"),
                     **{
                         f"test_accuracy_{start}": [network.test_accuracy for network in runs]
                         for start, runs in starts.items()

@@ -1,4 +1,4 @@
-"""Measured latency as an additive cost: seconds of every choice of every decision on the device at hand.
+"""Measured latency as an additive cost: seconds of every choice of every decision on the user's device.
 
 A network's latency is predicted, as by ProxylessNAS (arXiv 1812.00332), to be the sum of what its chosen operations
 take, each timed alone; a constant for the rest is the median residual of some whole networks. Other whole networks tell
@@ -116,8 +116,12 @@ def _in_words(description: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in description.items())
 
 
-def read(path: str | os.PathLike[str]) -> LatencyTable:
+def read(path: str | os.PathLike[str], known: Any = None) -> LatencyTable:
     """Reads a latency table.
+
+    Args:
+      path: the file.
+      known: what the inputs of a run tell of its table, {"digest": ..., ...}, which the file must have; None for any.
 
     Raises:
       ValueError: in one line, if the file is missing, damaged, or of something else.
@@ -141,6 +145,8 @@ def read(path: str | os.PathLike[str]) -> LatencyTable:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} is no latency table: {reason}; see jaxnas.networks.latency for its form") from error
+    if isinstance(known, Mapping) and known.get("digest", table.digest) != table.digest:
+        raise ValueError(f"{path} is not the latency table that the run was begun with: its digest is another one")
     return table
 
 

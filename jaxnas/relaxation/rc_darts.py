@@ -53,7 +53,7 @@ class RCDarts:
       costs: J additive costs that are bounded; None for the first of the space.
       warmup: steps before the first projection; None for a tenth of the search.
       every: steps between projections; None for a 50th of the search. The last step projects in any case.
-      reset_moments: whether Adam's moments of alpha start anew after a projection.
+      reset_moments: whether Adam's moments of alpha start again after a projection.
 
     Raises:
       ValueError: on settings that make no search.

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from jaxnas.metrics import pareto_front
 from jaxnas.report.labels import place_labels
 from jaxnas.report.svg import Canvas
-from jaxnas.report.wording import COSTS, count, quantity, short_name
+from jaxnas.report.wording import count, in_words, quantity, short_name
 from jaxnas.spaces import SearchSpace
 
 BINS = 60  # points of a curve: with more, the noise of minibatches hides its course
@@ -34,13 +34,14 @@ class Points:
 
     Attributes:
       costs: [N].
-      errors: [N], in [0, 1].
+      errors: [N], in [0, 1]; or losses.
       colors: [N].
       labels: [N], written beside the points; "" for none.
       details: [N], shown where the pointer rests on a point.
       marker: one of `MARKERS`.
       line: how the points that no other of the series dominates are joined: one of `LINES`, or None for not at all.
       hollow: whether the marks are small and empty, for what others are compared with.
+      percent: whether errors are shown in per cent.
     """
 
     costs: Sequence[float]
@@ -51,11 +52,13 @@ class Points:
     marker: str = MARKERS[0]
     line: str | None = "solid"
     hollow: bool = False
+    percent: bool = True
 
     @property
     def places(self) -> np.ndarray:
-        """Costs and errors in per cent, float [N, 2]."""
-        return np.stack([np.asarray(self.costs, float), 100 * np.asarray(self.errors, float)], axis=1)
+        """Costs and errors, as they are shown, float [N, 2]."""
+        scale = 100 if self.percent else 1
+        return np.stack([np.asarray(self.costs, float), scale * np.asarray(self.errors, float)], axis=1)
 
 
 def cost_error(
@@ -70,12 +73,12 @@ def cost_error(
     Args:
       series: the points.
       cost: name of the cost, of the axis across.
-      error_name: of the axis up, in per cent.
+      error_name: of the axis up, with its unit.
       budgets: (cost, colour) of the largest costs allowed.
       cloud: costs and errors [N] of all networks of a table, drawn faint, those near the points.
     """
     canvas = Canvas(410, 300)
-    axes = _axes(canvas, COSTS[cost], error_name, lambda value, _: quantity(cost, value, 6))
+    axes = _axes(canvas, in_words(cost), error_name, lambda value, _: quantity(cost, value, 6))
     axes.margins(0.1, 0.16)
     fronts, panel = [], canvas.color("var(--panel)")
     for budget, tint in budgets:
@@ -102,7 +105,7 @@ def cost_error(
     places = np.concatenate([each.places for each in series])
     names = [name for each in series for name in each.labels]
     place_labels(axes, places, names, fronts, color=canvas.color("var(--ink)"), fontsize=_SIZE)
-    return canvas.to_html(f"{error_name} against {COSTS[cost]}")
+    return canvas.to_html(f"{error_name} against {in_words(cost)}")
 
 
 def curves(
@@ -159,7 +162,7 @@ def layer_costs(space: SearchSpace, archs: np.ndarray, index: int, costs: Sequen
         edges = {"edgecolor": tints, "linewidth": 2 * (values > 0), "joinstyle": "round"}  # rounds the corners
         bars = axes.barh(range(len(names)), values, 0.6, color=tints, **edges)
         axes.bar_label(bars, [quantity(name, value) if value else "0" for value in values], padding=4, **style)
-        total = f"{COSTS[name]} {quantity(name, float(cost.total(archs[index])))}"
+        total = f"{in_words(name)} {quantity(name, float(cost.total(archs[index])))}"
         axes.set_title(total, loc="right" if place == 0 else "left", pad=7, weight="bold", **style)
         if place == 1:
             axes.set_yticks(range(len(names)), names, ha="center", va="center", color=canvas.color("var(--ink)"))
@@ -219,7 +222,7 @@ def ranks(space: SearchSpace, decision: int, cost: str) -> list[int]:
 
 
 def shade(k: int, rank: int, choices: int) -> str:
-    """The colour of a choice of network k: the dearer, the darker (in dark mode, the brighter)."""
+    """The colour of a choice of network k: the more expensive, the darker (in dark mode, the brighter)."""
     share = round(12 + 88 * rank / max(1, choices - 1))
     return f"color-mix(in oklab, {color(k)} {share}%, var(--panel))"
 

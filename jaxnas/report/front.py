@@ -15,7 +15,7 @@ _COLOR, _INK = "#1f5a8a", "#1a1a1a"
 
 
 def plot_front(picks: Sequence[Pick], cost: Cost, path: str | os.PathLike) -> None:
-    """Draws networks from the cheapest to the dearest, with the intervals of their losses.
+    """Draws networks from the cheapest to the most expensive, with the intervals of their losses.
 
     Args:
       picks: of `jaxnas.selection.picking.front`.

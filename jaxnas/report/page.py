@@ -21,8 +21,9 @@ from jaxnas.report.charts import color, ranks, shade
 from jaxnas.report.drawings import draw, draw_names
 from jaxnas.report.runs import Baseline, Run, Truth
 from jaxnas.report.svg import to_html
-from jaxnas.report.wording import COSTS, duration, label, quantity, short_name, within
+from jaxnas.report.wording import COSTS, costs_of, duration, in_words, label, quantity, short_name, total, within
 from jaxnas.results.files import replacing
+from jaxnas.results.result import FoundArchitecture
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 
 _TEMPLATES = jinja2.Environment(
@@ -40,6 +41,7 @@ _CURVES = {
     "convergence": ("Convergence", "Mean over decisions of the largest probability; 1 is a single architecture."),
     "loss": ("Validation loss", "Of the samples, weighted towards each distribution."),
     "accuracy": ("Validation accuracy", "Likewise, on the minibatch of the step."),
+    "finish_loss": ("Training loss while finishing", "Of each network on its minibatch, all trained together."),
 }
 _TRAINING = ("Training loss", "Of the supernet's weights, mean over the sampled architectures.")
 _BLOCKS = (
@@ -128,17 +130,24 @@ def _network(run: Run, k: int, page: pathlib.Path) -> dict[str, Any]:
     found = run.found[k]
     arch, words = np.array(found.encoding), found.description
     drawing = draw_names(words, k) if run.space is None else draw(run.space, arch, k)
-    totals = {cost: getattr(found, cost) for cost in COSTS}
+    totals = {cost: total(found, cost) for cost in costs_of([found])}
     return {
         "k": found.k,
         "color": color(k),
         "label": label(found),
         "name": within(found) if found.budgets else f"{found.penalty:.3g}",
-        "accuracy": "–" if found.valid_accuracy is None else f"{found.valid_accuracy:.1%}",
-        "totals": [f"{quantity(name, value)} {COSTS[name]}" for name, value in totals.items() if value is not None],
+        "measured": _measured(found),
+        "totals": [f"{quantity(name, value)} {in_words(name)}" for name, value in totals.items() if value is not None],
         "drawing": to_html(drawing),
         "links": [(path.name, _address(path, page)) for path in run.exports.get(found.k, ())],
     }
+
+
+def _measured(found: FoundArchitecture) -> tuple[str, str]:
+    """A network's accuracy, or else its loss, and what it is."""
+    if found.valid_accuracy is None and found.valid_loss is not None:
+        return f"{found.valid_loss:.4g}", "validation loss"
+    return _known(found.valid_accuracy, "{:.1%}".format) or "–", "validation accuracy"
 
 
 def _table(run: Run, truth: Truth | None) -> dict[str, list[str]]:
@@ -149,15 +158,16 @@ def _table(run: Run, truth: Truth | None) -> dict[str, list[str]]:
             None if each.valid_accuracy is None else f"{1 - each.valid_accuracy:.2%}" for each in found
         ],
         "validation loss": [None if each.valid_loss is None else f"{each.valid_loss:.4f}" for each in found],
-        "multiply-adds": [f"{each.macs:,}" for each in found],
-        "parameters": [f"{each.params:,}" for each in found],
+        "multiply-adds": [_known(each.macs, "{:,}".format) for each in found],
+        "parameters": [_known(each.params, "{:,}".format) for each in found],
         "latency": [_known(each.latency, lambda value: quantity("latency", value)) for each in found],
         "probability": [_known(each.probability, "{:.3g}".format) for each in found],
+        "test error, finished": [_known(each.test_accuracy, lambda value: f"{1 - value:.2%}") for each in found],
         "test error, trained": [_tested(run.tested.get(each.k, ())) for each in found],
     }
     if truth is not None and truth.covers(run.space):
         columns["true error"] = [f"{error:.2%}" for error in truth.errors(np.array([each.encoding for each in found]))]
-    optional = ("latency", "test error, trained")
+    optional = ("latency", "test error, finished", "test error, trained", "multiply-adds", "parameters")
     shown = {name: cells for name, cells in columns.items() if name not in optional or any(cells)}
     return {name: ["–" if cell is None else cell for cell in cells] for name, cells in shown.items()}
 
@@ -185,11 +195,16 @@ def _costs(run: Run) -> dict[str, Any]:
     """Costs of each layer of each network."""
     if run.space is None:
         return {"note": "The costs of this search space's layers are not known to this version.", "charts": []}
-    names = [cost for cost in COSTS if run.knows(cost)]
+    others = [cost.name for cost in run.space.costs if cost.name not in COSTS]
+    names = [cost for cost in COSTS if run.knows(cost)] or [cost for cost in others if run.knows(cost)]
+    if not names:
+        note = "No choice has a cost of its own: the space has no costs, or sizes of several decisions multiply."
+        return {"note": note, "charts": []}
     archs = np.array([found.encoding for found in run.found])
-    first, *others = (COSTS[name] for name in names)
+    first, *others = (in_words(name) for name in names)
+    right = f", {' and '.join(others)} to the right" if others else ""
     return {
-        "note": f"{first.capitalize()} of one image to the left, {' and '.join(others)} to the right, on the scale of "
+        "note": f"{first.capitalize()} of one image to the left{right}, on the scale of "
         "the largest of the networks. What no decision changes is grey.",
         "charts": [charts.layer_costs(run.space, archs, k, names) for k in range(len(archs))],
     }
@@ -207,7 +222,7 @@ def _theta(run: Run) -> dict[str, Any]:
     networks = range(len(run.found))
     return {
         "note": "Each row is a decision, shared by its choices as their probabilities share it; the stronger the "
-        f"colour, the more {COSTS[run.cost]} the choice costs. At the right, the most probable choice at the end.",
+        f"colour, the more {in_words(run.cost)} the choice costs. At the right, the most probable choice at the end.",
         "charts": [
             charts.theta_rows(space, history.theta_steps, history.theta[:, k], k, run.cost, first) for k in networks
         ],
@@ -240,4 +255,6 @@ def _curves(run: Run) -> dict[str, Any]:
         drawn.append((charts.curves(_TRAINING[0], steps, values[:, None], ["var(--soft)"], ["supernet"]), _TRAINING[1]))
     longest = max((len(steps) for steps, _ in history.series.values()), default=0)
     note = f"Means over {-(-longest // charts.BINS)} steps each." if longest > charts.BINS else "Every step."
+    if run.damaged_lines:
+        note += f" Of metrics.jsonl {run.damaged_lines:,} lines are damaged or half written, and left out."
     return {"note": note, "charts": drawn, "legend": list(zip(tints, names))}

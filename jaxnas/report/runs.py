@@ -3,18 +3,22 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxnas import tasks
+from jaxnas.cost import AdditiveCost
+from jaxnas.export import saved
 from jaxnas.export.card import CARD
+from jaxnas.export.training import STARTS, SUMMARY
 from jaxnas.networks import latency
 from jaxnas.report.wording import searched_cost
 from jaxnas.results.history import History, read_history
 from jaxnas.results.json_files import read_json
-from jaxnas.results.metrics_log import read_metrics
+from jaxnas.results.metrics_log import read_whole_lines
 from jaxnas.results.result import FoundArchitecture, SearchResult, read_result, space_of
+from jaxnas.results.settings_tree import INPUTS
 from jaxnas.search.execute import LATENCY_FILE
 from jaxnas.spaces import SearchSpace
 
@@ -38,6 +42,7 @@ class Run:
       history: its curves; None without a metrics.jsonl.
       exports: exported files of each network by k, only those that exist.
       tested: by k, test accuracies in [0, 1] of the network trained from scratch, one for each seed.
+      damaged_lines: of metrics.jsonl, which the curves lack.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Run:
     history: History | None
     exports: dict[int, tuple[pathlib.Path, ...]]
     tested: dict[int, tuple[float, ...]]
+    damaged_lines: int = 0
 
     @property
     def found(self) -> Sequence[FoundArchitecture]:
@@ -56,12 +62,14 @@ class Run:
     @property
     def cost(self) -> str:
         """What the search penalised or gave budgets of, where the choices' costs are known."""
-        cost = searched_cost(self.result)
-        return cost if self.knows(cost) else "macs"
+        of_the_space = () if self.space is None else (cost.name for cost in self.space.costs)
+        names = (searched_cost(self.result), "macs", *of_the_space)
+        return next((name for name in names if self.knows(name)), "macs")
 
     def knows(self, cost: str) -> bool:
-        """Whether the costs of single choices are known."""
-        return self.space is not None and cost in [each.name for each in self.space.costs]
+        """Whether the costs of single choices are known; a choice has none of its own where sizes multiply."""
+        costs = () if self.space is None else self.space.costs
+        return any(each.name == cost and isinstance(each, AdditiveCost) for each in costs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,20 +152,22 @@ def _read_run(folder: pathlib.Path) -> Run:
     try:
         space = space_of(result)
         if space is not None and (folder / LATENCY_FILE).exists():
-            space = latency.read(folder / LATENCY_FILE).added_to(space)
+            inputs = result.config.get(INPUTS)
+            known = inputs.get("latency") if isinstance(inputs, Mapping) else None
+            space = latency.read(folder / LATENCY_FILE, known).added_to(space)
     except ValueError as error:
         raise ValueError(f"{folder / 'result.json'}: {error}") from error
     for found in result.architectures:
         if not all(type(value) in (int, float) for value in (found.budgets or {}).values()):
             raise ValueError(f"{folder / 'result.json'}: budgets must be numbers, got {dict(found.budgets)!r:.60}")
-    history = None
+    history, damaged = None, 0
     log = folder / "metrics.jsonl"
     if log.exists():
         try:
             size = log.stat().st_size
             if size > LARGEST_LOG:
                 raise ValueError(f"it has {size:,} bytes, at most {LARGEST_LOG:,} are read")
-            records = read_metrics(log)
+            records, damaged = read_whole_lines(log)
             if len(records) > MOST_RECORDS:
                 raise ValueError(f"it has {len(records):,} records, at most {MOST_RECORDS:,} are drawn")
             history = read_history(records, len(result.architectures))
@@ -167,18 +177,27 @@ def _read_run(folder: pathlib.Path) -> Run:
             _check_theta(history.theta, space, log)
     name = folder.resolve().name
     exports = {found.k: _exports(folder / "exports" / f"k{found.k}") for found in result.architectures}
-    return Run(name, folder, result, space, history, exports, _tested(folder / "retrained" / "retrained.json"))
+    tested = _tested(folder / "retrained")
+    return Run(name, folder, result, space, history, exports, tested, damaged)
 
 
-def _tested(path: pathlib.Path) -> dict[int, tuple[float, ...]]:
+def _tested(folder: pathlib.Path) -> dict[int, tuple[float, ...]]:
     """What `experiments.retrain` wrote about its networks; nothing if it was not run."""
+    path = folder / SUMMARY
     if not path.exists():
         return {}
     try:
         networks = read_json(path)
-        return {int(network["k"]): tuple(map(float, network["test_accuracy_scratch"])) for network in networks}
+        tested = {int(network["k"]): tuple(map(float, network["test_accuracy_scratch"])) for network in networks}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no summary of trained networks, or damaged") from error
+    for k, accuracies in tested.items():
+        # The summary has no digest, the networks' own descriptions have one.
+        trained = sorted(each.parent for each in folder.glob(f"k{k}/{STARTS['scratch']}*/{saved.DESCRIPTION}"))
+        known = tuple(saved.read_description(each).test_accuracy for each in trained)
+        if len(known) >= len(accuracies) and not set(accuracies) <= set(known):
+            raise ValueError(f"{path} is damaged, or not of the networks beside it: those of {k} have other accuracies")
+    return tested
 
 
 def _check_theta(theta: np.ndarray, space: SearchSpace, log: pathlib.Path) -> None:

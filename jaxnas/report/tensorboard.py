@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxnas.results.files import naming
 from jaxnas.results.history import SERIES, TRAINING
 from jaxnas.search.loop import Start
 
@@ -29,6 +30,9 @@ class TensorBoardLog:
       distributions: K.
       earlier: records of the steps done, written if the folder has no log yet, so that none are missing from one that
         a resumed run begins.
+
+    Raises:
+      OSError: naming the folder or the file, if it cannot be written; so do the methods.
     """
 
     def __init__(
@@ -40,12 +44,13 @@ class TensorBoardLog:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._event, self._scalar = Event, summary.scalar
-        folder = pathlib.Path(folder)
+        self._folder = folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         begun = any(folder.glob("events.out.tfevents.*"))
         # Not SummaryWriter: its queue cannot be emptied on demand, and what a kill leaves there would be missing from
         # the log of the resumed run. Files are named by the second, and the suffix tells two of one second apart.
-        self._file = EventsWriter(os.fspath(folder / "events"), f".{step:09d}")
+        with naming(folder):
+            self._file = EventsWriter(os.fspath(folder / "events"), f".{step:09d}")
         if begun:
             self._write(step + 1, session_log=SessionLog(status=SessionLog.START))
         self._write(0, summary=summary.custom_scalars(_layout(distributions)))
@@ -55,7 +60,8 @@ class TensorBoardLog:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._file.close()
+        with naming(self._folder):
+            self._file.close()
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Writes the scalars of records of metrics.jsonl; after it, a kill of the run does not lose them."""
@@ -65,14 +71,16 @@ class TensorBoardLog:
             for name in SERIES:
                 for k, value in enumerate(record.get(name, ())):
                     self._add(f"{name}/k{k}", value, record["step"])
-        self._file.flush()
+        with naming(self._folder):
+            self._file.flush()
 
     def _add(self, tag: str, value: float | None, step: int) -> None:
         if value is not None:
             self._write(step, summary=self._scalar(tag, value))
 
     def _write(self, step: int, **content: Any) -> None:
-        self._file.write_event(self._event(wall_time=time.time(), step=step, **content))
+        with naming(self._folder):
+            self._file.write_event(self._event(wall_time=time.time(), step=step, **content))
 
 
 class TensorBoardListener:

@@ -8,17 +8,36 @@ from jaxnas.results.result import FoundArchitecture, SearchResult
 COSTS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 
 
+def in_words(cost: str) -> str:
+    """The name of a cost for people: its own where it is one of a user's space."""
+    return COSTS.get(cost, cost)
+
+
+def total(found: FoundArchitecture, cost: str) -> float | None:
+    """A cost of a network by name; None where it is not known."""
+    return getattr(found, cost) if cost in COSTS else (found.costs or {}).get(cost)
+
+
 def costs_of(architectures: Iterable[FoundArchitecture]) -> list[str]:
     """The costs that are known of all of some networks."""
-    return [cost for cost in COSTS if all(getattr(found, cost) is not None for found in architectures)]
+    networks = list(architectures)
+    others = sorted({cost for found in networks for cost in found.costs or ()} - COSTS.keys())
+    return [cost for cost in (*COSTS, *others) if all(total(found, cost) is not None for found in networks)]
 
 
 def searched_cost(result: SearchResult) -> str:
-    """The cost that a search penalised or gave budgets of, if it is known of all networks; else multiply-adds."""
+    """The cost that a search penalised or gave budgets of, if it is known of all networks; else the first that is."""
     settings = result.config.get("method")
     settings = settings if isinstance(settings, Mapping) else result.config  # earlier versions had no groups
-    cost = settings.get("cost")
-    return cost if cost in costs_of(result.architectures) else "macs"
+    known = costs_of(result.architectures)
+    return next((cost for cost in (settings.get("cost"), "macs", *known) if cost in known), "macs")
+
+
+def measures_loss(architectures: Iterable[FoundArchitecture]) -> bool:
+    """Whether networks are to be compared by loss: no accuracy is known of any, and a loss is."""
+    architectures = list(architectures)
+    accurate = any(found.valid_accuracy is not None for found in architectures)
+    return not accurate and any(found.valid_loss is not None for found in architectures)
 
 
 def label(found: FoundArchitecture) -> str:

@@ -52,7 +52,7 @@ def to_plain(value: Any) -> Any:
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a temporary path beside `path` to write to, and moves it to `path` if all went well.
 
-    A reader, and whoever looks after a crash or a power failure, finds the old file or the new one, whole. The
+    A reader finds the old file or the new one, whole, also after a crash or a power failure. The
     temporary file is a new one under a unique name and on the disk before it is moved; a link at `path` is replaced,
     not followed. The mode is that of any new file: 0o666 less the process's umask.
 
@@ -101,12 +101,14 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     final = pathlib.Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (final.with_name(f".{final.name[:100]}-{secrets.token_hex(8)}") for _ in range(2))
-    temporary.mkdir()
+    with naming(final, temporary):
+        temporary.mkdir()
     try:
-        yield temporary
-        for each in temporary.rglob("*"):
-            if each.is_file() and not each.is_symlink():
-                flush(each)
+        with naming(final, temporary):
+            yield temporary
+            for each in temporary.rglob("*"):
+                if each.is_file() and not each.is_symlink():
+                    flush(each)
         flush_folder(temporary)
         is_there = os.path.lexists(final)
         if is_there:  # A folder that holds files cannot be replaced by a rename.

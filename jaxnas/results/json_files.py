@@ -106,4 +106,4 @@ def _integer(text: str) -> int:
 
 
 def _constant(text: str) -> float:
-    raise ValueError(f"{text} is no number in JSON")
+    raise ValueError(f"{text} is not valid in JSON")

@@ -12,6 +12,8 @@ from jaxnas.results.json_files import read_sealed, seal
 from jaxnas.spaces import SPACES, SearchSpace, from_description
 from jaxnas.version import __version__
 
+OWN_DATA = "own data"  # name of the data of a search that was given arrays or batches
+
 
 @dataclasses.dataclass(frozen=True)
 class FoundArchitecture:
@@ -22,26 +24,31 @@ class FoundArchitecture:
       penalty: its penalty coefficient eps_k; in a search with budgets where it ended, that of the first cost.
       encoding: choice of each of the D decisions.
       description: the architecture in words.
-      params: number of its parameters.
-      macs: its multiply-adds for one image.
+      params: number of its parameters; None where the space does not count them.
+      macs: its multiply-adds for one image, likewise.
       probability: of this architecture under theta_k; None where unknown.
       valid_loss: cross-entropy on the validation half with the supernet's weights; None where not finite.
       valid_accuracy: in [0, 1], likewise.
       budgets: the largest costs by name that the architecture had to keep; None in a search with penalties.
       latency: predicted seconds of a call by the search's latency table; None without one.
+      costs: other costs of the space by name; None where there are none.
+      test_accuracy: in [0, 1], of the network as it was trained at the end of the search (`finish_steps`), at the
+        width and image size of the supernet; None where it was not.
     """
 
     k: int
     penalty: float
     encoding: tuple[int, ...]
     description: str
-    params: int
-    macs: int
+    params: int | None
+    macs: int | None
     probability: float | None
     valid_loss: float | None
     valid_accuracy: float | None
     budgets: Mapping[str, float] | None = None
     latency: float | None = None
+    costs: Mapping[str, float] | None = None
+    test_accuracy: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "encoding", tuple(int(choice) for choice in self.encoding))
@@ -62,7 +69,9 @@ class SearchResult:
       wall_seconds: how long it took.
       architectures: [K], one for each distribution, ordered by penalty; with budgets in the order these were given.
       classes: names of the classes, in the order of the labels; None where a search does not know them.
-      images: number of images of each class that the search learnt on; None where it does not know them.
+      images: number of images of each class that the search learnt on or kept for testing; None where it does not know.
+      test_images: number of images that the search kept for testing the networks, and did not read; None where it kept
+        none: the data set has a split for that, or the networks can be tested on images alone that the search read.
       space_description: what the space of the costs is built from, see `jaxnas.spaces.from_description`; None where it
         is not known, as of a space of one's own, and in results of earlier versions.
     """
@@ -79,6 +88,7 @@ class SearchResult:
     classes: tuple[str, ...] | None = None
     images: Mapping[str, int] | None = None
     space_description: Mapping[str, Any] | None = None
+    test_images: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "architectures", tuple(self.architectures))
@@ -111,14 +121,19 @@ def read_result(path: str | os.PathLike) -> SearchResult:
     except ValueError as error:  # Neither UTF-8 nor JSON.
         raise ValueError(f"{path} is not valid JSON ({error}); it is no search result, or damaged") from error
     try:
-        fields = _checked(document, SearchResult, "the file")
-        fields["architectures"] = tuple(
-            FoundArchitecture(**_checked(found, FoundArchitecture, f"architectures[{index}]"))
-            for index, found in enumerate(fields["architectures"])
-        )
-        return SearchResult(**fields)
+        return from_document(document)
     except ValueError as error:
         raise ValueError(f"{path} is not a search result: {error}") from error
+
+
+def from_document(document: Any) -> SearchResult:
+    """The result that a JSON document holds; ValueError in one line if it holds none."""
+    fields = _checked(document, SearchResult, "the file")
+    fields["architectures"] = tuple(
+        FoundArchitecture(**_checked(found, FoundArchitecture, f"architectures[{index}]"))
+        for index, found in enumerate(fields["architectures"])
+    )
+    return SearchResult(**fields)
 
 
 def space_of(result: SearchResult) -> SearchSpace | None:
@@ -169,20 +184,26 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "architectures": (list,),
     "classes": (list, type(None)),
     "images": (dict, type(None)),
+    "test_images": (int, type(None)),
     "space_description": (dict, type(None)),
     "k": _INTEGER,
     "penalty": _NUMBER,
     "encoding": (list,),
     "description": _TEXT,
-    "params": _INTEGER,
-    "macs": _INTEGER,
+    "params": (*_INTEGER, type(None)),
+    "macs": (*_INTEGER, type(None)),
     "probability": (*_NUMBER, type(None)),
     "valid_loss": (*_NUMBER, type(None)),
     "valid_accuracy": (*_NUMBER, type(None)),
     "budgets": (dict, type(None)),
     "latency": (*_NUMBER, type(None)),
+    "costs": (dict, type(None)),
+    "test_accuracy": (*_NUMBER, type(None)),
 }
-_NOT_NEGATIVE = ("k", "params", "macs", "evaluations", "wall_seconds", "probability", "valid_accuracy", "latency")
+_NOT_NEGATIVE = (
+    *("k", "params", "macs", "evaluations", "wall_seconds", "test_images"),
+    *("probability", "valid_accuracy", "latency", "test_accuracy"),
+)
 
 
 def _checked(value: Any, kind: type, where: str) -> dict[str, Any]:

@@ -73,22 +73,40 @@ def values(config: Any) -> dict[str, Any]:
     }
 
 
+def make(tree: type[Tree], **given: Any) -> Tree:
+    """The tree with these values of settings, by their names, and the defaults of all others.
+
+    Raises:
+      ValueError: if there is no such setting, or a value is out of range.
+      TypeError: if a setting without a default is not given.
+    """
+    grouped = _grouped(tree, given)
+    groups = {group: kind(**grouped.get(group, {})) for group, kind in _groups(tree).items() if group is not None}
+    return tree(**groups, **grouped.get(None, {}))
+
+
 def replace(config: Tree, **changes: Any) -> Tree:
     """The tree with other values of some settings, by their names.
 
     Raises:
       ValueError: if there is no such setting, or a value is out of range.
     """
-    known = settings(type(config))
-    unknown = [name for name in changes if name not in known]
-    if unknown:
-        raise ValueError(f"there is no setting called {', '.join(unknown)}; choose from {', '.join(known)}")
-    grouped: dict[str | None, dict[str, Any]] = {}
-    for name, value in changes.items():
-        grouped.setdefault(known[name].group, {})[name] = value
+    grouped = _grouped(type(config), changes)
     top = grouped.pop(None, {})
     groups = {group: dataclasses.replace(getattr(config, group), **new) for group, new in grouped.items()}
     return dataclasses.replace(config, **groups, **top)
+
+
+def _grouped(tree: type, given: Mapping[str, Any]) -> dict[str | None, dict[str, Any]]:
+    """Values of settings by group and name; ValueError if there is no such setting."""
+    known = settings(tree)
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"there is no setting called {', '.join(unknown)}; choose from {', '.join(known)}")
+    grouped: dict[str | None, dict[str, Any]] = {}
+    for name, value in given.items():
+        grouped.setdefault(known[name].group, {})[name] = value
+    return grouped
 
 
 def to_json(config: Any, *, decisive: bool = False) -> dict[str, Any]:
@@ -137,11 +155,7 @@ def from_json(tree: type[Tree], document: Mapping[str, Any]) -> Tree:
     missing = [name for name, setting in found.items() if name not in read and _is_required(tree, setting)]
     if missing:
         raise ValueError(f"the configuration lacks {', '.join(missing)}")
-    parts = {
-        group: kind(**{name: value for name, value in read.items() if found[name].group == group})
-        for group, kind in groups.items()
-    }
-    return tree(**parts, **{name: value for name, value in read.items() if found[name].group is None})
+    return make(tree, **read)
 
 
 def comparable(tree: type, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,8 +187,11 @@ def _read(name: str, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         if value is None and types.NoneType in arguments:
             return None
-        (inner,) = (argument for argument in arguments if argument is not types.NoneType)
-        return _read(name, inner, value)
+        inner = [argument for argument in arguments if argument is not types.NoneType]
+        words = [
+            argument for argument in inner if isinstance(value, str) and typing.get_origin(argument) is typing.Literal
+        ]
+        return _read(name, (words or inner)[0], value)
     if typing.get_origin(kind) is typing.Literal:
         if value not in arguments:
             raise ValueError(f"{name} must be one of {', '.join(arguments)}, got {value!r:.60}")

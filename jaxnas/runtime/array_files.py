@@ -1,4 +1,4 @@
-"""Arrays by name in a folder, written and read by Orbax. The only file that knows of Orbax."""
+"""Arrays by name in a folder, written and read by Orbax. The only module that imports Orbax."""
 
 import contextlib
 import logging

@@ -150,7 +150,7 @@ class Checkpoints:
             return damage.newest_whole(folders, lambda step, folder: _read(folder, step, like))
         except damage.DamagedError as error:
             raise CheckpointError(
-                f"every checkpoint in {self.directory} is corrupt ({error}); move the folder away to start anew"
+                f"every checkpoint in {self.directory} is corrupt ({error}); move the folder away to start again"
             ) from error
 
     def _save_in_thread(self, step: int, leaves: list[named_leaves.Leaf]) -> None:
@@ -181,7 +181,7 @@ class Checkpoints:
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes what a save that failed has written; its other writes, in threads of TensorStore, may make it anew."""
+    """Removes what a save that failed has written; its other writes, in threads of TensorStore, may create it again."""
     for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.05)

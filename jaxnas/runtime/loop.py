@@ -92,7 +92,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     try:
         for number in before:
             signal.signal(number, receive)
-    except ValueError:  # not in the main thread: whoever started it looks after signals
+    except ValueError:  # not in the main thread, which handles signals
         yield never
         return
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxnas import selection
 from jaxnas.networks import latency
 from jaxnas.results.result import FoundArchitecture, SearchResult, versions
+from jaxnas.spaces.base import SearchSpace
 
 if TYPE_CHECKING:  # training stands above reports
     from jaxnas.search.search import Search
@@ -29,11 +30,12 @@ def summarise(
     dataset: str,
     classes: Sequence[str] | None = None,
     images: Mapping[str, int] | None = None,
+    test_images: int | None = None,
 ) -> SearchResult:
     """What a search found: for each k the best candidate of all distributions on the whole validation split.
 
     Args:
-      search: the search; its space has the costs "params" and "macs".
+      search: the search.
       state: the last one that it yielded.
       method: name of the strategy.
       candidates: draws from each distribution that compete with the modes (`jaxnas.selection`); 0 for the modes alone.
@@ -43,12 +45,13 @@ def summarise(
       dataset: name of the data.
       classes: names of its classes, where they are known.
       images: number of images of each class, where they are known.
+      test_images: number of images that the search kept for testing; None where it kept none.
 
     Returns:
       The result; its `write` makes `result.json`.
 
     Raises:
-      ValueError: if the space lacks one of the costs, or no candidate has a finite loss.
+      ValueError: if no candidate has a finite loss.
     """
     strategy = search.strategy
     space = strategy.space
@@ -63,20 +66,17 @@ def summarise(
     budgets = strategy.budgets_by_name or [None] * len(penalties)
     evaluation = jax.tree.map(lambda leaf: leaf.mean(0), minibatches)
     archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
-    with_latency = any(cost.name == latency.NAME for cost in space.costs)
     found = tuple(
         FoundArchitecture(
             k=k,
             penalty=penalty,
             encoding=tuple(arch.tolist()),
             description=space.describe(arch),
-            params=int(space.cost("params").total(arch)),
-            macs=int(space.cost("macs").total(arch)),
+            **costs_of(space, arch),
             probability=float(np.prod(theta[k, np.arange(len(arch)), arch])),
             valid_loss=float(evaluation.loss[k]),
             valid_accuracy=float(evaluation.metrics["accuracy"][k]) if "accuracy" in evaluation.metrics else None,
             budgets=budgets[k],
-            latency=float(space.cost(latency.NAME).total(arch)) if with_latency else None,
         )
         for k, (penalty, arch) in enumerate(zip(penalties, archs))
     )
@@ -93,5 +93,15 @@ def summarise(
         architectures=found,
         classes=classes,
         images=images,
+        test_images=test_images,
         space_description=space.description,
     )
+
+
+def costs_of(space: SearchSpace, arch: np.ndarray) -> dict[str, Any]:
+    """What a `FoundArchitecture` holds of the costs of an architecture, as far as its space knows them."""
+    totals = {cost.name: cost.total(arch) for cost in space.costs}
+    counts = {name: int(totals.pop(name)) if name in totals else None for name in ("params", "macs")}
+    seconds = float(totals.pop(latency.NAME)) if latency.NAME in totals else None
+    others = {name: float(total) for name, total in totals.items()}
+    return {**counts, "latency": seconds, "costs": others or None}

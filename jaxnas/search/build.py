@@ -21,29 +21,33 @@ from jaxnas.strategies import Strategy
 
 # What an earlier start could not read: for each split, files and their sizes.
 KnownBad = Mapping[str, Iterable[tuple[str, int]]]
+# The data set of a search, streamed or in memory.
+Images = sources.Splits | data.ImageDataset
 
 
-def open_images(config: StreamedConfig, known_bad: KnownBad | None = None) -> sources.Splits:
-    """The data set of a search on streams.
+def open_images(config: SearchConfig, known_bad: KnownBad | None = None) -> Images:
+    """The data set of a search: opened where images are streamed, else read into memory.
 
     Args:
       config: the settings.
       known_bad: images of a folder that are passed over, see `jaxnas.data.FolderSource`.
 
     Raises:
-      ValueError, DatasetNotFoundError: as `jaxnas.data.sources.open_splits`.
+      ValueError, DatasetNotFoundError: as `jaxnas.data.sources.open_splits` and `jaxnas.data.load`.
     """
+    if not isinstance(config, StreamedConfig):
+        return data.load(config.data.dataset, config.data.data_dir)
     streams = config.streams
     root = streams.folder or config.data.data_dir
     return sources.open_splits(config.data.dataset, root, streams.valid_folder, known_bad)
 
 
-def build(config: SearchConfig, splits: sources.Splits | None = None) -> Search:
+def build(config: SearchConfig, images: Images | None = None) -> Search:
     """Space, strategy, supernet and data of a configuration: streams and all devices for a `StreamedConfig`.
 
     Args:
       config: the settings.
-      splits: what `open_images` opened; None to open it here, where the images are streamed.
+      images: what `open_images` gave; None to call it here.
 
     Raises:
       ValueError: on a name that is not known, or settings that do not fit each other or the data.
@@ -51,13 +55,11 @@ def build(config: SearchConfig, splits: sources.Splits | None = None) -> Search:
     """
     if config.space.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {config.space.space!r}")
-    if isinstance(config, StreamedConfig):
-        return _streamed(config, open_images(config) if splits is None else splits)
-    return _in_memory(config)
+    images = open_images(config) if images is None else images
+    return _streamed(config, images) if isinstance(config, StreamedConfig) else _in_memory(config, images)
 
 
-def _in_memory(config: SearchConfig) -> Search:
-    dataset = data.load(config.data.dataset, config.data.data_dir)
+def _in_memory(config: SearchConfig, dataset: data.ImageDataset) -> Search:
     # Costs are those of the network for the data set's own images, at full width: the supernet may be a smaller proxy.
     meant = SPACES[config.space.space](image_size=dataset.train_images.shape[1], num_classes=dataset.num_classes)
     strategy = choose_strategy(config, search_space(config, meant))
@@ -75,7 +77,12 @@ def search_parts(config: StreamedConfig, splits: sources.Splits) -> tuple[parts.
     """The images that weights and distributions learn on."""
     streams = config.streams
     return parts.search_parts(
-        splits, config.data.valid_fraction, config.run.seed, streams.classes, streams.images_per_class
+        splits,
+        config.data.valid_fraction,
+        config.run.seed,
+        streams.classes,
+        streams.images_per_class,
+        streams.test_fraction,
     )
 
 
@@ -158,13 +165,14 @@ def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
     return strategies.within_budgets(method, space, costs, [list(budget.values()) for budget in parsed], **samples)
 
 
-def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]:
+def inputs(config: SearchConfig, search: Search | None = None, splits: sources.Splits | None = None) -> dict[str, Any]:
     """What files decide about a search beside its settings, JSON-ready.
 
     Args:
       config: the configuration.
       search: what was built of it; of one that streams its images, these get a fingerprint, classes and, where they are
         known without reading all records, counts.
+      splits: what `open_images` opened, where images are streamed; None to open it here.
     """
     found: dict[str, Any] = {}
     if config.method.latency is not None:
@@ -172,16 +180,22 @@ def inputs(config: SearchConfig, search: Search | None = None) -> dict[str, Any]
         found["latency"] = {"device": table.device, "batch_size": table.batch_size, "digest": table.digest}
     if search is not None and isinstance(search.train, Streamed):
         streams = search.train.stream, search.valid.stream
-        found["data"] = _fingerprint([stream.source for stream in streams])
+        found["data"] = fingerprint([stream.source for stream in streams])
         found["classes"] = list(streams[0].subset.class_names)
-        counts = parts.class_counts(*((stream.source, stream.subset) for stream in streams))
+        held_out = parts.held_out_part(
+            open_images(config) if splits is None else splits, streams[0].subset, config.streams.test_fraction
+        )
+        used = [(stream.source, stream.subset) for stream in streams]
+        counts = parts.class_counts(*used, *([] if held_out is None else [held_out]))
         if counts is not None:
             found["images"] = counts
+        if held_out is not None:
+            found["test_images"] = len(held_out[1].indices)
         found["normalization"] = {name: list(getattr(search.prepare, name)) for name in ("mean", "std")}
     return found
 
 
-def _fingerprint(found: list[sources.ImageSource]) -> str:
+def fingerprint(found: list[sources.ImageSource]) -> str:
     """Of one source or, where the distributions have images of their own, of both."""
     prints = [source.fingerprint() for source in dict.fromkeys(found)]
     whole = prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()

@@ -13,7 +13,7 @@ from jaxnas.data.preprocessing import Normalization
 from jaxnas.networks import latency as latency_tables
 from jaxnas.results.settings_tree import undecisive
 from jaxnas.search import budgets as budget_texts
-from jaxnas.search.settings import SearchSettings
+from jaxnas.search.settings import FinishSettings, SearchSettings
 
 # Strategies for supernets: they keep distributions, and weigh the samples of all for each.
 METHODS = strategies.distribution_strategies()
@@ -34,6 +34,7 @@ class RunSettings:
       checkpoint_seconds: seconds between checkpoints.
       stall_seconds: seconds without a step after which the run ends, as on a file system that hangs; 0 for no limit.
       tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
+      memory_gib: GiB of a device that chunk_size=auto plans for; by default all that the device says it has.
       profile: folder for traces of some steps of each phase, for xprof or Perfetto.
     """
 
@@ -43,7 +44,12 @@ class RunSettings:
     checkpoint_seconds: float = undecisive(20.0)
     stall_seconds: float = undecisive(3600.0)
     tensorboard: bool = undecisive(False)
+    memory_gib: float | None = undecisive()
     profile: Path | None = undecisive()
+
+    def __post_init__(self):
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise ValueError(f"memory_gib must be positive, got {self.memory_gib}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +135,12 @@ class StreamSettings:
 
     Attributes:
       folder: instead of a TFDS data set, a folder with one subfolder of images for each class, or with the splits
-        train, val and test that hold these; see docs/imagenet.md.
+        train, val and test that hold these; see docs/how-to/imagenet.md.
       valid_folder: a folder with the same class subfolders, whose images are for the distributions.
       classes: search on so many classes, drawn at random.
       images_per_class: search on so many images of each class and split, drawn at random.
+      test_fraction: share of each class that the search leaves for testing the networks it finds, where the data set
+        has no split for that; 0 for none.
       mirror: mirror training images at random; by default not for digits, letters, text and traffic signs, which are
         told by the name of the data set or folder.
       mean: of red, green and blue, from 0 to 1, that images are normalised with; by default measured on the training
@@ -150,6 +158,7 @@ class StreamSettings:
     valid_folder: Path | None = undecisive()  # likewise
     classes: int | None = None
     images_per_class: int | None = None
+    test_fraction: float = 0.0  # of searches from before this setting; the presets have another
     mirror: bool = True
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -161,6 +170,8 @@ class StreamSettings:
     max_dead_images: int = undecisive(100)
 
     def __post_init__(self):
+        if not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}")
         check_background(self.background)
         # Each is checked beside a value that is right, since either may be left to be measured.
         Normalization(self.mean or (0.5, 0.5, 0.5), self.std or (0.25, 0.25, 0.25))
@@ -191,6 +202,7 @@ class SearchConfig:
       space: The architectures to choose from.
       method: How the distributions learn, and which networks are the answer.
       training: Phases, minibatches, the optimiser of the weights, and how the devices compute.
+      finish: How the networks found are trained together at the end.
     """
 
     run: RunSettings
@@ -198,6 +210,7 @@ class SearchConfig:
     space: SpaceSettings
     method: MethodSettings
     training: SearchSettings
+    finish: FinishSettings = FinishSettings()
 
 
 @dataclass(frozen=True)
@@ -205,7 +218,7 @@ class StreamedConfig(SearchConfig):
     """Search K networks of different complexity at once, on images that are streamed from disk.
 
     Attributes:
-      run, data, space, method, training: as of `SearchConfig`.
+      run, data, space, method, training, finish: as of `SearchConfig`.
       streams: How images are read from disk while the search runs.
       job: The processes of a job on many hosts.
     """

@@ -5,7 +5,7 @@ from typing import Any
 from jaxnas import data
 from jaxnas.data.streams import Stream
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE, Placement
-from jaxnas.search.images import CrossEntropy, PrepareImages
+from jaxnas.search.images import CrossEntropy, PrepareImages, as_examples
 from jaxnas.search.search import Search
 from jaxnas.search.settings import SearchSettings
 from jaxnas.search.sources import InMemory, Streamed
@@ -70,7 +70,7 @@ def streamed_image_search(
     for name in ("crop_padding", "cutout"):
         if getattr(settings, name):
             raise ValueError(f"{name} must be 0: streams crop and flip, got {getattr(settings, name)}")
-    sources = (Streamed(stream, evaluation_batches, _examples) for stream in (train, valid))
+    sources = (Streamed(stream, evaluation_batches, as_examples) for stream in (train, valid))
     return Search(
         strategy,
         supernet,
@@ -80,7 +80,3 @@ def streamed_image_search(
         train_loss=CrossEntropy(settings.label_smoothing),
         placement=placement,
     )
-
-
-def _examples(batch: dict[str, Any]) -> data.Examples:
-    return data.Examples(batch["image"], batch["label"], batch["flip"])

@@ -1,12 +1,24 @@
 """What a search assumes of its minibatches unless it is told otherwise: labelled images, and cross-entropy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnas import data
 from jaxnas.supernet import batching
+
+
+def as_examples(batch: Mapping[str, Any]) -> data.Examples:
+    """A minibatch of a `jaxnas.data.streams.Stream` in the form that steps take."""
+    return data.Examples(batch["image"], batch["label"], batch.get("flip"))
+
+
+def flipped(images: jax.Array, flips: jax.Array | None) -> jax.Array:
+    """Images [B, H, W, 3], mirrored where `flips` bool [B] is true; as they are where it is None."""
+    return images if flips is None else jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
 
 
 @dataclass(frozen=True)
@@ -29,9 +41,7 @@ class PrepareImages:
 
     def __call__(self, batch: data.Examples, key: jax.Array | None) -> jax.Array:
         """Float [B, H, W, 3]; augmented if there is a key."""
-        images = data.normalize(batch.images, self.mean, self.std)
-        if batch.flips is not None:
-            images = jnp.where(batch.flips[:, None, None, None], images[:, :, ::-1], images)
+        images = data.normalize(flipped(batch.images, batch.flips), self.mean, self.std)
         if key is None:
             return images
         return data.augment(key, images, crop_padding=self.crop_padding, flip=self.mirror, cutout=self.cutout)

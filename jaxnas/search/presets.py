@@ -22,9 +22,10 @@ small   python -m experiments.imagenet_search --preset small --folder DIR --work
 full    python -m experiments.imagenet_search --preset full --data-dir DIR --precision bfloat16 --workdir runs/full
         Half of ImageNet's training images for the weights, one uniformly drawn network a step, 120 passes; then the
         distributions with frozen weights, 4 networks at once. `python -m benchmarks.scaling` counts its work and says
-        which device hours follow on an accelerator of a given speed. Never run: no accelerator was at hand.
+        which device hours follow on an accelerator of a given speed. Never run: no accelerator was available.
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,18 +33,9 @@ from typing import Any, Generic, TypeVar
 
 from jaxnas import data, strategies
 from jaxnas.data import folder_scan
+from jaxnas.data.parts import TEST_FRACTION
 from jaxnas.results import settings_tree
-from jaxnas.search.config import (
-    COSTS,
-    METHODS,
-    DataSettings,
-    MethodSettings,
-    RunSettings,
-    SearchConfig,
-    SpaceSettings,
-    StreamedConfig,
-)
-from jaxnas.search.settings import SearchSettings
+from jaxnas.search.config import COSTS, METHODS, SearchConfig, StreamedConfig
 from jaxnas.spaces import SPACES
 from jaxnas.supernet.backend import resolve_backend
 
@@ -153,52 +145,57 @@ def _usual(given: Mapping[str, Any]) -> str:
 
 MEMORY = Presets(
     configs={
-        "quickstart": SearchConfig(
-            run=RunSettings(),
-            data=DataSettings(dataset="digits", image_size=8, valid_fraction=0.5),
-            space=SpaceSettings("mbconv_digits"),
-            method=MethodSettings(penalties=(0.02, 0.1, 0.4, 1.6), candidates=64),
-            training=SearchSettings(
-                weight_steps=1500,
-                distribution_steps=100,
-                batch_size=64,
-                valid_batch_size=120,
-                weight_samples=1,
-                learning_rate=0.1,
-                crop_padding=1,
-                steps_per_dispatch=25,
-            ),
+        "quickstart": settings_tree.make(
+            SearchConfig,
+            dataset="digits",
+            image_size=8,
+            valid_fraction=0.5,
+            space="mbconv_digits",
+            penalties=(0.02, 0.1, 0.4, 1.6),
+            candidates=64,
+            weight_steps=1500,
+            distribution_steps=100,
+            batch_size=64,
+            valid_batch_size=120,
+            weight_samples=1,
+            learning_rate=0.1,
+            crop_padding=1,
+            steps_per_dispatch=25,
         ),
-        "cpu": SearchConfig(
-            run=RunSettings(),
-            data=DataSettings(dataset="cifar10", image_size=16, valid_fraction=0.1),
-            space=SpaceSettings("nasbench_macro", width=0.5),
-            method=MethodSettings(penalties=(0.01, 0.06, 0.18, 0.5), candidates=16),
-            training=SearchSettings(
-                weight_steps=5000,
-                distribution_steps=250,
-                batch_size=128,
-                valid_batch_size=128,
-                weight_samples=1,
-                learning_rate=0.1,
-                weight_decay=1e-4,
-                crop_padding=2,
-                steps_per_dispatch=25,
-            ),
+        "cpu": settings_tree.make(
+            SearchConfig,
+            dataset="cifar10",
+            image_size=16,
+            valid_fraction=0.1,
+            space="nasbench_macro",
+            width=0.5,
+            penalties=(0.01, 0.06, 0.18, 0.5),
+            candidates=16,
+            weight_steps=5000,
+            distribution_steps=250,
+            batch_size=128,
+            valid_batch_size=128,
+            weight_samples=1,
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            crop_padding=2,
+            steps_per_dispatch=25,
         ),
-        "full": SearchConfig(
-            run=RunSettings(),
-            data=DataSettings(dataset="cifar10", image_size=32, valid_fraction=0.5),
-            space=SpaceSettings("mbconv_cifar10"),
-            method=MethodSettings(penalties=(0.02, 0.05, 0.12, 0.3), samples=2, candidates=16),
-            training=SearchSettings(
-                joint_steps=39_000,  # 100 epochs of 25,000 images
-                batch_size=64,
-                valid_batch_size=64,
-                crop_padding=4,
-                cutout=16,
-                steps_per_dispatch=50,
-            ),
+        "full": settings_tree.make(
+            SearchConfig,
+            dataset="cifar10",
+            image_size=32,
+            valid_fraction=0.5,
+            space="mbconv_cifar10",
+            penalties=(0.02, 0.05, 0.12, 0.3),
+            samples=2,
+            candidates=16,
+            joint_steps=39_000,  # 100 epochs of 25,000 images
+            batch_size=64,
+            valid_batch_size=64,
+            crop_padding=4,
+            cutout=16,
+            steps_per_dispatch=50,
         ),
     },
     usual=_usual,
@@ -206,62 +203,60 @@ MEMORY = Presets(
     scales_learning_rate=False,
 )
 
+_streamed = functools.partial(
+    settings_tree.make, StreamedConfig, dataset="imagenet2012", valid_fraction=0.5, weight_samples=1, crop_padding=0
+)
 STREAMED = Presets(
     configs={
-        "smoke": StreamedConfig(
-            run=RunSettings(checkpoint_seconds=300.0),
-            data=DataSettings(dataset="imagenet2012", image_size=64, valid_fraction=0.5),
-            space=SpaceSettings("nasbench_macro", width=0.25),
-            method=MethodSettings(method="importance_sampling", penalties=(0.05, 0.4), samples=2, candidates=2),
-            training=SearchSettings(
-                joint_steps=20,
-                batch_size=32,
-                valid_batch_size=32,
-                weight_samples=1,
-                learning_rate=0.001 * 32 / 256,
-                warmup=0.2,
-                label_smoothing=0.1,
-                crop_padding=0,
-                steps_per_dispatch=5,
-                batching="vmap",  # compiles in half the time, which is most of it
-            ),
+        "smoke": _streamed(
+            checkpoint_seconds=300.0,
+            image_size=64,
+            space="nasbench_macro",
+            width=0.25,
+            method="importance_sampling",
+            penalties=(0.05, 0.4),
+            samples=2,
+            candidates=2,
+            joint_steps=20,
+            batch_size=32,
+            valid_batch_size=32,
+            learning_rate=0.001 * 32 / 256,
+            warmup=0.2,
+            label_smoothing=0.1,
+            steps_per_dispatch=5,
+            batching="vmap",  # compiles in half the time, which is most of it
         ),
-        "small": StreamedConfig(
-            run=RunSettings(),
-            data=DataSettings(dataset="imagenet2012", image_size=32, valid_fraction=0.5),
-            space=SpaceSettings("mbconv_digits"),
-            method=MethodSettings(penalties=(0.02, 0.1, 0.4), candidates=16),
-            training=SearchSettings(
-                weight_steps=300,
-                distribution_steps=60,
-                batch_size=32,
-                valid_batch_size=32,
-                weight_samples=1,
-                learning_rate=0.05,
-                warmup=0.1,
-                crop_padding=0,
-                steps_per_dispatch=20,
-            ),
+        "small": _streamed(
+            test_fraction=TEST_FRACTION,
+            image_size=32,
+            space="mbconv_digits",
+            penalties=(0.02, 0.1, 0.4),
+            candidates=16,
+            weight_steps=300,
+            distribution_steps=60,
+            batch_size=32,
+            valid_batch_size=32,
+            learning_rate=0.05,
+            warmup=0.1,
+            steps_per_dispatch=20,
         ),
-        "full": StreamedConfig(
-            run=RunSettings(checkpoint_seconds=300.0),
-            data=DataSettings(dataset="imagenet2012", image_size=224, valid_fraction=0.5),
-            space=SpaceSettings("mbconv_imagenet"),
-            method=MethodSettings(penalties=(0.02, 0.05, 0.12, 0.3), candidates=32),
-            training=SearchSettings(
-                weight_steps=75_000,  # 120 passes over 640,000 images
-                distribution_steps=2_000,
-                batch_size=1024,
-                valid_batch_size=1024,
-                weight_samples=1,
-                learning_rate=0.125 * 1024 / 256,
-                warmup=0.04,
-                weight_decay=4e-5,
-                label_smoothing=0.1,
-                crop_padding=0,
-                chunk_size=4,
-                steps_per_dispatch=25,
-            ),
+        "full": _streamed(
+            test_fraction=TEST_FRACTION,  # not of ImageNet, which has a split for testing
+            checkpoint_seconds=300.0,
+            image_size=224,
+            space="mbconv_imagenet",
+            penalties=(0.02, 0.05, 0.12, 0.3),
+            candidates=32,
+            weight_steps=75_000,  # 120 passes over 640,000 images
+            distribution_steps=2_000,
+            batch_size=1024,
+            valid_batch_size=1024,
+            learning_rate=0.125 * 1024 / 256,
+            warmup=0.04,
+            weight_decay=4e-5,
+            label_smoothing=0.1,
+            chunk_size=4,
+            steps_per_dispatch=25,
         ),
     },
     usual=lambda given: "full",

@@ -1,8 +1,59 @@
-"""Recipes: how networks for a data set are trained from scratch."""
+"""How networks are trained from scratch: the settings, and a recipe for each data set."""
 
 import dataclasses
+from dataclasses import dataclass
 
-from jaxnas.search.retraining import RetrainSettings
+AUGMENTATIONS = ("standard", "cutout", "randaugment")
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """How a network is trained.
+
+    Attributes:
+      epochs: passes over the training images.
+      batch_size: images in a minibatch.
+      learning_rate: peak of the cosine schedule.
+      warmup: share of the steps in which the learning rate rises from 0.
+      momentum: of SGD.
+      weight_decay: added to the gradient of convolution and classifier kernels.
+      clip_norm: largest global norm of the gradient.
+      label_smoothing: in the training loss.
+      augmentation: "standard" (random crop, and flip where the data set allows it), "cutout" or "randaugment" on top.
+      crop_padding: zero padding before a random crop, pixels.
+      cutout: side of the square that cutout masks, pixels.
+      drop_path: rate in the last layer.
+      average: share of itself that the moving average of the weights keeps in a step, once some steps are done.
+      steps_per_dispatch: steps in one program on the device.
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    warmup: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float = 5.0
+    label_smoothing: float = 0.1
+    augmentation: str = "standard"
+    crop_padding: int = 4
+    cutout: int = 16
+    drop_path: float = 0.0
+    average: float = 0.999
+    steps_per_dispatch: int = 50
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "steps_per_dispatch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "label_smoothing", "drop_path", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.augmentation not in AUGMENTATIONS:
+            raise ValueError(f"augmentation must be one of {', '.join(AUGMENTATIONS)}, got {self.augmentation!r}")
+
 
 RECIPES = {
     "digits": RetrainSettings(

@@ -36,7 +36,8 @@ class SearchSettings:
       steps_per_dispatch: steps in one program on the device, or between two lines of progress; a checkpoint falls
         between two of them.
       batching: vmap (all architectures at once) or map (one after the other); auto is vmap on accelerators.
-      chunk_size: architectures at once under vmap, which bounds its memory; None for all.
+      chunk_size: architectures at once under vmap, which bounds its memory; None for all, auto for as many as fit into
+        the device's memory by what the compiler says, which compiles the programs for each number that is tried.
       precision: of computation, bfloat16 for accelerators; parameters, statistics and losses are float32.
       accumulate: parts that a minibatch is worked on in, one after the other, which bounds its memory; batch norm takes
         the statistics of a part.
@@ -58,7 +59,7 @@ class SearchSettings:
     cutout: int = 0
     steps_per_dispatch: int = 50
     batching: Literal[BATCHINGS] = "auto"
-    chunk_size: int | None = None
+    chunk_size: int | Literal["auto"] | None = None
     precision: Literal[PRECISIONS] = "float32"
     accumulate: int = 1
 
@@ -79,7 +80,7 @@ class SearchSettings:
         if self.joint_steps + self.distribution_steps == 0:
             raise ValueError("joint_steps + distribution_steps must be at least 1: no step would move a distribution")
         check_batching(self.batching)
-        if self.chunk_size is not None and self.chunk_size < 1:
+        if isinstance(self.chunk_size, int) and self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
         precision.check(self.precision)
 
@@ -107,3 +108,38 @@ class SearchSettings:
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
         )
+
+
+@dataclass(frozen=True)
+class FinishSettings:
+    """How the networks that a search found are trained together, see `jaxnas.search.finishing`.
+
+    Attributes:
+      finish_steps: steps after those of the search in which the networks found are trained together, on all training
+        images; 0 for none. Minibatches, augmentation and what else the optimiser needs are the search's.
+      finish_learning_rate: peak of the cosine schedule of these steps.
+      finish_average: share of itself that the moving average of the weights keeps in a step, once some steps are done.
+      finish_distillation: share of the loss of all networks but the dearest that compares them with the outputs of the
+        dearest; 0 for none.
+      finish_temperature: of these outputs.
+      finish_batches: minibatches that the statistics of batch norm are estimated on at the end.
+    """
+
+    finish_steps: int = 0
+    finish_learning_rate: float = 0.05
+    finish_average: float = 0.99
+    finish_distillation: float = 0.0
+    finish_temperature: float = 1.0
+    finish_batches: int = 50
+
+    def __post_init__(self):
+        if self.finish_steps < 0:
+            raise ValueError(f"finish_steps must be 0, for no such steps, or more, got {self.finish_steps}")
+        if self.finish_batches < 1:
+            raise ValueError(f"finish_batches must be at least 1, got {self.finish_batches}")
+        for name in ("finish_learning_rate", "finish_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("finish_average", "finish_distillation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")

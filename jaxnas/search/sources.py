@@ -46,6 +46,36 @@ class InMemory:
         return self.take(jax.random.choice(key, len(self), (batch_size,), replace=False))
 
 
+@dataclass(frozen=True, eq=False)
+class OnHost:
+    """Examples in the memory of the host that are visited once, such as test images.
+
+    Attributes:
+      examples: pytree of numpy arrays, leading axis N.
+      batch_size: most examples of a minibatch.
+    """
+
+    examples: Any
+    batch_size: int = 500
+
+    def once(self, devices: int = 1) -> Iterator[tuple[Any, np.ndarray]]:
+        """All examples in their order.
+
+        Args:
+          devices: minibatches are filled up with zeros to a multiple of it.
+
+        Yields:
+          A minibatch [B, ...], and float32 [B]: 1, or 0 where it is filled up.
+        """
+        count = len(jax.tree.leaves(self.examples)[0])
+        for begin in range(0, count, self.batch_size):
+            part = jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + self.batch_size], self.examples)
+            rows = min(self.batch_size, count - begin)
+            more = -rows % devices
+            filled = jax.tree.map(lambda leaf, more=more: np.pad(leaf, ((0, more), *[(0, 0)] * (leaf.ndim - 1))), part)
+            yield filled, np.repeat(np.array([1, 0], np.float32), (rows, more))
+
+
 class Stream(Protocol):
     """An endless stream of minibatches, whose position is one number.
 
@@ -88,6 +118,33 @@ class Streamed:
         """This process's part of the minibatches from number `start` on."""
         return map(self.convert, self.stream.batches(start))
 
+    def once(self, devices: int = 1) -> Iterator[tuple[Any, np.ndarray]]:
+        """This process's part of the minibatches of one pass, as the stream's `once` gives them.
+
+        Args:
+          devices: divide the batch size of the stream.
+
+        Yields:
+          A minibatch [B/P, ...], and float32 [B/P]: 1, or 0 where it is filled up or an image cannot be read.
+        """
+        del devices
+        for batch in self.stream.once():
+            weights = batch.pop("weight")
+            yield self.convert(batch), weights
+
+    def shapes(self, parts: int, devices: int) -> Any:
+        """Of the minibatches [A, B, ...] that a device gets in a step, by the first one of the stream.
+
+        Args:
+          parts: A, minibatches of a step.
+          devices: of this process.
+        """
+
+        def shape(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((parts, len(leaf) // devices, *leaf.shape[1:]), leaf.dtype)
+
+        return jax.tree.map(shape, next(self.batches(0)))
+
     def sample(self, key: jax.Array, batch_size: int) -> Any:
         """A random minibatch of the first pass."""
         count = batch_size // self.stream.batch_size
@@ -121,7 +178,7 @@ class Feed:
 
     def take(self) -> Any:
         """The minibatches of the next step; raises what went wrong in the thread."""
-        if self._thread is None:  # not before they are wanted: a phase may be hours away
+        if self._thread is None:  # at the first use: a phase may begin hours later
             self._thread = threading.Thread(target=self._fill, args=self._arguments, daemon=True, name="minibatches")
             self._thread.start()
         item = self._queue.get()

@@ -1,5 +1,6 @@
 """The images that networks of a finished search are trained and tested on, in memory or streamed."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,13 +10,16 @@ import flax.linen as nn
 from jaxnas import data
 from jaxnas.data import crops, parts
 from jaxnas.data.decoding import printable
+from jaxnas.results.json_files import read_sealed
+from jaxnas.results.settings_tree import INPUTS
 from jaxnas.runtime import devices
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
-from jaxnas.search import build
+from jaxnas.search import bad_images, build
 from jaxnas.search.config import StreamedConfig
-from jaxnas.search.execute import read_known_bad
-from jaxnas.search.retraining import Retraining, RetrainSettings, Trainer
-from jaxnas.search.streamed_retraining import StreamedRetraining
+from jaxnas.search.images import as_examples
+from jaxnas.search.recipes import RetrainSettings
+from jaxnas.search.retraining import Retraining
+from jaxnas.search.sources import InMemory, OnHost, Source, Streamed
 
 
 class TrainingData(Protocol):
@@ -27,6 +31,7 @@ class TrainingData(Protocol):
       class_names: in the order of the labels; empty where classes have none.
       num_classes: number of classes.
       normalization: of the images.
+      tested_on: which images a network is tested on, for people.
       crop: share of an image's shorter side that the central square has which a network is tested on.
     """
 
@@ -35,10 +40,14 @@ class TrainingData(Protocol):
     class_names: tuple[str, ...]
     num_classes: int
     normalization: data.Normalization
+    tested_on: str
     crop: float
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network; `test_every` epochs it records a test."""
+
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """The images to train on; where they are streamed, in minibatches of the size, cropped at random or not."""
 
     def summary(self) -> str:
         """What it is trained and tested on, for people."""
@@ -80,15 +89,33 @@ class InMemoryData:
         """Of the images."""
         return data.Normalization(self.dataset.mean, self.dataset.std)
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network; the seed comes with the training's first state."""
         del seed
-        return Retraining(network, self.dataset, settings, test_every)
+        dataset = self.dataset
+        tested = OnHost(data.Examples(dataset.test_images, dataset.test_labels))
+        return Retraining(
+            network, self._train, tested, self.normalization, settings, mirror=dataset.flip, test_every=test_every
+        )
+
+    @functools.cached_property
+    def _train(self) -> InMemory:
+        """On the device once, for all trainings."""
+        return InMemory(data.Examples(self.dataset.train_images, self.dataset.train_labels))
+
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """The images to train on, on the device once, for all trainings."""
+        del batch_size, seed, augment
+        return self._train
 
     def summary(self) -> str:
         """Numbers of images."""
-        train, test = len(self.dataset.train_labels), len(self.dataset.test_labels)
-        return f"trained on {train:,} images of {self.name}, tested on {test:,}"
+        return f"trained on {len(self.dataset.train_labels):,} images of {self.name}, tested on {self.tested_on}"
+
+    @property
+    def tested_on(self) -> str:
+        """The test images of the data set."""
+        return f"{len(self.dataset.test_labels):,} images of its test split, which no search reads"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +126,14 @@ class StreamedData:
       config: of the search, whose image size, mirroring, background and reading are those of the training.
       train: images to train on.
       tested: images to test on.
+      searched: whether the search may have read these.
       normalization: as in the search.
     """
 
     config: StreamedConfig
     train: parts.Part
     tested: parts.Part
+    searched: bool
     normalization: data.Normalization
     crop = crops.CENTRAL
 
@@ -129,22 +158,35 @@ class StreamedData:
         """Number of classes."""
         return len(self.class_names)
 
-    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Trainer:
+    def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network on all devices of this process; the seed decides the order of images and the crops."""
         placement = ONE_DEVICE if devices.device_count() == 1 else ALL_DEVICES
-        train, tested = (
-            build.make_stream(self.config, part, settings.batch_size, augment, seed=seed)
-            for part, augment in ((self.train, True), (self.tested, False))
+        train = self.source(settings.batch_size, seed, augment=True)
+        tested = self._stream(self.tested, settings.batch_size, seed, augment=False)
+        return Retraining(
+            network, train, tested, self.normalization, settings, test_every=test_every, placement=placement
         )
-        return StreamedRetraining(network, train, tested, self.normalization, settings, test_every, placement)
+
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """A stream of the images to train on, for all devices of the job."""
+        return self._stream(self.train, batch_size, seed, augment)
+
+    def _stream(self, part: parts.Part, batch_size: int, seed: int, augment: bool) -> Streamed:
+        return Streamed(build.make_stream(self.config, part, batch_size, augment, seed=seed), convert=as_examples)
 
     def summary(self) -> str:
         """Numbers of images, and where they come from."""
-        texts = []
-        for source, subset in (self.train, self.tested):
-            root = getattr(source, "root", None)
-            texts.append(f"{len(subset.indices):,} images of {source.name if root is None else root}")
-        return f"trained on {texts[0]}, tested on {texts[1]}"
+        source, subset = self.train
+        root = getattr(source, "root", None)
+        name = source.name if root is None else printable(str(root))
+        return f"trained on {len(subset.indices):,} images of {name}, tested on {self.tested_on}"
+
+    @property
+    def tested_on(self) -> str:
+        """How many images of what, and whether the search has read them."""
+        read = "which the search has read too" if self.searched else "which the search did not read"
+        source, subset = self.tested
+        return f"{len(subset.indices):,} images of {source.name}, {read}"
 
 
 def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
@@ -157,7 +199,15 @@ def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
     Raises:
       ValueError, DatasetNotFoundError: as `jaxnas.search.build.open_images`, or if a class has too few images.
     """
-    splits = build.open_images(config, read_known_bad(run))
+    splits = build.open_images(config, bad_images.read(run))
     learnt = build.search_parts(config, splits)
-    train, tested = parts.training_parts(splits, learnt)
-    return StreamedData(config, train, tested, build.normalization(config, learnt[0]))
+    chosen = parts.training_parts(splits, learnt, config.streams.test_fraction)
+    # Of other images than those of the search other ones are held out.
+    changed = splits.test is None and _fingerprint_then(run) != build.fingerprint([source for source, _ in learnt])
+    normalization = build.normalization(config, learnt[0])
+    return StreamedData(config, chosen.train, chosen.tested, chosen.searched or changed, normalization)
+
+
+def _fingerprint_then(run: Path) -> str | None:
+    """Of the images that the search in a folder was begun with."""
+    return read_sealed(run / "config.json").get(INPUTS, {}).get("data")

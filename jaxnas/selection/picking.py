@@ -2,7 +2,7 @@
 
 A model of the loss is fitted to the evaluations (`jaxnas.selection.loss_model`), and its minimum within the budgets is
 found exactly: by enumeration where the space is small, else as an integer programme (`jaxnas.knapsack`). No network is
-evaluated anew. Of N networks the model takes the one that looks best, so that it is a little worse than it looks; how
+evaluated again. Of N networks the model takes the one that looks best, so that it is a little worse than it looks; how
 far off its loss may be is in the interval.
 """
 
@@ -22,7 +22,7 @@ from jaxnas.spaces.base import SearchSpace
 
 LARGEST_ENUMERATED = 2**17  # networks
 COVERAGE = 0.8  # of the intervals
-FRONT = 24  # budgets between the cheapest and the dearest network, where a space is too large for all
+FRONT = 24  # budgets between the cheapest and the most expensive network, where a space is too large for all
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def pick(
     wanted = [([by_name(costs, name) for name in budget], list(budget.values())) for budget in budgets]
     for chosen, limits in wanted:
         knapsack.check_reachable(chosen, limits)
-    minimum = _Minimum(space, loss_model.fit(space, evaluations))
+    minimum = Minimum(space, loss_model.fit(space, evaluations))
     archs = [minimum.within(chosen, limits) for chosen, limits in wanted]
     return described(space, minimum.model, archs, budgets, costs)
 
@@ -91,7 +91,7 @@ def front(space: SearchSpace, evaluations: Evaluations, cost: str, costs: Sequen
     """
     costs = space.costs if costs is None else tuple(costs)
     chosen = by_name(costs, cost)
-    minimum = _Minimum(space, loss_model.fit(space, evaluations))
+    minimum = Minimum(space, loss_model.fit(space, evaluations))
     if minimum.archs is None:
         limits = np.linspace(float(chosen.lowest), float(chosen.highest), FRONT).tolist()
         archs = np.stack([minimum.within([chosen], [limit]) for limit in limits])
@@ -131,8 +131,13 @@ def described(
     ]
 
 
-class _Minimum:
-    """The minimum of a model within budgets."""
+class Minimum:
+    """The minimum of a model within budgets.
+
+    Args:
+      space: the search space.
+      model: of the loss of its networks.
+    """
 
     def __init__(self, space: SearchSpace, model: LossModel):
         self.model = model
@@ -140,15 +145,37 @@ class _Minimum:
         self.losses = None if self.archs is None else model.mean(self.archs)
 
     def within(self, costs: Sequence[Cost], budgets: Sequence[float]) -> np.ndarray:
+        """The network of least loss, int [D]."""
+        return self.best_within(costs, budgets, 1)[0]
+
+    def best_within(self, costs: Sequence[Cost], budgets: Sequence[float], count: int) -> np.ndarray:
+        """The networks of least loss, the best first; fewer than `count` where no more are within: int [N, D].
+
+        Raises:
+          ValueError: if no network is within the budgets.
+        """
         if self.archs is None:
-            single, pairs = self.model.tables()
-            return knapsack.largest_sum(-single, costs, budgets, pairs=[(ds, -table) for ds, table in pairs])
+            return self._solved(costs, budgets, count)
         fitting = knapsack.within(self.archs, costs, budgets) if costs else np.ones(len(self.archs), bool)
         if not fitting.any():
             wanted = ", ".join(f"{cost.name} <= {budget:g}" for cost, budget in zip(costs, budgets))
             raise ValueError(f"budgets {wanted} cannot be met by one architecture together; raise one of them")
         rows = np.flatnonzero(fitting)
-        return self.archs[rows[self.losses[rows].argmin()]]
+        return self.archs[rows[np.argsort(self.losses[rows], kind="stable")[:count]]]
+
+    def _solved(self, costs: Sequence[Cost], budgets: Sequence[float], count: int) -> np.ndarray:
+        single, tables = self.model.tables()
+        pairs = [(ds, -table) for ds, table in tables]
+        found: list[np.ndarray] = []
+        while len(found) < count:
+            excluded = np.stack(found) if found else None
+            try:
+                found.append(knapsack.largest_sum(-single, costs, budgets, pairs=pairs, excluded=excluded))
+            except ValueError:
+                if not found:
+                    raise
+                break  # there are no more within the budgets
+        return np.stack(found)
 
 
 def _plain(total: Any) -> float:

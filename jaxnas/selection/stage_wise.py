@@ -9,11 +9,11 @@ Faithful: Temporary network with all stages deepened, strict comparison of each 
 before, a candidate after each round; pooled outputs of each stage's last block, PLS on one-hot labels with two
 components and standardised data, the mean of the variables' importance in projection (released code).
 
-Deviations: Features come from a supernet's weights instead of networks trained anew, and are those of one minibatch of
-validation images. Growth starts from one layer in each stage and adds one at a time (paper: two). A layer that is
-turned on takes one fixed operation, layers are turned on in their order, and a stage ends growing at its last layer.
-The search stops where nothing grew. Maps are pooled to the ratio of their size to the last stage's, which is 8x8 for
-the paper's networks. The paper emits candidates; the family of K networks are the candidates of least loss + eps R.
+Deviations: Features come from a supernet's weights instead of networks trained from scratch, and are those of one
+minibatch of validation images. Growth starts from one layer in each stage and adds one at a time (paper: two). A layer
+that is turned on takes one fixed operation, layers are turned on in their order, and a stage ends growing at its last
+layer. The search stops where nothing grew. Maps are pooled to the ratio of their size to the last stage's, which is 8x8
+for the paper's networks. The paper emits candidates; the family of K networks are the candidates of least loss + eps R.
 """
 
 import functools

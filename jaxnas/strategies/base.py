@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import chex
 import flax.struct
@@ -95,7 +95,7 @@ class DistributionStrategy(Strategy):
     """A strategy that keeps K distributions and weighs every sample for each: what a search on a supernet needs.
 
     A strategy says that it is one by naming this class among its bases. Its states have `theta`, float32 [K, D, C], and
-    its `tell` returns a `DistributionInfo`. What is below has to be written anew only where networks are found for
+    its `tell` returns a `DistributionInfo`. What is below has to be written again only where networks are found for
     budgets instead of penalties.
     """
 
@@ -179,35 +179,15 @@ def evaluations(cost: Cost, archs: Any, losses: Any, costs: Any = None) -> Evalu
     return Evaluations(archs, jnp.where(usable, losses, jnp.inf), jnp.where(usable[:, None], costs, 0.0), usable)
 
 
-def complete(strategy: Strategy, population: int | None = None) -> None:
-    """Completes and checks the settings that all strategies share; for the `__post_init__` of a frozen dataclass.
-
-    Penalties become a tuple of floats, and the first cost of the space the cost where none is given.
-
-    Args:
-      strategy: the strategy.
-      population: architectures that a step asks for where `samples` is None, at least.
-
-    Raises:
-      ValueError: naming the argument, its value and what would be right.
-    """
-    object.__setattr__(strategy, "penalties", tuple(float(penalty) for penalty in strategy.penalties))
-    check_penalties(strategy.penalties)
-    if strategy.samples is None and population is not None:
-        object.__setattr__(strategy, "samples", math.ceil(population / len(strategy.penalties)))
-    check_settings(strategy.space, strategy.penalties, strategy.samples)
-    if strategy.cost is None:
-        object.__setattr__(strategy, "cost", default_cost(strategy.space))
-
-
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a strategy that has no others, completed and checked by `complete`.
+    """The settings that all strategies share, completed and checked; a strategy with more is a subclass.
 
     Attributes:
       space: the search space.
       penalties: eps_k, one for each of the K networks looked for.
-      samples: lambda.
+      samples: lambda; a step asks for S = K lambda architectures. None for at least `step_of` of them, where a subclass
+        has it.
       cost: scaled cost R(c); None for the first cost of the space.
 
     Raises:
@@ -218,24 +198,28 @@ class Settings:
     penalties: tuple[float, ...]
     samples: int = 4
     cost: Cost | None = None
+    step_of: ClassVar[int | None] = None
 
     def __post_init__(self):
-        complete(self)
+        object.__setattr__(self, "penalties", tuple(float(penalty) for penalty in self.penalties))
+        check_penalties(self.penalties)
+        if not self.space.decisions:
+            raise ValueError(f"space {self.space.name!r} has no decision; there is nothing to search")
+        if self.samples is None and self.step_of is not None:
+            object.__setattr__(self, "samples", math.ceil(self.step_of / len(self.penalties)))
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1 architecture for each distribution, got {self.samples}")
+        if self.step_samples < 2:
+            raise ValueError(
+                f"samples must be at least 2 with a single penalty: one loss has no rank, got {self.samples}"
+            )
+        if self.cost is None:
+            object.__setattr__(self, "cost", default_cost(self.space))
 
-
-def check_settings(space: SearchSpace, penalties: tuple[float, ...], samples: int) -> None:
-    """Checks the settings that all strategies share.
-
-    Raises:
-      ValueError: naming the argument, its value and what would be right.
-    """
-    if not space.decisions:
-        raise ValueError(f"space {space.name!r} has no decision; there is nothing to search")
-    check_penalties(penalties)
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1 architecture for each distribution, got {samples}")
-    if samples * len(penalties) < 2:
-        raise ValueError(f"samples must be at least 2 with a single penalty: one loss has no rank, got {samples}")
+    @property
+    def step_samples(self) -> int:
+        """S = K lambda, the architectures that a step asks for."""
+        return len(self.penalties) * self.samples
 
 
 def check_positive(strategy: Strategy, *names: str) -> None:

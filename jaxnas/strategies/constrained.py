@@ -20,7 +20,7 @@ penalties as a practitioner could, by the least measured f_k of all that the K s
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import flax.struct
@@ -29,10 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import distribution
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, incumbents, variation
 
-ROUNDING = 1e-6  # R is float32: the dearest architecture must stay within a budget of 1
+ROUNDING = 1e-6  # R is float32: the most expensive architecture must stay within a budget of 1
 
 
 @flax.struct.dataclass
@@ -55,7 +54,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class ConstrainedEvolution:
+class ConstrainedEvolution(base.Settings):
     """K separate evolutionary searches, each for the smallest loss within its budget.
 
     Once-for-all founds a population of 100, keeps the best 25 as parents and makes half of the next 100 by mutation
@@ -63,7 +62,7 @@ class ConstrainedEvolution:
     made at a time, and the numbers suit hundreds.
 
     What exceeds the budget is drawn again, up to `tries` times; of draws within it, one that is no parent already is
-    preferred. Where all exceed it, the closest to the budget is taken, and a parent before a dearer child.
+    preferred. Where all exceed it, the closest to the budget is taken, and a parent before a more expensive child.
 
     Attributes:
       space: the search space.
@@ -71,8 +70,8 @@ class ConstrainedEvolution:
       samples: lambda, children of each search in a step.
       cost: scaled cost R(c); None for the first cost of the space.
       budgets: the largest cost of each of the K networks, in the unit of `cost` and the order of the penalties. None
-        for evenly spaced ones, from the dearest network for the smallest penalty down to a K-th of the span for the
-        largest.
+        for evenly spaced ones, from the most expensive network for the smallest penalty down to a K-th of the span for
+        the largest.
       founders: uniform samples within the budget that each search starts from, at least P.
       parents: P, the best of all that a search has evaluated; they have the children.
       mutation: probability that a mutation changes a decision.
@@ -83,10 +82,7 @@ class ConstrainedEvolution:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
     samples: int = 2
-    cost: Callable[[jax.Array], jax.Array] | None = None
     budgets: tuple[float, ...] | None = None
     founders: int = 20
     parents: int = 5
@@ -95,7 +91,7 @@ class ConstrainedEvolution:
     tries: int = 32
 
     def __post_init__(self):
-        base.complete(self)
+        super().__post_init__()
         object.__setattr__(self, "budgets", check_budgets(self.cost, self.budgets, self.penalties))
         base.check_positive(self, "founders", "parents", "tries")
         if self.founders < self.parents:

@@ -15,7 +15,6 @@ matter: the winner of a tournament is then the luckiest measurement, and so is w
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.struct
@@ -24,7 +23,6 @@ import jax.numpy as jnp
 
 from jaxnas import cost as cost_lib
 from jaxnas import distribution
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, incumbents, variation
 
 POPULATION = 50
@@ -48,7 +46,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class RegularisedEvolution:
+class RegularisedEvolution(base.Settings):
     """Regularised evolution with one shared queue and tournaments for each penalty.
 
     Attributes:
@@ -64,20 +62,17 @@ class RegularisedEvolution:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
     samples: int = 2
-    cost: Callable[[jax.Array], jax.Array] | None = None
     population: int | None = None
     tournament: int = 10
 
     def __post_init__(self):
-        base.complete(self)
+        super().__post_init__()
         if self.population is None:
-            object.__setattr__(self, "population", max(POPULATION, self.samples * len(self.penalties)))
-        if self.population < self.samples * len(self.penalties):
+            object.__setattr__(self, "population", max(POPULATION, self.step_samples))
+        if self.population < self.step_samples:
             raise ValueError(
-                f"population must hold at least one step of {self.samples * len(self.penalties)} architectures "
+                f"population must hold at least one step of {self.step_samples} architectures "
                 f"(penalties times samples), got {self.population}"
             )
         if self.tournament < 1:
@@ -98,7 +93,7 @@ class RegularisedEvolution:
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
         """Children of tournament winners, once the queue is full: int32 [S, D], and the state as it was."""
         uniform_key, tournament_key, mutation_key = jax.random.split(key, 3)
-        k, size = len(self.penalties), self.samples * len(self.penalties)
+        k, size = len(self.penalties), self.step_samples
         theta = distribution.uniform(self.space.num_choices)
         founders = distribution.sample(uniform_key, theta[None], size)
 
@@ -115,7 +110,7 @@ class RegularisedEvolution:
         self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
     ) -> tuple[State, base.Info]:
         """Queues what was measured, int32 [S, D] and float [S]; ignored samples never enter the queue."""
-        base.refuse_measured_costs(costs, "the queue keeps losses and computes costs anew")
+        base.refuse_measured_costs(costs, "the queue keeps losses and computes costs again")
         told = base.evaluations(self.cost, archs, losses)
         info = told.info(self.penalties)
         places = (state.evaluated + jnp.cumsum(told.usable) - 1) % self.population

@@ -18,8 +18,8 @@ through `jax.pure_callback`, seeded from the key: `ask` and `tell` stay pure, an
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import chex
 import flax.struct
@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, incumbents, variation
 
 POPULATION = 40  # NSGANetV2's (arXiv 2007.10396); 20 and 80 were no better at 1000 evaluations of NAS-Bench-Macro
@@ -53,7 +52,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class NSGA2:
+class NSGA2(base.Settings):
     """NSGA-II: crossover (0.9), one decision in D mutated, no duplicates, a population of one step's size.
 
     Attributes:
@@ -68,15 +67,13 @@ class NSGA2:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
     samples: int | None = None
-    cost: Callable[[jax.Array], jax.Array] | None = None
+    step_of: ClassVar[int] = POPULATION
     objectives: int = 2
     crossover: str = "two_point"
 
     def __post_init__(self):
-        base.complete(self, population=POPULATION)
+        super().__post_init__()
         if self.objectives < 2:
             raise ValueError(f"objectives must be at least 2, the loss and a cost, got {self.objectives}")
         if self.crossover not in CROSSOVERS:
@@ -85,7 +82,7 @@ class NSGA2:
     def init(self, key: jax.Array) -> State:
         """No population; the key is not used."""
         del key
-        size, decisions = self.samples * len(self.penalties), len(self.space.decisions)
+        size, decisions = self.step_samples, len(self.space.decisions)
         return State(
             archs=jnp.zeros((size, decisions), jnp.int32),
             objectives=jnp.zeros((size, self.objectives), jnp.float32),
@@ -199,7 +196,7 @@ def _survive(
     """
     from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
 
-    archs, objectives = np.asarray(archs), np.asarray(objectives)  # indexing a JAX array here would wait for ever
+    archs, objectives = np.asarray(archs), np.asarray(objectives)  # indexing a JAX array here would deadlock
     size = len(archs) // 2
     rows = np.flatnonzero(np.isfinite(objectives).all(1))
     if int(generation) == 0:

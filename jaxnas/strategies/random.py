@@ -42,7 +42,7 @@ class Random(base.Settings):
     def ask(self, key: jax.Array, state: Incumbents) -> tuple[jax.Array, Incumbents]:
         """S uniform architectures, int32 [S, D], and the state as it was."""
         theta = distribution.uniform(self.space.num_choices)
-        return distribution.sample(key, theta[None], self.samples * len(self.penalties)), state
+        return distribution.sample(key, theta[None], self.step_samples), state
 
     def tell(
         self, state: Incumbents, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None

@@ -1,4 +1,4 @@
-"""Statistics of losses that one bad number does not ruin: over usable values alone, and without a heavy tail.
+"""Statistics of losses that are robust to single outliers: over usable values alone, and without a heavy tail.
 
 Where all values are usable and none is far from the others, these are the plain statistics, bit for bit.
 """

@@ -72,6 +72,6 @@ def change(key: jax.Array, archs: jax.Array, changes: jax.Array, num_choices: tu
 def reset(
     generator: np.random.Generator, archs: np.ndarray, num_choices: tuple[int, ...], probability: float
 ) -> np.ndarray:
-    """Draws each decision anew, with a probability, the present choice included; on the host: int [S, D] -> [S, D]."""
+    """Draws each decision again, with a probability, the present choice included; on the host: int [S, D] -> [S, D]."""
     fresh = generator.integers(np.asarray(num_choices), size=archs.shape)
     return np.where(generator.random(archs.shape) < probability, fresh, archs)

@@ -29,7 +29,7 @@ def apply_layer(
     backend: str | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """The chosen operation of a layer; takes and returns what `mbconv.apply_layer` does.
+    """The chosen operation of a layer; takes and returns what `mbconv_layer.apply_layer` does.
 
     The layer is one that `supports`.
     """

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import MBConvSpace
-from jaxnas.supernet import mbconv
+from jaxnas.supernet import mbconv, mbconv_layer
 
 Read = TypeVar("Read")
 
@@ -40,7 +40,7 @@ def map_networks(
         if depth == len(layers):
             return read(mbconv.apply_head(params, x)[0])
         layer = layers[depth]
-        apply = mbconv.layer_function(layer, False)
+        apply = mbconv_layer.layer_function(layer, False)
 
         def choose(choice: jax.Array) -> Read:
             return below(depth + 1, apply(params[f"layer_{depth + 1}"], x, choice, layer))

@@ -13,15 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxnas.spaces.mbconv import Layer, MBConvSpace, Operation
-from jaxnas.supernet import batched_layer, init, layer_weights, mixture, ops
-from jaxnas.supernet.backend import resolve_backend
+from jaxnas.spaces.mbconv import Layer, MBConvSpace
+from jaxnas.supernet import init, layer_weights, ops
 from jaxnas.supernet.conv import full_conv
-from jaxnas.supernet.cpu import layer as cpu_layer
-from jaxnas.supernet.switch import Branches, Params, switch_with_recompute
-
-# (weights of all choices, x, choice, layer) -> the chosen operation of x; of a mixture, the choice is weights [C]
-LayerFunction = Callable[[Params, jax.Array, jax.Array, Layer], jax.Array]
+from jaxnas.supernet.mbconv_layer import LayerFunction, layer_function, mix_layer, norm_act
+from jaxnas.supernet.switch import Params
 
 
 def declare(space: MBConvSpace) -> Params:
@@ -33,103 +29,6 @@ def declare(space: MBConvSpace) -> Params:
     arrays["head"] = init.conv(1, space.layers[-1].out_channels, space.head_channels)
     arrays["classifier"] = init.classifier(space.head_channels, space.num_classes)
     return arrays
-
-
-def _norm_act(params: Params, x: jax.Array, relu6: bool, axis_name: str | None) -> jax.Array:
-    return ops.batch_norm(x, params["scale"], params["bias"], relu6=relu6, axis_name=axis_name)
-
-
-def apply_operation(
-    params: Params,
-    x: jax.Array,
-    layer: Layer,
-    operation: Operation,
-    axis_name: str | None = None,
-    backend: str | None = None,
-) -> jax.Array:
-    """One choice of a layer: [B, H, W, in_channels] -> [B, H', W', out_channels]; batch norm over `axis_name`."""
-    params = layer_weights.unpack(params, layer, operation)
-    norm_act = functools.partial(_norm_act, axis_name=axis_name)
-    if operation.is_skip:
-        if layer.keeps_shape:
-            return x
-        x = x[:, :: layer.stride, :: layer.stride]
-        return norm_act(params, ops.pointwise_conv(x, params["kernel"]), relu6=False)
-    h = x
-    if operation.expansion > 1:
-        h = norm_act(params["expand"], ops.pointwise_conv(h, params["expand"]["kernel"]), relu6=True)
-    h = ops.depthwise_conv(h, params["depthwise"]["kernel"], layer.stride, backend)
-    h = norm_act(params["depthwise"], h, relu6=True)
-    h = norm_act(params["project"], ops.pointwise_conv(h, params["project"]["kernel"]), relu6=False)
-    return x + h if layer.keeps_shape else h
-
-
-@functools.cache
-def _branches(layer: Layer, axis_name: str | None, backend: str | None) -> Branches:
-    return tuple(
-        functools.partial(apply_operation, layer=layer, operation=operation, axis_name=axis_name, backend=backend)
-        for operation in layer.operations
-    )
-
-
-def apply_layer(
-    params: Params,
-    x: jax.Array,
-    choice: jax.Array,
-    layer: Layer,
-    axis_name: str | None = None,
-    backend: str | None = None,
-) -> jax.Array:
-    """The chosen operation of a layer.
-
-    Args:
-      params: weights of all choices, see `declare`.
-      x: float [B, H, W, in_channels].
-      choice: int32 [], index of the operation.
-      layer: the layer.
-      axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
-      backend: that the program is for; None for JAX's default.
-
-    Returns:
-      float [B, H', W', out_channels].
-    """
-    return switch_with_recompute(_branches(layer, axis_name, backend), choice, params, x)
-
-
-def mix_layer(
-    params: Params,
-    x: jax.Array,
-    weights: jax.Array,
-    layer: Layer,
-    axis_name: str | None = None,
-    backend: str | None = None,
-) -> jax.Array:
-    """As `apply_layer`, but the sum of all operations by float [C] weights, see `mixture.apply_branches`."""
-    return mixture.apply_branches(_branches(layer, axis_name, backend), weights, params, x)
-
-
-def layer_function(
-    layer: Layer, gather: bool, backend: str | None = None, axis_name: str | None = None
-) -> LayerFunction:
-    """How a layer is computed.
-
-    Args:
-      layer: the layer.
-      gather: whether chosen operations are gathered, see `forward`.
-      backend: "cpu", "gpu" or "tpu"; None for JAX's default.
-      axis_name: mapped axis over which batch norm takes its statistics.
-
-    Returns:
-      `batched_layer.apply_layer`, `cpu_layer.apply_layer` or `apply_layer`, for this backend; the numbers are the same.
-    """
-    settings = {"axis_name": axis_name, "backend": resolve_backend(backend)}
-    if gather and batched_layer.supports(layer):
-        return functools.partial(batched_layer.apply_layer, **settings)
-    # Blocks of channels are for a processor's caches; an accelerator wants few large operations. They find the
-    # statistics of the expansion from those of its input, and know nothing of other devices.
-    if settings["backend"] == "cpu" and not gather and axis_name is None and cpu_layer.supports(layer):
-        return cpu_layer.apply_layer
-    return functools.partial(apply_layer, **settings)
 
 
 def _scan_step(
@@ -252,7 +151,7 @@ def apply_fixed(
     """What all architectures have in common: outputs of the stem and of each fixed layer, float [B, H, W, channels]."""
     with jax.named_scope("stem"):
         x = full_conv(images, params["stem"]["kernel"], space.stem_stride, backend)
-        outputs = [_norm_act(params["stem"], x, relu6=True, axis_name=axis_name)]
+        outputs = [norm_act(params["stem"], x, relu6=True, axis_name=axis_name)]
     for index, layer in enumerate(space.fixed_layers):
         apply = layer_function(layer, False, backend, axis_name)
         with jax.named_scope(f"fixed_{index + 1}"):
@@ -264,7 +163,7 @@ def apply_head(params: Params, x: jax.Array, axis_name: str | None = None) -> tu
     """From the last layer's output: logits [B, classes], and the head's output in front of them."""
     with jax.named_scope("head"):
         x = ops.pointwise_conv(x, params["head"]["kernel"])
-        x = _norm_act(params["head"], x, relu6=True, axis_name=axis_name)
+        x = norm_act(params["head"], x, relu6=True, axis_name=axis_name)
         return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"], x
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jaxnas.networks import latency
 from jaxnas.results import settings_tree
 from jaxnas.results.json_files import read_sealed
 from jaxnas.runtime.checkpoints import Checkpoints
@@ -18,10 +19,12 @@ def read_run(run: Path) -> SearchConfig:
       ValueError: if the folder holds no search of images in memory.
     """
     try:
-        config = settings_tree.from_json(SearchConfig, read_sealed(run / "config.json"))
+        document = read_sealed(run / "config.json")
+        config = settings_tree.from_json(SearchConfig, document)
     except (OSError, ValueError) as error:
         raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search ({error})") from error
     if config.method.latency is not None:
+        latency.read(run / LATENCY_FILE, document.get(settings_tree.INPUTS, {}).get("latency"))
         config = settings_tree.replace(config, latency=run / LATENCY_FILE)
     return config
 

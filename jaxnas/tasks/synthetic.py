@@ -10,7 +10,7 @@ from jaxnas.tasks.tables import Table
 
 
 def synthetic_table(num_choices: Sequence[int], seed: int = 0, interaction: float = 0.3) -> Table:
-    """A table whose dearer choices tend to have smaller errors, as in real search spaces.
+    """A table whose more expensive choices tend to have smaller errors, as in real search spaces.
 
     Args:
       num_choices: C_d of each decision.

@@ -22,7 +22,7 @@ from jaxnas.tasks.tables import Table
 
 @dataclass(frozen=True, eq=False)
 class TableCost:
-    """Scaled cost R(c) of a table: 0 for its cheapest architecture, 1 for its dearest, and not additive in general.
+    """Scaled cost R(c) of a table: 0 for its cheapest architecture, 1 for its most expensive; not additive in general.
 
     Hashable by identity, so that it can be part of a strategy's static settings.
 
@@ -30,7 +30,7 @@ class TableCost:
       num_choices: C_d of each decision.
       scaled: float64 [N], R of the rows in lexicographic order.
       lowest: the cheapest architecture's cost, in the table's unit.
-      highest: the dearest one's.
+      highest: that of the most expensive.
     """
 
     num_choices: tuple[int, ...]

@@ -20,15 +20,14 @@ Limits: On NAS-Bench-201 with flops not shown to beat random search: cells that 
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, variation
 from jaxnas.strategies.related import archive as archives
 from jaxnas.strategies.related import linear_ensemble, pareto
@@ -57,17 +56,13 @@ class State:
 
 
 @dataclass(frozen=True)
-class MoARR:
+class MoARR(archives.ModelSettings):
     """Recommendation by hypervolume under an ensemble of linear models.
 
     Attributes:
-      space: the search space.
-      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      space, penalties, founders, growth, capacity: see `archive.ModelSettings`.
       samples: lambda; a step evaluates S = K lambda architectures. None for steps of about 10.
       cost: scaled cost R(c), the second objective; None for the first cost of the space.
-      founders: uniform architectures that the search begins with.
-      growth: a fit follows when the number of steps has grown by this factor.
-      capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
       pool: candidates in a step.
       optimism: standard errors that a predicted loss is lowered by.
 
@@ -75,28 +70,19 @@ class MoARR:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
     samples: int | None = None
-    cost: Callable[[jax.Array], jax.Array] | None = None
+    step_of: ClassVar[int] = 10
     founders: int = 50
     growth: float = 1.1
-    capacity: int = 4096
     pool: int = 1000
     optimism: float = 1.0
 
     def __post_init__(self):
-        base.complete(self, population=10)
-        archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
+        super().__post_init__()
         if self.pool < self.step_samples:
             raise ValueError(f"pool must hold at least one step of {self.step_samples}, got {self.pool}")
         if not self.optimism >= 0:
             raise ValueError(f"optimism must not be negative (0 trusts the mean), got {self.optimism}")
-
-    @property
-    def step_samples(self) -> int:
-        """S."""
-        return len(self.penalties) * self.samples
 
     @property
     def design(self) -> designs.Design:
@@ -111,7 +97,7 @@ class MoARR:
             coefficients=jnp.zeros((linear_ensemble.MODELS, self.design.size + 1), jnp.float32),
             exploration=jnp.float32(EXPLORATION[1]),
             step=jnp.int32(0),
-            next_fit=jnp.int32(-(-self.founders // self.step_samples)),
+            next_fit=jnp.int32(self.first_fit),
         )
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -167,7 +153,7 @@ class MoARR:
             coefficients=coefficients,
             exploration=jnp.where(adapts, exploration, state.exploration),
             step=step,
-            next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
+            next_fit=jnp.where(due, self.fit_after(step), state.next_fit),
         ), told.info(self.penalties)
 
     def modes(self, state: State) -> jax.Array:

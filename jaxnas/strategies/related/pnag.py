@@ -22,7 +22,6 @@ find it again; what is returned is within budget always, since what exceeds it i
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base
 from jaxnas.strategies.constrained import check_budgets, scaled_budgets
 from jaxnas.strategies.related import archive as archives
@@ -66,19 +64,15 @@ class State:
 
 
 @dataclass(frozen=True)
-class PNAG:
+class PNAG(archives.ModelSettings):
     """Pareto-aware architecture generation, as ask and tell.
 
     Attributes:
-      space: the search space.
-      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      space, penalties, founders, growth, capacity: see `archive.ModelSettings`.
       samples: lambda, samples of the generator for each budget in a step.
       cost: scaled cost R(c); None for the first cost of the space.
       budgets: the largest cost of each of the K networks, in the unit of `cost`. None for evenly spaced ones, from the
-        dearest network for the smallest penalty down to a K-th of the span for the largest.
-      founders: uniform architectures that the search begins with.
-      growth: a fit follows when the number of steps has grown by this factor.
-      capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
+        most expensive network for the smallest penalty down to a K-th of the span for the largest.
       width, hidden: hidden units of evaluator and predictor, and of the generator's LSTM.
       tries: samples for each architecture to evaluate; the first new ones are taken.
 
@@ -86,22 +80,14 @@ class PNAG:
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
-    samples: int = 4
-    cost: Callable[[jax.Array], jax.Array] | None = None
     budgets: tuple[float, ...] | None = None
-    founders: int = 100
-    growth: float = 2.0
-    capacity: int = 4096
     width: int = 128
     hidden: int = 32
     tries: int = 4
 
     def __post_init__(self):
-        base.complete(self)
+        super().__post_init__()
         object.__setattr__(self, "budgets", check_budgets(self.cost, self.budgets, self.penalties))
-        archives.check_model_settings(self.founders, self.growth, self.capacity, self.samples * len(self.penalties))
         base.check_positive(self, "width", "hidden", "tries")
 
     @property
@@ -127,7 +113,7 @@ class PNAG:
             generated_losses=unknown,
             generated_costs=unknown,
             step=jnp.int32(0),
-            next_fit=jnp.int32(-(-self.founders // (self.samples * len(self.penalties)))),
+            next_fit=jnp.int32(self.first_fit),
             fits=jnp.int32(0),
             key_data=jax.random.key_data(key),
         )
@@ -136,7 +122,7 @@ class PNAG:
     def ask(self, key: jax.Array, state: State) -> tuple[jax.Array, State]:
         """New samples of the generator for every budget, uniform ones at first: int32 [S, D], and the state."""
         founder_key, sample_key, fresh_key = jax.random.split(key, 3)
-        size = self.samples * len(self.penalties)
+        size = self.step_samples
         budgets = jnp.arange(size * self.tries) % len(self.penalties)
         generated, _, _ = self.generator.sample(
             state.generator, self.generator.noise(sample_key, (len(budgets),)), budgets
@@ -166,7 +152,7 @@ class PNAG:
         estimates, *values = jax.lax.cond(due, learn, lambda _: kept, state)
         return state.replace(
             archive=state.archive.replace(estimates=estimates),
-            next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
+            next_fit=jnp.where(due, self.fit_after(step), state.next_fit),
             fits=state.fits + (due & enough),
             **dict(zip(names, values)),
         ), told.info(self.penalties)

@@ -22,6 +22,7 @@ RATIO_RANGE = (1e-2, 1e5)  # of noise over prior variance
 LARGEST_PENALTY = 1e5
 MODERATE_PENALTY = 1e3  # likewise; what is common to all k is learnt from those with penalties up to this
 SMALLEST_ERROR = 1e-9  # of the response's mean square: keeps the noise positive where the model fits exactly
+EVEN_SHARE = 0.5  # of the samples that all distributions get alike; the rest follows their expected regret
 
 
 @flax.struct.dataclass
@@ -245,6 +246,25 @@ def posterior(
     power = by_order((jnp.square(mean) / noise[:, None]).mean(0)) + 1e-12
     next_ratio = jnp.clip(jnp.maximum(by_order(determined), 1e-3) / power, *RATIO_RANGE)
     return Posterior(mean, noise, deviations), jnp.log(next_ratio)
+
+
+def share_out(design: Design, drawn: jax.Array, modes: jax.Array, optima: jax.Array) -> jax.Array:
+    """Shares of the distributions in the samples, by the regret that the draws expect of each mode.
+
+    Args:
+      design: the features of the models.
+      drawn: float [K, M, P], models of f_k.
+      modes: int [K, D].
+      optima: int [K, M, D], of the draws.
+
+    Returns:
+      float [K], sum 1.
+    """
+    behind = design.features(modes)[:, None] - design.features(optima)  # [K, M, P]
+    regret = jnp.maximum((drawn * behind).sum(-1), 0).mean(1)
+    total = regret.sum()
+    by_regret = jnp.where(total > 0, regret / jnp.where(total > 0, total, 1), 1 / len(regret))
+    return EVEN_SHARE / len(regret) + (1 - EVEN_SHARE) * by_regret
 
 
 def _block_steps(samples: int) -> int:

@@ -28,8 +28,8 @@ importance weights and the natural gradient, and samples are optima of its draws
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import chex
 import flax.struct
@@ -38,7 +38,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import asng, distribution, importance
-from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base
 from jaxnas.strategies.shared_model import design as designs
 from jaxnas.strategies.shared_model import posterior as posteriors
@@ -49,7 +48,6 @@ PROBABILITIES_AT_ONCE = 2**24  # 64 MiB
 # S where `samples` is not given, whatever K is: every sample serves all distributions. Measured on recorded supernets
 # with K = 4 and 16: docs/results.md.
 STEP_SAMPLES = 16
-EVEN_SHARE = 0.5  # of the samples that all distributions get alike; the rest follows their expected regret
 
 
 @flax.struct.dataclass
@@ -82,7 +80,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class SharedModel(base.DistributionStrategy):
+class SharedModel(base.Settings, base.DistributionStrategy):
     """One Bayesian model of the loss for all K distributions.
 
     Attributes:
@@ -107,10 +105,8 @@ class SharedModel(base.DistributionStrategy):
       ValueError: on settings that make no search.
     """
 
-    space: SearchSpace
-    penalties: tuple[float, ...]
     samples: int | None = None
-    cost: Callable[[jax.Array], jax.Array] | None = None
+    step_of: ClassVar[int] = STEP_SAMPLES
     memory: int = 4096
     draws: int = 64
     worst: float = 0.7
@@ -120,7 +116,7 @@ class SharedModel(base.DistributionStrategy):
     sweeps: int = 3
 
     def __post_init__(self):
-        base.complete(self, population=STEP_SAMPLES)
+        super().__post_init__()
         if self.memory < 2 * self.step_samples:
             raise ValueError(f"memory must hold at least 2 steps of {self.step_samples} samples, got {self.memory}")
         base.check_positive(self, "draws", "sweeps")
@@ -132,11 +128,6 @@ class SharedModel(base.DistributionStrategy):
             raise ValueError(f"growth must be at least 1 (1 fits at every step), got {self.growth}")
         if not 0 < self.redraw <= 1:
             raise ValueError(f"redraw must be a probability above 0 (0 would never explore), got {self.redraw}")
-
-    @property
-    def step_samples(self) -> int:
-        """S."""
-        return len(self.penalties) * self.samples
 
     @property
     def first_fit(self) -> int:
@@ -216,7 +207,7 @@ class SharedModel(base.DistributionStrategy):
     def tell(
         self, state: State, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
     ) -> tuple[State, base.DistributionInfo]:
-        """Remembers the samples and, on a schedule that depends on the step alone, fits the model anew.
+        """Remembers the samples and, on a schedule that depends on the step alone, fits the model again.
 
         The step is the same for all seeds of a `vmap`, so that the fit stays a branch that is mostly not taken. It
         advances with every step, and takes a row of the memory, also where no sample of the step is usable; a fit that
@@ -303,22 +294,5 @@ class SharedModel(base.DistributionStrategy):
             optima = designs.descend(design, drawn, jnp.swapaxes(start, 0, 1), self.sweeps)  # [K, M, D]
             frequency = jax.nn.one_hot(optima, self.space.max_choices, dtype=jnp.float32).mean(1)  # [K, D, C]
             theta = jax.vmap(functools.partial(asng.apply_margin, num_choices=self.space.num_choices))(frequency)
-            shares = self.share_out(drawn, distribution.mode(theta), optima)
+            shares = posteriors.share_out(design, drawn, distribution.mode(theta), optima)
         return theta, shares, mean, log_ratio, optima, state.fits + 1, gram, counted
-
-    def share_out(self, drawn: jax.Array, modes: jax.Array, optima: jax.Array) -> jax.Array:
-        """Shares of the distributions in the samples, by the regret that the draws expect of each mode.
-
-        Args:
-          drawn: float [K, M, P], models of f_k.
-          modes: int [K, D].
-          optima: int [K, M, D], of the draws.
-
-        Returns:
-          float [K], sum 1.
-        """
-        behind = self.design.features(modes)[:, None] - self.design.features(optima)  # [K, M, P]
-        regret = jnp.maximum((drawn * behind).sum(-1), 0).mean(1)
-        total = regret.sum()
-        by_regret = jnp.where(total > 0, regret / jnp.where(total > 0, total, 1), 1 / len(regret))
-        return EVEN_SHARE / len(regret) + (1 - EVEN_SHARE) * by_regret

@@ -4,7 +4,7 @@ Everything between the expansion and the projection concerns each inner channel 
 channels for the whole minibatch, batch norm, ReLU6 and the depthwise convolution keep them apart, and the projection
 adds what they contribute. A block of channels is therefore worked on from end to end while it is in the cache, the
 full inner activation never exists, and a wider expansion is only more blocks: one compiled loop serves all of them.
-The derivative goes through the blocks again and computes them anew, from the input and the statistics alone.
+The derivative recomputes the blocks one by one, from the input and the statistics alone.
 
 The batch norm behind the expansion needs no pass over its input. With centred input x~ (mean 0 over N rows) and
 covariance V = x~' x~ / N, the expansion W has mean 0 and variance diag(W' V W); its derivative likewise needs only

@@ -1,0 +1,107 @@
+"""Networks for budgets decided by some more evaluations on the trained supernet, among the most promising ones.
+
+Sequential halving (Karnin, Koren, Somekh, "Almost optimal exploration in multi-armed bandits", ICML 2013): all
+candidates are evaluated on common minibatches, the worse half by the model of all evaluations (`loss_model`) is given
+up, and the next round has as many evaluations for the half that is left.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from jaxnas import knapsack
+from jaxnas.cost import Cost, by_name
+from jaxnas.results.evaluations import Evaluations
+from jaxnas.selection import loss_model, picking
+from jaxnas.selection.picking import Pick
+from jaxnas.spaces.base import SearchSpace
+
+MOST_CANDIDATES = 32  # of each budget, to begin with
+Evaluate = Callable[[int, np.ndarray], np.ndarray]
+
+
+def refine(
+    space: SearchSpace,
+    kept: Evaluations,
+    budgets: Sequence[Mapping[str, float]],
+    evaluate: Evaluate,
+    evaluations: int,
+    costs: Sequence[Cost] | None = None,
+) -> tuple[list[Pick], int]:
+    """The network of least expected loss within each of the budgets, after more evaluations.
+
+    Args:
+      space: the search space.
+      kept: evaluations of a search on it.
+      budgets: the largest costs by name, as of `picking.pick`.
+      evaluate: (number of the minibatch, int [N, D]) -> losses [N] of networks on that minibatch; the same number means
+        the same images.
+      evaluations: what may be spent on all budgets together; a network that is promising for several counts once.
+      costs: what the names mean; None for the costs of the space.
+
+    Returns:
+      A network for each budget, and how many evaluations were spent.
+
+    Raises:
+      ValueError: as `picking.pick`, or if the evaluations are too few to compare two networks for each budget.
+    """
+    if evaluations < 2 * len(budgets):
+        raise ValueError(
+            f"evaluations must be at least 2 for each of the {len(budgets)} budgets, to compare two, got {evaluations}"
+        )
+    costs = space.costs if costs is None else tuple(costs)
+    wanted = [([by_name(costs, name) for name in budget], list(budget.values())) for budget in budgets]
+    for chosen, limits in wanted:
+        knapsack.check_reachable(chosen, limits)
+    rounds = _rounds(evaluations // max(1, len(budgets)))
+    minimum = picking.Minimum(space, loss_model.fit(space, kept))
+    live = [minimum.best_within(chosen, limits, 2**rounds) for chosen, limits in wanted]
+    model, spent, minibatch = minimum.model, 0, 0
+    for left in range(rounds, 0, -1):
+        archs = np.unique(np.concatenate(live), axis=0)
+        share = (evaluations - spent) // (left * len(archs))
+        for _ in range(share):
+            kept = _with_step(kept, archs, evaluate(minibatch, archs))
+            minibatch, spent = minibatch + 1, spent + len(archs)
+        if share:
+            model = loss_model.fit(space, kept)
+        live = [_better_half(model, archs) for archs in live]
+    return picking.described(space, model, [archs[0] for archs in live], budgets, costs), spent
+
+
+def _rounds(evaluations: int) -> int:
+    """Rounds for one budget: so many that 2^rounds candidates have an evaluation each in the first."""
+    rounds = 1
+    while 2 ** (rounds + 1) <= MOST_CANDIDATES and 2 ** (rounds + 1) * (rounds + 1) <= evaluations:
+        rounds += 1
+    return rounds
+
+
+def _better_half(model: loss_model.LossModel, archs: np.ndarray) -> np.ndarray:
+    expected, _ = model.estimate(archs)
+    return archs[np.argsort(expected, kind="stable")[: -(-len(archs) // 2)]]
+
+
+def _with_step(kept: Evaluations, archs: np.ndarray, losses: np.ndarray) -> Evaluations:
+    """With one more step; steps of fewer networks are filled up with losses that are not finite."""
+    losses = np.asarray(losses, np.float32)
+    width = max(kept.losses.shape[1], len(archs))
+
+    def widened(archs: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        missing = width - losses.shape[1]
+        return (
+            np.pad(archs, ((0, 0), (0, missing), (0, 0))),
+            np.pad(losses, ((0, 0), (0, missing)), constant_values=np.nan),
+        )
+
+    before, after = widened(kept.archs, kept.losses), widened(archs[None], losses[None])
+    last = int(kept.steps[-1]) if len(kept.steps) else 0
+    return dataclasses.replace(
+        kept,
+        archs=np.concatenate([before[0], after[0]]),
+        losses=np.concatenate([before[1], after[1]]),
+        steps=np.append(kept.steps, np.int32(last + 1)),
+        minibatches=np.append(kept.minibatches, kept.minibatches.max(initial=-1) + 1),
+        joint=np.append(kept.joint, False),
+    )
