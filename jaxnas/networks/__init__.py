@@ -9,7 +9,7 @@ import flax.linen as nn
 from jaxnas.networks.blocks import fast_convolution
 from jaxnas.networks.cell import CellNetwork
 from jaxnas.networks.mbconv import MBConvNetwork
-from jaxnas.networks.sharing import Recipe, count_uses, share, take
+from jaxnas.networks.sharing import Recipe, share, take
 from jaxnas.networks.warm_start import inherit
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 
@@ -55,7 +55,6 @@ __all__ = [
     "MBConvNetwork",
     "Recipe",
     "build",
-    "count_uses",
     "fast_convolution",
     "inherit",
     "network_type",

@@ -63,12 +63,6 @@ def take(shared: chex.ArrayTree, recipe: Recipe) -> dict[str, Any]:
     return _nested({path: arrays[name] for path, name in recipe.items()})
 
 
-def count_uses(shared: chex.ArrayTree, recipes: Sequence[Recipe]) -> chex.ArrayTree:
-    """For each shared array the number of networks that use it, int."""
-    uses = collections.Counter(name for recipe in recipes for name in recipe.values())
-    return _nested({name: uses[name] for name in _flat(shared)})
-
-
 def _numbered(params: chex.ArrayTree) -> chex.ArrayTree:
     """A number of its own in place of each element."""
     leaves, structure = jax.tree.flatten(params)

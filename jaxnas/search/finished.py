@@ -34,6 +34,7 @@ from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import build, loop
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.finishing import Finishing, FinishState
+from jaxnas.search.images import CrossEntropy
 from jaxnas.search.network_steps import Score
 from jaxnas.search.recipes import RetrainSettings
 from jaxnas.search.search import Search
@@ -155,12 +156,11 @@ class NetworkFinishing:
 
         finishing = Finishing(
             tuple(functools.partial(member, *pair) for pair in zip(self._networks, recipes)),
-            networks.count_uses(shared, recipes),
             self._source(augment=True),
             self.settings,
             search.settings,
             search.prepare,
-            search.train_loss or search.loss,
+            CrossEntropy(self.settings.finish_label_smoothing),
             teacher=int(np.argmax(cost.total(np.array(self.distinct)))),
             which=self.which,
             first_step=search.total_steps,

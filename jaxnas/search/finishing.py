@@ -1,11 +1,15 @@
 """Networks that share weights, trained together on common minibatches: the last phase of a search.
 
 Once the distributions have settled, the K networks found go on from the weights that they share in the supernet, each
-computed as the network that it is. A step takes one minibatch, all networks on it one after the other, and descends for
-every array of weights the mean loss of the networks that use it, so that an array learns as fast as in a network that
-is trained alone, however many share it. The learning rate follows a cosine of its own; what is kept is a moving average
-of the weights. The outputs of one network, the teacher, may be part of the loss of the others (Hinton et al., arXiv
-1503.02531; within one model as in universally slimmable networks, arXiv 1903.05134).
+computed as the network that it is. A step takes one minibatch, all networks on it one after the other, and descends the
+sum of their losses. The learning rate follows a cosine of its own; what is kept is a moving average of the weights. The
+outputs of one network, the teacher, may be part of the loss of the others (Hinton et al., arXiv 1503.02531; within one
+model as in universally slimmable networks, arXiv 1903.05134).
+
+The mean of the losses would be worse: weights that one network has for itself, as the dearest has many, would learn K
+times slower than in a network trained alone. On digits, four networks, 500 steps at a peak of 0.1, test accuracy of the
+dearest and mean of all: sum 98.3 and 98.9 %, mean 96.7 and 98.0 %, and 97.2 and 98.3 % with the gradient of each array
+divided by the number of networks that have it.
 
 As in the steps before, all that the next step depends on is in the state, and every random number comes from its key
 and its step.
@@ -89,7 +93,6 @@ class Finishing:
 
     Attributes:
       members: U networks, all different.
-      uses: as the shared weights, for each array how many networks use it; numbers, or arrays to broadcast.
       source: training examples.
       settings: of this phase.
       training: minibatches, optimiser and precision, as in the search.
@@ -103,7 +106,6 @@ class Finishing:
     """
 
     members: Sequence[Member]
-    uses: chex.ArrayTree
     source: Source
     settings: FinishSettings
     training: SearchSettings
@@ -227,7 +229,7 @@ class Finishing:
         return state, FinishMetrics(evaluation.loss, evaluation.metrics, jnp.isfinite(evaluation.loss).all())
 
     def _gradient(self, params: chex.ArrayTree, minibatch: Any, key: jax.Array) -> tuple[chex.ArrayTree, Evaluation]:
-        """For each array the mean gradient of the networks that use it, and losses [U] on this device's part."""
+        """Gradient of the sum of all losses, and these losses [U], on this device's part of a minibatch."""
         # Prepared whole, then cut: what is random in it does not depend on the number of devices.
         part = self.placement.part if self._in_memory else lambda tree: tree
         inputs, batch = part((self.prepare(minibatch, key), minibatch))
@@ -256,8 +258,7 @@ class Finishing:
             # One network after the other: the memory is that of the largest.
             params, total = jax.lax.optimization_barrier((params, total))
         ordered = [measured[k] for k in range(len(self.members))]
-        mean = jax.tree.map(lambda gradient, uses: gradient / uses, total, self.uses)
-        return mean, jax.tree.map(lambda *values: jnp.stack(values), *ordered)
+        return total, jax.tree.map(lambda *values: jnp.stack(values), *ordered)
 
 
 def divergence(logits: jax.Array, targets: jax.Array, temperature: float) -> jax.Array:

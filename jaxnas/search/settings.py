@@ -118,6 +118,7 @@ class FinishSettings:
       finish_steps: steps after those of the search in which the networks found are trained together, on all training
         images; 0 for none. Minibatches, augmentation and what else the optimiser needs are the search's.
       finish_learning_rate: peak of the cosine schedule of these steps.
+      finish_label_smoothing: in their loss.
       finish_average: share of itself that the moving average of the weights keeps in a step, once some steps are done.
       finish_distillation: share of the loss of all networks but the dearest that compares them with the outputs of the
         dearest; 0 for none.
@@ -126,7 +127,8 @@ class FinishSettings:
     """
 
     finish_steps: int = 0
-    finish_learning_rate: float = 0.05
+    finish_learning_rate: float = 0.1
+    finish_label_smoothing: float = 0.1
     finish_average: float = 0.99
     finish_distillation: float = 0.0
     finish_temperature: float = 1.0
@@ -140,6 +142,6 @@ class FinishSettings:
         for name in ("finish_learning_rate", "finish_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("finish_average", "finish_distillation"):
+        for name in ("finish_label_smoothing", "finish_average", "finish_distillation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")

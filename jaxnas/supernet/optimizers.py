@@ -62,4 +62,5 @@ def moving_average(average: chex.ArrayTree, params: chex.ArrayTree, step: jax.Ar
       step: int32 [], steps done before it.
       kept: share of itself that the average keeps in a step, at most.
     """
-    return optax.incremental_update(params, average, 1 - jnp.minimum(kept, (1 + step) / (10 + step)))
+    share = 1 - jnp.minimum(kept, (1 + step) / (10 + step))
+    return optax.incremental_update(params, average, share.astype(jnp.float32))
