@@ -12,6 +12,7 @@ from jaxnas.report.progress import SearchDisplay, result_table
 from jaxnas.runtime import devices
 from jaxnas.runtime.profile import ProfileListener
 from jaxnas.runtime.stall import StallListener
+from jaxnas.search import memory
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.execute import execute
 from jaxnas.search.loop import Listener
@@ -54,7 +55,8 @@ def run_and_show(config: SearchConfig, console: Console, stalled: Callable[[str]
     def announce(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)  # names of files and classes are no markup
 
-    outcome = execute(config, listen, announce)
+    with memory.naming_settings(config.training):
+        outcome = execute(config, listen, announce)
     if not is_writer:
         return
     if outcome.finished is not None:

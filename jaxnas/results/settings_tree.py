@@ -187,8 +187,11 @@ def _read(name: str, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         if value is None and types.NoneType in arguments:
             return None
-        (inner,) = (argument for argument in arguments if argument is not types.NoneType)
-        return _read(name, inner, value)
+        inner = [argument for argument in arguments if argument is not types.NoneType]
+        words = [
+            argument for argument in inner if isinstance(value, str) and typing.get_origin(argument) is typing.Literal
+        ]
+        return _read(name, (words or inner)[0], value)
     if typing.get_origin(kind) is typing.Literal:
         if value not in arguments:
             raise ValueError(f"{name} must be one of {', '.join(arguments)}, got {value!r:.60}")

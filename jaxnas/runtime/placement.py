@@ -105,8 +105,9 @@ class AllDevices:
 
     def shapes(self, tree: Tree) -> Tree:
         """Likewise, with a leading axis over the devices."""
+        count = jax.local_device_count() if self.meant is None else self.count
         packed = jax.eval_shape(_pack, tree)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((self.count, *leaf.shape), leaf.dtype), packed)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), packed)
 
     def get(self, tree: Tree) -> Tree:
         """The first device's copy, which outlives the donation of the original."""

@@ -34,6 +34,7 @@ class RunSettings:
       checkpoint_seconds: seconds between checkpoints.
       stall_seconds: seconds without a step after which the run ends, as on a file system that hangs; 0 for no limit.
       tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
+      memory_gib: GiB of a device that chunk_size=auto plans for; by default all that the device says it has.
       profile: folder for traces of some steps of each phase, for xprof or Perfetto.
     """
 
@@ -43,7 +44,12 @@ class RunSettings:
     checkpoint_seconds: float = undecisive(20.0)
     stall_seconds: float = undecisive(3600.0)
     tensorboard: bool = undecisive(False)
+    memory_gib: float | None = undecisive()
     profile: Path | None = undecisive()
+
+    def __post_init__(self):
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise ValueError(f"memory_gib must be positive, got {self.memory_gib}")
 
 
 @dataclass(frozen=True, kw_only=True)

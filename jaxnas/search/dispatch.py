@@ -73,6 +73,19 @@ class Dispatcher:
         stopped |= self._fetch(*pending, fetched)
         return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *fetched), stopped
 
+    def lower(self, state: Any, phase: str, minibatches: Any) -> jax.stages.Lowered:
+        """The program of a phase, to be compiled and looked at.
+
+        Args:
+          state: shapes, of one copy.
+          phase: of the steps.
+          minibatches: shapes, of one device's part; None for examples in memory.
+        """
+        shapes = self.placement.shapes
+        state, minibatches, count = shapes((state, minibatches, np.int32(0)))
+        stop = shapes(np.float32(0)) if self.placement.shared else None
+        return self._program.lower(state, self.examples, minibatches, count, stop, phase)
+
     def _fetch(
         self,
         measured: loop.Measured,

@@ -18,7 +18,7 @@ from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import Checkpoints
-from jaxnas.search import bad_images, finished
+from jaxnas.search import bad_images, finished, memory
 from jaxnas.search.answer import summarise
 from jaxnas.search.build import build, inputs, open_images
 from jaxnas.search.config import SearchConfig, StreamedConfig
@@ -89,7 +89,9 @@ def execute(
         count = sum(map(len, known_bad.values()))
         if count:
             announce(f"warning: {count} images that could not be read at an earlier start are passed over")
-    search = devices.together(lambda: build(config, images))
+    search, plan = devices.together(lambda: memory.planned(build(config, images), config.run.memory_gib))
+    if plan is not None:
+        announce(plan)
     found = devices.together(lambda: inputs(config, search, images if streamed else None))
     document = describe(config, found)
     comparable = functools.partial(settings_tree.comparable, type(config))

@@ -227,6 +227,17 @@ class Search:
         length = self.settings.steps_per_dispatch if self._in_memory else 1
         return Dispatcher(step, self.placement, self._examples, length)
 
+    def lower(self, phase: str) -> jax.stages.Lowered:
+        """The program of a phase, traced for arrays of its shapes: to be compiled and looked at, not to be run."""
+        minibatches = None
+        if not self._in_memory:
+            learning = (LEARNS_FROM_TRAIN, LEARNS_FROM_VALID)
+            minibatches = tuple(
+                source.shapes(self.settings.accumulate, jax.local_device_count()) if phase in phases else None
+                for source, phases in zip((self.train, self.valid), learning)
+            )
+        return self._dispatcher.lower(jax.eval_shape(lambda: self.init(0)), phase, minibatches)
+
     def _next(self, state: SearchState, examples: tuple[Any, Any], phase: str) -> tuple[SearchState, Any, Any]:
         """The minibatches [A, B, ...] of a step from memory, and the state with the cursors behind them."""
         settings, minibatches = self.settings, [None, None]

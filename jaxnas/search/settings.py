@@ -36,7 +36,8 @@ class SearchSettings:
       steps_per_dispatch: steps in one program on the device, or between two lines of progress; a checkpoint falls
         between two of them.
       batching: vmap (all architectures at once) or map (one after the other); auto is vmap on accelerators.
-      chunk_size: architectures at once under vmap, which bounds its memory; None for all.
+      chunk_size: architectures at once under vmap, which bounds its memory; None for all, auto for as many as fit into
+        the device's memory by what the compiler says, which compiles the programs for each number that is tried.
       precision: of computation, bfloat16 for accelerators; parameters, statistics and losses are float32.
       accumulate: parts that a minibatch is worked on in, one after the other, which bounds its memory; batch norm takes
         the statistics of a part.
@@ -58,7 +59,7 @@ class SearchSettings:
     cutout: int = 0
     steps_per_dispatch: int = 50
     batching: Literal[BATCHINGS] = "auto"
-    chunk_size: int | None = None
+    chunk_size: int | Literal["auto"] | None = None
     precision: Literal[PRECISIONS] = "float32"
     accumulate: int = 1
 
@@ -79,7 +80,7 @@ class SearchSettings:
         if self.joint_steps + self.distribution_steps == 0:
             raise ValueError("joint_steps + distribution_steps must be at least 1: no step would move a distribution")
         check_batching(self.batching)
-        if self.chunk_size is not None and self.chunk_size < 1:
+        if isinstance(self.chunk_size, int) and self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
         precision.check(self.precision)
 

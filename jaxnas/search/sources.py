@@ -132,6 +132,19 @@ class Streamed:
             weights = batch.pop("weight")
             yield self.convert(batch), weights
 
+    def shapes(self, parts: int, devices: int) -> Any:
+        """Of the minibatches [A, B, ...] that a device gets in a step, by the first one of the stream.
+
+        Args:
+          parts: A, minibatches of a step.
+          devices: of this process.
+        """
+
+        def shape(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((parts, len(leaf) // devices, *leaf.shape[1:]), leaf.dtype)
+
+        return jax.tree.map(shape, next(self.batches(0)))
+
     def sample(self, key: jax.Array, batch_size: int) -> Any:
         """A random minibatch of the first pass."""
         count = batch_size // self.stream.batch_size

@@ -108,7 +108,7 @@ def evaluate(
     Returns:
       Evaluation with arrays [S].
     """
-    _check(inputs, batch, archs)
+    _check(inputs, batch, archs, chunk_size)
 
     def one(arch: jax.Array) -> Evaluation:
         return _evaluate_one(apply, params, inputs, batch, arch, loss)
@@ -139,7 +139,7 @@ def gradient(
     Returns:
       The gradient, and Evaluation with arrays [S].
     """
-    _check(inputs, batch, archs)
+    _check(inputs, batch, archs, chunk_size)
 
     def one(params: chex.ArrayTree, arch: jax.Array) -> tuple[jax.Array, Evaluation]:
         evaluation = _evaluate_one(apply, params, inputs, batch, arch, loss)
@@ -172,9 +172,11 @@ def gradient(
     return total, jax.tree.map(lambda *parts: jnp.concatenate(parts), evaluation, rest)
 
 
-def _check(inputs: Any, batch: Any, archs: jax.Array) -> None:
+def _check(inputs: Any, batch: Any, archs: jax.Array, chunk_size: int | None) -> None:
     chex.assert_rank(archs, 2)
     chex.assert_equal_shape_prefix(jax.tree.leaves((inputs, batch)), 1)
+    if isinstance(chunk_size, str):
+        raise ValueError(f"chunk_size must be a number or None, got {chunk_size!r}; jaxnas.search.memory finds one")
 
 
 def _evaluate_one(
