@@ -68,8 +68,8 @@ def test_operations_carry_the_names_of_their_parts(space, names):
 
 def test_a_search_writes_a_profile(tmp_path):
     options = "--preset quickstart --space tiny --weight-steps 6 --distribution-steps 4 --steps-per-dispatch 2"
-    options += " --batch-size 16 --candidates 0"
+    options += " --batch-size 16 --candidates 0 --finish-steps 2"
     profile = tmp_path / "profile"
     command = [*options.split(), "--workdir", str(tmp_path / "run"), "--profile", str(profile)]
     cli.run(cifar_search.main, cifar_search.Config, command)
-    assert traces(profile) == {"weights", "distributions"}
+    assert traces(profile) == {"weights", "distributions", "finishing"}

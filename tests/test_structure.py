@@ -1,8 +1,10 @@
-"""The structure of the code: no block of lines stands twice."""
+"""The structure of the code: no block of lines stands twice, and importing it computes nothing."""
 
 import ast
 import collections
 import pathlib
+import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCK = 8  # equal lines in a row; imports, comments, and lines of punctuation alone are passed over
@@ -71,3 +73,13 @@ def test_no_block_stands_twice():
     }
     found = [f"{one} ~ {other}" for one, other in repeated_blocks(files)]
     assert not found, f"blocks of {BLOCK} or more equal lines:\n" + "\n".join(found)
+
+
+def test_importing_the_library_starts_no_backend():
+    """`jax.distributed.initialize` must come before."""
+    program = (
+        "import jaxnas, experiments.imagenet_search, experiments.cifar_search, experiments.retrain\n"
+        "from jax._src import xla_bridge\n"
+        "raise SystemExit(xla_bridge.backends_are_initialized())"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 STRONGEST = 30
-_GREY = jnp.array([0.299, 0.587, 0.114])  # ITU-R 601-2 luma, as Pillow's
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2 luma, as Pillow's
 
 Operation = Callable[[jax.Array, jax.Array], jax.Array]
 
