@@ -180,3 +180,14 @@ def least_error_within(table: Table, budgets: np.ndarray) -> np.ndarray:
     """
     budgets = np.asarray(budgets, np.float64)
     return metrics.attainment(table.error, table.cost, budgets.ravel()).reshape(budgets.shape)
+
+
+def rank_correlations(losses: np.ndarray, errors: np.ndarray, costs: np.ndarray) -> dict[str, float]:
+    """Kendall's tau of N scores with true errors, overall and in each half by cost, and that of the cost alone."""
+    cheap, dear = metrics.binned_kendall_tau(losses, errors, costs)
+    return {
+        "overall": metrics.kendall_tau(losses, errors),
+        "cheaper_half": cheap,
+        "dearer_half": dear,
+        "cost_alone": metrics.kendall_tau(-costs, errors),
+    }
