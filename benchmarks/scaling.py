@@ -16,7 +16,9 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import targets
 from experiments import cli
+from jaxnas.search.build import choose_strategy
 from jaxnas.search.presets import STREAMED
 from jaxnas.spaces import SPACES
 from jaxnas.spaces.mbconv import Layer, MBConvSpace
@@ -28,35 +30,12 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
-class Accelerator:
-    """A maker's figures.
-
-    Attributes:
-      operations: floating-point operations a second, by precision.
-      memory: bytes a second of its own memory.
-      inside: bytes a second to the others of a host, in one direction.
-      outside: bytes a second to other hosts.
-    """
-
-    operations: dict[str, float]
-    memory: float
-    inside: float
-    outside: float
-
-
-ACCELERATORS = {
-    "a100": Accelerator({"float32": 156e12, "bfloat16": 312e12}, 2.0e12, 300e9, 25e9),  # SXM, 80 GB; TF32 products
-    "h100": Accelerator({"float32": 494e12, "bfloat16": 989e12}, 3.35e12, 450e9, 50e9),  # SXM; TF32 products
-}
-
-
-@dataclass(frozen=True)
 class Config:
     """Count what a search needs.
 
     Attributes:
       preset: of experiments.imagenet_search.
-      accelerator: a100 or h100.
+      accelerator: a100, h100, v5e or v6e; their makers' figures lie in benchmarks/targets.
       precision: float32 or bfloat16.
       efficiency: share of the roofline that the network reaches.
     """
@@ -140,10 +119,10 @@ def step(
       passes: 1 for the forward pass, 3 with the backward pass.
       exchanged_values: float32 numbers that are averaged over accelerators.
     """
-    accelerator = ACCELERATORS[config.accelerator]
+    accelerator = targets.chips()[config.accelerator]
     share = passes * samples * images / count
-    compute = share * work.operations / accelerator.operations[config.precision]
-    memory = share * work.values * BYTES[config.precision] / accelerator.memory
+    compute = share * work.operations / accelerator.flops[config.precision]
+    memory = share * work.values * BYTES[config.precision] / accelerator.memory_bandwidth
     # A ring sends every value twice but for the own part: once to add up, once to spread the sum.
     exchanged = 2 * (count - 1) / count * 4 * exchanged_values
     exchange = exchanged / (accelerator.inside if count <= HOST else accelerator.outside)
@@ -153,15 +132,17 @@ def step(
 
 def main(config: Config) -> None:
     """Prints both phases' steps, and the hours of the whole search."""
-    for name, known in (("preset", STREAMED.configs), ("accelerator", ACCELERATORS), ("precision", BYTES)):
+    for name, known in (("preset", STREAMED.configs), ("accelerator", targets.chips()), ("precision", BYTES)):
         if getattr(config, name) not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
     if not 0 < config.efficiency <= 1:
         raise ValueError(f"efficiency must be more than 0 and at most 1, got {config.efficiency}")
     preset = STREAMED.configs[config.preset]
     settings = preset.training
-    work = count(SPACES[preset.space.space](width=preset.space.width, image_size=preset.data.image_size))
-    samples = preset.method.samples * len(preset.method.penalties)
+    space = SPACES[preset.space.space](width=preset.space.width, image_size=preset.data.image_size)
+    work = count(space)
+    strategy = choose_strategy(preset, space)
+    samples = strategy.samples * len(strategy.penalties)
     table = Table(
         title=f"{config.preset} on {config.accelerator}, {config.precision}: counted, not measured",
         title_justify="left",

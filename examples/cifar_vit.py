@@ -12,9 +12,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+import jaxnas
 from jaxnas import data as datasets
-from jaxnas.elastic import ElasticSpace, elastic
-from jaxnas.search.family import Family, search
+from jaxnas.elastic import ElasticSpace
+from jaxnas.family.family import Family
 
 WIDTH, HEAD = 64, 16
 
@@ -62,7 +63,7 @@ def data(data_dir: str):
 
 def space(images) -> ElasticSpace:
     """Four blocks of 0 to 4 heads and 0 to 128 hidden units."""
-    return elastic(ViT, images[:4], heads=[(0, 1, 2, 4)] * 4, hidden=[(0, 32, 64, 128)] * 4)
+    return jaxnas.elastic(ViT, images[:4], heads=[(0, 1, 2, 4)] * 4, hidden=[(0, 32, 64, 128)] * 4)
 
 
 def loss(logits, batch):
@@ -76,8 +77,8 @@ def main(data_dir: str, steps: int = 1500, **settings) -> Family:
     """Searches three networks, of at most so many multiply-adds."""
     train, valid = data(data_dir)
     budgets = {"macs": (6e5, 1.2e6, 2e6)}
-    return search(space(train[0]), loss=loss, train=train, valid=valid, budgets=budgets, steps=steps, **settings)
+    return jaxnas.search(space(train[0]), loss=loss, train=train, valid=valid, budgets=budgets, steps=steps, **settings)
 
 
 if __name__ == "__main__":
-    print(main(sys.argv[1]))
+    print(main(sys.argv[1], progress=True))

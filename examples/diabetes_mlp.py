@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_diabetes
 
-from jaxnas.elastic import ElasticSpace, elastic
-from jaxnas.search.family import Family, search
+import jaxnas
+from jaxnas.elastic import ElasticSpace
+from jaxnas.family.family import Family
 
 
 def mlp(widths, skip):
@@ -49,7 +50,7 @@ def data():
 
 def space(x) -> ElasticSpace:
     """Two hidden layers and the units between inputs and output."""
-    return elastic(mlp, x[:8], widths=[(4, 8, 16, 32), (4, 8, 16, 32)], skip=(1, 2, 4))
+    return jaxnas.elastic(mlp, x[:8], widths=[(4, 8, 16, 32), (4, 8, 16, 32)], skip=(1, 2, 4))
 
 
 def loss(outputs, batch):
@@ -63,8 +64,8 @@ def main(steps: int = 1500, **settings) -> Family:
     """Searches three networks, of at most so many parameters."""
     train, valid = data()
     budgets = {"params": (150, 400, 1200)}
-    return search(space(train[0]), loss=loss, train=train, valid=valid, budgets=budgets, steps=steps, **settings)
+    return jaxnas.search(space(train[0]), loss=loss, train=train, valid=valid, budgets=budgets, steps=steps, **settings)
 
 
 if __name__ == "__main__":
-    print(main())
+    print(main(progress=True))

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from jaxnas.elastic import ElasticSpace, elastic
-from jaxnas.search.family import Family, search
+import jaxnas
+from jaxnas.elastic import ElasticSpace
+from jaxnas.family.family import Family
 
 
 class Block(nn.Module):
@@ -55,7 +56,8 @@ def data():
 
 def space(images) -> ElasticSpace:
     """Four blocks of 0 to 32 hidden channels, two widths that several layers share, two kernel sizes."""
-    return elastic(ResNet, images[:8], width=[(8, 16), (16, 32)], hidden=[(0, 8, 16, 32)] * 4, kernel=[(1, 3), (1, 3)])
+    widths, hidden, kernels = [(8, 16), (16, 32)], [(0, 8, 16, 32)] * 4, [(1, 3), (1, 3)]
+    return jaxnas.elastic(ResNet, images[:8], width=widths, hidden=hidden, kernel=kernels)
 
 
 def loss(logits, batch):
@@ -69,8 +71,8 @@ def main(steps: int = 1500, **settings) -> Family:
     """Searches three networks, of at most so many multiply-adds."""
     train, valid = data()
     budgets = {"macs": (1e5, 4e5, 1e6)}
-    return search(space(train[0]), loss=loss, train=train, valid=valid, budgets=budgets, steps=steps, **settings)
+    return jaxnas.search(space(train[0]), loss=loss, train=train, valid=valid, budgets=budgets, steps=steps, **settings)
 
 
 if __name__ == "__main__":
-    print(main())
+    print(main(progress=True))

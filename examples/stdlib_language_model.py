@@ -12,8 +12,9 @@ import flax.linen as nn
 import numpy as np
 import optax
 
-from jaxnas.elastic import ElasticSpace, elastic
-from jaxnas.search.family import Family, search
+import jaxnas
+from jaxnas.elastic import ElasticSpace
+from jaxnas.family.family import Family
 
 WIDTH, HEAD, LENGTH = 64, 16, 64
 
@@ -58,7 +59,7 @@ def data(size: int = 4_000_000):
 
 def space(windows) -> ElasticSpace:
     """Depth, and heads and hidden units of each layer."""
-    return elastic(
+    return jaxnas.elastic(
         Decoder, windows[:4, :-1], depth=(1, 2, 3, 4), heads=[(1, 2, 4)] * 4, hidden=[(32, 64, 128, 256)] * 4
     )
 
@@ -71,10 +72,17 @@ def loss(logits, windows):
 def main(steps: int = 1500, **settings) -> Family:
     """Searches three networks, of at most so many multiply-adds for a window of 64 bytes."""
     train, valid = data()
-    budgets = {"macs": (3e6, 6e6, 1.2e7)}
-    inputs = {"inputs": lambda windows: windows[:, :-1]}
-    return search(space(train), loss=loss, train=train, valid=valid, budgets=budgets, steps=steps, **inputs, **settings)
+    return jaxnas.search(
+        space(train),
+        loss=loss,
+        train=train,
+        valid=valid,
+        inputs=lambda windows: windows[:, :-1],
+        budgets={"macs": (3e6, 6e6, 1.2e7)},
+        steps=steps,
+        **settings,
+    )
 
 
 if __name__ == "__main__":
-    print(main())
+    print(main(progress=True))

@@ -3,10 +3,11 @@
     python -m experiments.export --run runs/quickstart --index 0 --format onnx
     python -m experiments.export --run runs/quickstart --index all --format all
 
-Takes what `experiments.retrain` trained (of several seeds the first, not the best on the test images) and writes
-OUT/kK/ with `network.json` and `weights.safetensors` (read them with `jaxnas.load`), `model.stablehlo`, `model.onnx`,
-and a model card. Each file is read back and compared with the network before the command ends. With `--format all` a
-form that cannot be written here, as ONNX without the extra `export`, is one line of the output.
+Takes the networks that the search has trained in its `finish_steps` or, where there are such, those that
+`experiments.retrain` has trained (of several seeds the first, not the best on the test images), and writes OUT/kK/ with
+`network.json` and `weights.safetensors` (read them with `jaxnas.load`), `model.stablehlo`, `model.onnx`, and a model
+card. Each file is read back and compared with the network before the command ends. With `--format all` a form that
+cannot be written here, as ONNX without the extra `export`, is one line of the output.
 """
 
 import contextlib
@@ -20,10 +21,12 @@ from rich.console import Console
 
 from experiments import cli
 from jaxnas import export
-from jaxnas.export import saved
+from jaxnas.export import saved, shared_weights
 from jaxnas.export.card import CARD
 from jaxnas.results.files import replacing_folder
+from jaxnas.results.result import read_result
 from jaxnas.runtime import compilation_cache
+from jaxnas.search import repeat
 
 EXPORTED = (
     saved.DESCRIPTION,
@@ -39,10 +42,11 @@ class Config:
     """Write trained networks in forms that other programs read.
 
     Attributes:
-      run: folder of a search whose networks `experiments.retrain` has trained.
+      run: folder of a search whose networks are trained, by the search itself or by `experiments.retrain`.
       index: which network, its k; or all.
       format: stablehlo, onnx, flax, or all.
-      trained: folder of the trained networks; by default `retrained` in the run's.
+      trained: folder of networks that `experiments.retrain` has trained; by default `retrained` in the run's and, for
+        networks that are not there, `finished`, which the search has written.
       out: folder for the exports; by default `exports` in the run's.
     """
 
@@ -53,21 +57,40 @@ class Config:
     out: Path | None = None
 
 
-def trained_networks(config: Config) -> dict[str, Path]:
-    """Folders of the trained networks that `index` names, by "kK": of each the first seed's.
+@dataclass(frozen=True)
+class Trained:
+    """Where a trained network lies.
+
+    Attributes:
+      folder: that it lies in.
+      index: which it is there; None where it is alone.
+      command: what trained it.
+    """
+
+    folder: Path
+    index: int | None
+    command: str
+
+
+def trained_networks(config: Config) -> dict[str, Trained]:
+    """The trained networks that `index` names, by "kK": of several seeds the first.
 
     Raises:
       ValueError: if there are none.
     """
     trained = config.run / "retrained" if config.trained is None else config.trained
-    found: dict[str, Path] = {}
+    retrain = f"python -m experiments.retrain --result {config.run / 'result.json'} --index"
+    found: dict[str, Trained] = {}
     for path in sorted(trained.glob(f"k*/seed*/{saved.DESCRIPTION}"), key=lambda path: int(path.parent.name[4:])):
-        found.setdefault(path.parent.parent.name, path.parent)
+        name = path.parent.parent.name
+        found.setdefault(name, Trained(path.parent, None, f"{retrain} {name[1:]}"))
+    finished = config.run / shared_weights.FOLDER
+    if config.trained is None and shared_weights.holds_networks(finished):
+        search = repeat.command(read_result(config.run / "result.json").config) or "a search with finish_steps"
+        for k in range(len(shared_weights.read_descriptions(finished))):
+            found.setdefault(f"k{k}", Trained(finished, k, search))
     if not found:
-        raise ValueError(
-            f"no trained networks in {trained}; train them: "
-            f"python -m experiments.retrain --result {config.run / 'result.json'} --index {config.index}"
-        )
+        raise ValueError(f"no trained networks in {trained}; train them: {retrain} {config.index}")
     found = dict(sorted(found.items(), key=lambda item: int(item[0][1:])))
     if config.index == "all":
         return found
@@ -84,10 +107,9 @@ def main(config: Config) -> None:
     compilation_cache.enable()
     names = list(export.FORMATS) if config.format == "all" else ["flax", config.format]
     out = config.run / "exports" if config.out is None else config.out
-    for k, folder in trained_networks(config).items():
-        network = export.load(folder)
-        command = f"python -m experiments.retrain --result {config.run / 'result.json'} --index {k[1:]}"
-        write(out / k, network, names, command, console, one_by_one=config.format != "all")
+    for k, trained in trained_networks(config).items():
+        network = export.load(trained.folder, trained.index)
+        write(out / k, network, names, trained.command, console, one_by_one=config.format != "all")
 
 
 def write(

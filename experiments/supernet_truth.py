@@ -28,7 +28,7 @@ from jaxnas.results.tables import Table as TextTable
 from jaxnas.runtime import compilation_cache
 from jaxnas.search import presets
 from jaxnas.spaces import SPACES
-from jaxnas.tasks import Table, TabularTask, read_table
+from jaxnas.tasks import Table, TabularTask, judge, read_table
 from jaxnas.tasks.finished_search import load_supernet, read_run
 from jaxnas.tasks.judge import least_error_within
 from jaxnas.tasks.supernet import FrozenSupernet
@@ -116,7 +116,7 @@ def main(config: Config) -> None:
 
     archs = task.space.sample_uniform(np.random.default_rng(0), config.architectures)
     rows = task.rows(archs)
-    tau = rank_correlations(score(supernet, archs, config.images), table.error[rows], table.cost[rows])
+    tau = judge.rank_correlations(score(supernet, archs, config.images), table.error[rows], table.cost[rows])
     console.print("Kendall tau with the true error: " + ", ".join(f"{name} {value:.3f}" for name, value in tau.items()))
 
     searches = {name: search(supernet, name, config, task, table) for name in config.methods}
@@ -136,17 +136,6 @@ def main(config: Config) -> None:
     with replacing(config.out / "result.json") as temporary:
         temporary.write_text(json.dumps(to_plain(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     console.print(f"results in {config.out}")
-
-
-def rank_correlations(losses: np.ndarray, errors: np.ndarray, costs: np.ndarray) -> dict[str, float]:
-    """Kendall's tau of N scores with true errors, overall and in each half by cost, and that of the cost alone."""
-    cheap, dear = metrics.binned_kendall_tau(losses, errors, costs)
-    return {
-        "overall": metrics.kendall_tau(losses, errors),
-        "cheaper_half": cheap,
-        "dearer_half": dear,
-        "cost_alone": metrics.kendall_tau(-costs, errors),
-    }
 
 
 def search(supernet: FrozenSupernet, name: str, config: Config, task: TabularTask, table: Table) -> dict[str, Any]:

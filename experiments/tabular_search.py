@@ -32,9 +32,9 @@ class Config:
     """Folder for result.json and curves.png."""
     error: str = "error"
     """Name of the array of errors."""
-    losses: pathlib.Path | None = None
-    """Recorded supernet of this table's space (`experiments.record_supernet`): a step sees one of its minibatches, and
-    regret is that of its mean loss; the table's errors still judge hypervolume and distance."""
+    losses: tuple[pathlib.Path, ...] = ()
+    """Recorded supernets of this table's space (`experiments.record_supernet`), each searched with all seeds: a step
+    sees one of its minibatches, and regret is that of the mean loss; hypervolume and distance are of the table."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
     methods: tuple[str, ...] = ("shared_model", "independent", "random")
@@ -64,23 +64,28 @@ def penalties_of(config: Config) -> tuple[float, ...]:
     return tuple(np.geomspace(0.02, 0.3, distributions).tolist())
 
 
+def problems_of(config: Config, benchmark: tasks.Table) -> list[tasks.TabularTask]:
+    """The table as a problem, or one problem for each recorded supernet."""
+    name = config.table.stem
+    if not config.losses:
+        return [tasks.TabularTask.from_table(benchmark, config.noise, name=name)]
+    if config.noise:
+        raise ValueError(f"noise must be 0 with recorded losses, whose minibatches have their own, got {config.noise}")
+    return [RecordedTask.of_recording(Recording.read(path), benchmark, name=name) for path in config.losses]
+
+
 def main(config: Config) -> None:
     """Runs the comparison."""
     penalties = penalties_of(config)
     if config.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {config.seeds}")
     benchmark = tasks.read_table(config.table, config.cost, config.error)
-    if config.losses is None:
-        task = tasks.TabularTask.from_table(benchmark, config.noise, name=config.table.stem)
-    elif config.noise:
-        raise ValueError(f"noise must be 0 with recorded losses, whose minibatches have their own, got {config.noise}")
-    else:
-        task = RecordedTask.of_recording(Recording.read(config.losses), benchmark, name=config.table.stem)
-    planned = comparison.plan(config.methods, task, penalties, config.evaluations)
-    recorded = comparison.recorded_counts(config.evaluations, planned)
+    problems = problems_of(config, benchmark)
+    planned = [comparison.plan(config.methods, task, penalties, config.evaluations) for task in problems]
+    recorded = comparison.recorded_counts(config.evaluations, planned[0])
     folder = report.prepare(config.out)
 
-    results = comparison.run_all(task, planned, recorded, config.seeds, config.first_seed)
+    results = comparison.run_all(problems, planned, recorded, config.seeds, config.first_seed)
     comparisons = comparison.compare("shared_model", results) if "shared_model" in results else []
     reaches = comparison.reaches(results)
 
@@ -89,7 +94,7 @@ def main(config: Config) -> None:
         comparisons,
         reaches,
         table=str(config.table),
-        losses=None if config.losses is None else str(config.losses),
+        losses=[str(path) for path in config.losses],
         cost=config.cost,
         error=config.error,
         noise=config.noise,

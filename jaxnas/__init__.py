@@ -1,7 +1,7 @@
 """One-shot neural architecture search that finds several networks of different complexity in one search."""
 
 from jaxnas import asng, cost, distribution, elastic, importance, search, spaces, strategies, tasks
-from jaxnas.export import load
+from jaxnas.family.loading import load
 from jaxnas.search.search import Search
 from jaxnas.strategies import ImportanceSampling, SharedModel
 from jaxnas.version import __version__

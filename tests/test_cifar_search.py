@@ -15,8 +15,10 @@ import jax
 import numpy as np
 import pytest
 
+import jaxnas
+from benchmarks import faults
 from experiments import cifar_search, cli, pick
-from jaxnas import spaces
+from jaxnas import data, spaces
 from jaxnas.results.evaluations import read_evaluations
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import presets
@@ -36,6 +38,7 @@ SMALL = [
     "--batch-size=16",
     "--steps-per-dispatch=2",
     "--checkpoint-seconds=0",
+    "--finish-steps=0",
 ]  # fmt: skip
 
 
@@ -82,6 +85,7 @@ def tyro_config(workdir, seed):
         distribution_steps=6,
         batch_size=16,
         steps_per_dispatch=2,
+        finish_steps=0,
         seed=seed,
     )
 
@@ -169,6 +173,77 @@ def test_killed_anywhere_resumes_bit_for_bit(undisturbed, cache, tmp_path, after
     assert thetas(tmp_path) == thetas(undisturbed)
     assert (tmp_path / "evaluations.npz").read_bytes() == (undisturbed / "evaluations.npz").read_bytes()
     assert [step for step, _ in read_events(tmp_path / "tensorboard")["loss/k1"]] == list(range(7, 17))
+
+
+FINISH = "--finish-steps=6"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("finished")
+    completed = search(workdir, cache, FINISH)
+    assert completed.returncode == 0, completed.stderr
+    return workdir, completed.stdout
+
+
+def untimed(workdir):
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "wall_seconds"} for record in records]
+
+
+@pytest.mark.slow
+def test_finishing_follows_the_search_and_leaves_it_as_it_is(undisturbed, finished):
+    workdir, stdout = finished
+    expected, found = outcome(undisturbed), outcome(workdir)
+    accuracies = [one.pop("test_accuracy") for one in found["architectures"]]
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert [one.pop("test_accuracy") for one in expected["architectures"]] == [None, None]
+    assert (expected["config"].pop("finish"), found["config"].pop("finish")["finish_steps"])[1] == 6
+    assert found == expected
+    records = untimed(workdir)
+    assert records[:16] == untimed(undisturbed)
+    assert [(record["step"], record["phase"]) for record in records[16:]] == [(n, "finishing") for n in range(17, 23)]
+    assert all(len(record["finish_loss"]) == 2 for record in records[16:])
+    assert_same_state(final_state(workdir).state, final_state(undisturbed).state)
+    for k, accuracy in enumerate(accuracies):
+        network = jaxnas.load(workdir / "finished", index=k)
+        assert network.description.test_accuracy == accuracy
+        digits = data.load("digits")
+        assert np.mean(network(digits.test_images).argmax(-1) == digits.test_labels) == accuracy
+    assert "as one file each" in stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("after_step", [17, 20])
+def test_stopped_while_finishing_resumes_bit_for_bit(finished, cache, tmp_path, after_step, number):
+    environment = {**os.environ, "JAXNAS_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    fault = faults.disturb(command(tmp_path, FINISH), tmp_path, environment, after_step, number, 0)
+    assert fault.exit_code == (cli.INTERRUPTED if number == signal.SIGTERM else -signal.SIGKILL)
+    completed = search(tmp_path, cache, FINISH)
+    assert completed.returncode == 0, completed.stderr
+    workdir, _ = finished
+    assert outcome(tmp_path) == outcome(workdir)
+    assert untimed(tmp_path) == untimed(workdir)
+    weights = [folder / "finished" / "family.safetensors" for folder in (tmp_path, workdir)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert (tmp_path / "evaluations.npz").read_bytes() == (workdir / "evaluations.npz").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_search_that_is_done_can_be_finished_and_one_that_is_longer_is_finished_anew(
+    undisturbed, finished, cache, tmp_path
+):
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    completed = search(tmp_path, cache, FINISH)
+    assert completed.returncode == 0, completed.stderr
+    assert outcome(tmp_path) == outcome(finished[0])
+    completed = search(tmp_path, cache, FINISH, "--distribution-steps=8")
+    assert completed.returncode == 0, completed.stderr
+    assert [record["phase"] for record in untimed(tmp_path)[14:]] == ["distributions"] * 4 + ["finishing"] * 6
+    refused = search(tmp_path, cache, "--finish-steps=4", "--distribution-steps=8")
+    assert refused.returncode == 2
+    assert "finish_steps (6 there, 4 now)" in refused.stderr
 
 
 @pytest.mark.slow

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import cli
-from jaxnas import data, networks, spaces
-from jaxnas.export import saved
+from jaxnas import data, networks, spaces, supernet
+from jaxnas.export import saved, shared_weights
+from jaxnas.search.finished import FinishedNetworks
+from jaxnas.search.network_steps import Score
+from jaxnas.search.training_data import InMemoryData
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -49,18 +52,24 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text, names = page.read_text(encoding="utf-8"), {}
     if "jaxnas.load(" in text:  # of what the commands before it would have left
-        names["images"] = save_network(tmp_path / "runs" / "digits" / "exports" / "k0")
+        names["images"] = save_networks(tmp_path / "runs" / "digits")
     with mock.patch.dict(data.DATASETS), mock.patch.dict(spaces.SPACES):  # what a page registers is gone after it
         for program in PYTHON.findall(text):
             exec(compile(program, str(page), "exec"), names)  # later programs of a page go on from earlier ones
 
 
-def save_network(folder):
-    """A network for digits with random weights; returns images for it."""
+def save_networks(run):
+    """A network for digits with random weights, as exported and as a search finishes it; returns images for it."""
     digits, space, arch = data.load("digits"), spaces.mbconv_digits(), (0, 4, 4, 4, 4, 4)
     description = saved.NetworkDescription(space.name, arch, 1.0, 8, 10, "digits", digits.mean, digits.std)
     variables = networks.build(space, arch).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    saved.save(folder, description, variables)
+    saved.save(run / "exports" / "k0", description, variables)
+    supernet_params = supernet.build(space).init_params(jax.random.key(0))
+    shared, recipes = networks.share(space, [arch], supernet_params)
+    scores, images = (Score(0.0, 1.0),), InMemoryData(digits)
+    statistics = (variables["batch_stats"],)
+    together = FinishedNetworks(space, (arch,), shared, recipes, statistics, scores, images)
+    shared_weights.save(run / shared_weights.FOLDER, [description], together)
     return digits.test_images[:2]
 
 

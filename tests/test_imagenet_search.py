@@ -13,6 +13,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from benchmarks import faults, scaling
@@ -139,6 +140,36 @@ def test_devices_and_processes_are_one(one_device, images, cache, tmp_path):
     codes, errors = end_job(start_job(tmp_path / "job", images, cache, "--sync-batch-norm"))
     assert codes == [0, 0], errors
     assert_equal_search(tmp_path / "job", tmp_path / "four")
+
+
+@pytest.mark.slow
+def test_finishing_on_1_2_and_4_devices_is_one(images, cache, tmp_path):
+    """The loss of each network at each step, and what is kept of them."""
+    losses_, weights = [], []
+    for devices in (1, 2, 4):
+        arguments = ["--sync-batch-norm", "--joint-steps=4", "--finish-steps=6", "--finish-learning-rate=0.001"]
+        search(tmp_path / str(devices), images, cache, *arguments, devices=devices)
+        records = [json.loads(line) for line in (tmp_path / str(devices) / "metrics.jsonl").read_text().splitlines()]
+        losses_.append([record["finish_loss"] for record in records if record["phase"] == "finishing"])
+        weights.append(safetensors.numpy.load_file(tmp_path / str(devices) / "finished" / "family.safetensors"))
+    assert np.shape(losses_[0]) == (6, 2)
+    for found, arrays in zip(losses_, weights):
+        np.testing.assert_allclose(found, losses_[0], atol=1e-4)
+        assert arrays.keys() == weights[0].keys()
+        for name, array in arrays.items():
+            np.testing.assert_allclose(array, weights[0][name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_finishing_on_streams_is_the_same_after_faults(images, cache, tmp_path):
+    command = [*COMMAND, *SMALL, f"--data-dir={images}", "--joint-steps=4", "--finish-steps=6"]
+    faults.finish(command, tmp_path / "undisturbed", environment(cache))
+    for after, number in ((6, signal.SIGKILL), (8, signal.SIGTERM)):
+        faults.disturb(command, tmp_path / "run", environment(cache), after, number, 0.05)
+    faults.finish(command, tmp_path / "run", environment(cache))
+    assert faults.outcome(tmp_path / "run") == faults.outcome(tmp_path / "undisturbed")
+    weights = [tmp_path / name / "finished" / "family.safetensors" for name in ("run", "undisturbed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 @pytest.mark.slow
@@ -337,6 +368,19 @@ def test_scaling_counts_a_ring_and_the_dearest_network():
     alone, four = (scaling.step(work, config, count, 64, 2, 3, 1000) for count in (1, 4))
     assert (alone.exchanged, four.exchanged) == (0, 2 * 3 / 4 * 4000)
     np.testing.assert_allclose(alone.compute_seconds, 4 * four.compute_seconds)
+
+
+@pytest.mark.parametrize("accelerator", ["a100", "v5e"])
+def test_scaling_prints_both_steps_of_all_counts(capsys, accelerator):
+    scaling.main(scaling.Config(accelerator=accelerator))
+    printed = capsys.readouterr().out
+    assert printed.count("weights") - 1 == printed.count("distributions") == len(scaling.COUNTS)
+    assert f"full on {accelerator}, bfloat16" in printed
+
+
+def test_scaling_names_what_it_does_not_know():
+    with pytest.raises(ValueError, match="accelerator must be one of a100, h100, v5e, v6e, got 'abacus'"):
+        scaling.main(scaling.Config(accelerator="abacus"))
 
 
 def test_the_learning_rate_grows_with_the_minibatch():

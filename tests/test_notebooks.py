@@ -19,7 +19,7 @@ def code_cells(notebook):
 
 
 def test_the_three_are_there():
-    assert NAMES == ["own_search_space", "quickstart", "reading_results"]
+    assert NAMES == ["own_model", "quickstart", "reading_results"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)

@@ -17,6 +17,7 @@ import jaxnas
 ROOT = pathlib.Path(__file__).parents[1]
 OLDEST_TESTS = ("test_importance_sampling.py", "test_metrics.py", "test_checkpoint.py")
 SMALL = ("--preset", "quickstart", "--weight-steps", "2", "--distribution-steps", "2", "--candidates", "0")
+SMALL += ("--finish-steps", "0")
 
 
 def test_the_changelog_knows_the_version():

@@ -1,5 +1,6 @@
 """Recorded supernets: all networks of a space at once, files, and searches on what was recorded."""
 
+import dataclasses
 import json
 
 import jax
@@ -103,12 +104,27 @@ def run(folder, recording, *arguments):
 def test_command_searches_on_recorded_losses(recording, tmp_path, capsys):
     run(tmp_path, recording)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert result["losses"] == str(tmp_path / "recorded.npz")
+    assert result["losses"] == [str(tmp_path / "recorded.npz")]
     method = result["methods"]["importance_sampling"]
     assert method["encodings"] == [[[0, 0], [1, 1]]] * 2
     assert np.array(method["relative_regret"])[..., -1].tolist() == [[0.0, 0.0]] * 2
     assert method["distance"][0][-1] == 0.0
     assert "distance, points" in capsys.readouterr().out
+
+
+def test_command_joins_the_searches_on_several_supernets(recording, tmp_path):
+    """The seeds on each are those on it alone, one recording after the other."""
+    paths = [tmp_path / "one.npz", tmp_path / "other.npz"]
+    recording.write(paths[0])
+    dataclasses.replace(recording, losses=recording.losses[:, ::-1].copy()).write(paths[1])
+    methods = []
+    for chosen in ([paths[0]], [paths[1]], paths):
+        run(tmp_path, recording, "--losses", *map(str, chosen))
+        methods.append(json.loads((tmp_path / "out" / "result.json").read_text())["methods"])
+    first, second, both = (each["importance_sampling"] for each in methods)
+    assert first["encodings"] != second["encodings"]
+    for measure in ("relative_regret", "hypervolume", "distance", "encodings"):
+        assert both[measure] == first[measure] + second[measure]
 
 
 def test_command_refuses_noise_on_recorded_losses(recording, tmp_path, capsys):

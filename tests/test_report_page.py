@@ -147,8 +147,8 @@ def test_page_is_whole_and_shows_every_part(runs, tmp_path):
     assert f"{layer.macs(layer.operations[3]):,} multiply-adds" in page.text
     assert "layer 2, mbconv_k5_e6: 1.000 at the end" in page.text
     assert "layer 2, mbconv_k3_e3: 0.000 at the end" in page.text
-    # Two charts of cost and error; a drawing, costs and theta of three networks; curves of five series, training.
-    assert page.count["svg"] == 2 + 3 * 3 + 5 + 1
+    # Two charts of cost and error; a drawing, costs and theta of three networks; curves of six series, training.
+    assert page.count["svg"] == 2 + 3 * 3 + 6 + 1
     assert "Effective sample size" in page.text
     assert "Entropy" in page.text
     assert "480 evaluations" in page.text
@@ -203,7 +203,7 @@ def test_every_space_is_drawn(name, tmp_path):
     arch = space.sample_uniform(np.random.default_rng(0), 1)[0].tolist()
     run = write_run(tmp_path / name, name, [arch], with_theta=False)
     page = Page(make(tmp_path, run))
-    assert page.count["svg"] == 2 + 2 + 5 + 1
+    assert page.count["svg"] == 2 + 2 + 6 + 1
     if name == "nasbench201":
         for decision, choice in zip(space.decisions, arch):
             assert f"{decision.name}: {decision.choices[choice]}" in page.text
@@ -445,7 +445,7 @@ def test_a_search_for_latency_shows_latency(tmp_path):
     (run / "result.json").write_text(json.dumps(document))
     table.write(run / "latency.json")
     page = Page(make(tmp_path, run))
-    assert page.count["svg"] == 3 + 3 * 3 + 5 + 1
+    assert page.count["svg"] == 3 + 3 * 3 + 6 + 1
     assert "budget 10.1 ms" in page.text
     assert "latency ≤ 20 ms" in page.text
     assert "the more latency the choice costs" in page.text

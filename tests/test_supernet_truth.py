@@ -19,7 +19,7 @@ TABLE = {"choices": CHOICES, "error": ERROR, "flops": FLOPS}
 def trained(tmp_path_factory):
     """The folder of a finished search."""
     run = tmp_path_factory.mktemp("search")
-    small = {"weight_steps": 2, "batch_size": 16, "samples": 2, "steps_per_dispatch": 2}
+    small = {"weight_steps": 2, "batch_size": 16, "samples": 2, "steps_per_dispatch": 2, "finish_steps": 0}
     cifar_search.main(cifar_search.Config(workdir=run, dataset="digits", space="tiny", penalties=(0.01, 0.5), **small))
     return run
 

@@ -74,7 +74,13 @@ def test_the_example_of_the_readme():
 
 @pytest.mark.parametrize("method", strategies.distribution_strategies())
 def test_a_short_search_on_a_supernet(tmp_path, method):
-    steps = ["--weight-steps=2", "--joint-steps=4", "--distribution-steps=2", "--steps-per-dispatch=2"]
+    steps = [
+        "--weight-steps=2",
+        "--joint-steps=4",
+        "--distribution-steps=2",
+        "--finish-steps=2",
+        "--steps-per-dispatch=2",
+    ]
     settings = ["--dataset=digits", "--space=tiny", "--batch-size=8", "--candidates=1", f"--method={method}"]
     command = [sys.executable, "-m", "tests.tiny_search", f"--workdir={tmp_path}", *settings, *steps]
     done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[1])

@@ -274,7 +274,8 @@ def assemble(name: str, unit: str, fixed: int, tables: Tables, choices: Choices)
             single[decisions[0]] = single[decisions[0]] + table
         else:
             joint[decisions] = table
-    rows = tuple(tuple(row.tolist()) for row in single)
+    fixed += sum(int(row.min()) for row in single)  # a choice costs what it adds to the cheapest one
+    rows = tuple(tuple((row - row.min()).tolist()) for row in single)
     if not joint:
         return AdditiveCost(name, unit, int(fixed), rows)
     interactions = tuple((decisions, tuple(joint[decisions].reshape(-1).tolist())) for decisions in sorted(joint))

@@ -5,7 +5,7 @@ A sampled architecture is the largest model with its parameters multiplied by ma
 proved when the space is built.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,39 +13,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.elastic import calibration, counting, matching, sorting
 from jaxnas.elastic import comparison as comparisons
-from jaxnas.elastic.adapters import adapter_of
-from jaxnas.elastic.choices import Choices, check_arguments, choices_of
-from jaxnas.elastic.comparison import Comparison, Models
+from jaxnas.elastic import counting, matching, sorting
+from jaxnas.elastic.choices import choices_of
+from jaxnas.elastic.comparison import Comparison
 from jaxnas.elastic.discovery import ByHand, discover
+from jaxnas.elastic.model_space import ModelSpace, models_of
 from jaxnas.elastic.slices import Layout
-from jaxnas.spaces.base import SearchSpace
 
 
 @dataclass(frozen=True, eq=False)
-class ElasticSpace(SearchSpace):
-    """The architectures of one model function; made by `elastic`.
+class ElasticSpace(ModelSpace):
+    """The architectures of one model function, which share the weights of the largest one; made by `elastic`.
 
     Attributes:
       name, decisions, costs: see `SearchSpace`; the costs are "macs", of one example, and "params".
-      choices: the decisions with their values.
-      models: the models of all architectures.
+      choices, models: see `ModelSpace`.
       layout: the slices that architectures keep.
       comparison: the models with random parameters, for `check`.
       state: what the largest model has beside parameters, as it is built.
       params: parameters that a search starts from, sorted; None for fresh ones.
     """
 
-    choices: Choices = None
-    models: Models = None
     layout: Layout = None
     comparison: Comparison = None
     state: Any = None
     params: Any = None
-
-    __hash__ = object.__hash__  # by identity: strategies are static arguments of compiled programs
-    __eq__ = object.__eq__
 
     def init_params(self, key: jax.Array) -> Any:
         """Parameters of the largest model, in the form of its framework (nested dictionaries for NNX).
@@ -84,10 +77,6 @@ class ElasticSpace(SearchSpace):
         """The space in the form in which a search takes its supernet."""
         return Supernet(self)
 
-    def hyperparameters(self, arch: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """The keywords of `make` for one architecture."""
-        return self.choices.values(self.validate(arch))
-
     def extract(self, params: Any, arch: Sequence[int] | np.ndarray) -> Any:
         """The parameters of an architecture's own model, sliced from those of the largest; on the host."""
         return self.extract_variables({"params": params, "state": self.state}, arch)["params"]
@@ -97,44 +86,6 @@ class ElasticSpace(SearchSpace):
         arch = self.validate(arch)
         leaves = {path: comparisons.on_host(leaf) for path, leaf in matching.paths(variables).items()}
         return jax.tree.map(jnp.asarray, self.models.extract(self.layout, leaves, arch))
-
-    def shapes(self, arch: Sequence[int] | np.ndarray) -> tuple[Any, Any]:
-        """Parameters, and what else a model has, of an architecture by shapes alone, in the form of its framework."""
-        abstract = self.models.abstract(self.validate(arch))
-        variables = abstract.tree(abstract.leaves)
-        return variables["params"], self.models.adapter.state_of_model(variables["state"])
-
-    def model(self, arch: Sequence[int] | np.ndarray, params: Any = None, state: Any = None) -> Any:
-        """The user's own model of an architecture: what `make` returns.
-
-        Args:
-          arch: int [D].
-          params: of that model, as `extract` returns them; an NNX module is given them.
-          state: likewise what `calibrate` returns.
-        """
-        values = self.hyperparameters(arch)
-        if params is None:
-            return self.models.adapter.model(values)
-        if state is None:
-            state = self.extract_variables(self._initial(), arch)["state"]
-        return self.models.adapter.model(values, {"params": params, "state": state})
-
-    def calibrate(self, params: Any, arch: Sequence[int] | np.ndarray, batches: Iterable[Any]) -> Any:
-        """Running averages of batch norm, estimated again for one architecture on training inputs.
-
-        Args:
-          params: of the architecture's own model, as `extract` returns them.
-          arch: int [D].
-          batches: inputs, each of a size that the model trains with; the statistics of all count alike.
-
-        Returns:
-          What the model has beside parameters, in the form of its framework: Linen's collections, to go with
-          {"params": params}, or the state of an NNX module, for `model`.
-        """
-        arch = self.validate(arch)
-        state = self.extract_variables(self._initial(), arch)["state"]
-        state = calibration.calibrate(self.models, arch, {"params": params, "state": state}, batches)
-        return self.models.adapter.state_of_model(state)
 
     def sort_params(self, params: Any, score: Callable[[Any], jax.Array] | None = None) -> Any:
         """Parameters of the largest model with important units first: the same function, of which slices keep more.
@@ -178,12 +129,9 @@ class ElasticSpace(SearchSpace):
         archs = [self.validate(arch) for arch in archs]
         return Check(tuple((self.describe(arch), self.comparison.difference(self.layout, arch)) for arch in archs))
 
-    def count(self, name: str, arch: Sequence[int] | np.ndarray) -> int:
-        """Parameters ("params") or multiply-adds ("macs") of an architecture, counted on its own model."""
-        counted = {"params": counting.count_params, "macs": counting.count_macs}
-        if name not in counted:
-            raise ValueError(f"name must be one of {', '.join(counted)}, got {name!r}")
-        return counted[name](self.models, self.validate(arch))
+    def _state(self, arch: Sequence[int] | np.ndarray) -> Any:
+        """What the largest model has beside parameters, at the size of an architecture."""
+        return self.extract_variables(self._initial(), arch)["state"]
 
     def _initial(self) -> Any:
         leaves = self.models.largest.leaves
@@ -276,9 +224,7 @@ def elastic(
         decision, leaf, difference, likely cause and remedy.
     """
     parsed = choices_of(choices)
-    check_arguments(make, parsed)
-    adapter = adapter_of(make, parsed.values(parsed.largest))
-    models = Models(adapter, parsed, inputs)
+    models = models_of(make, parsed, inputs)
     comparison = comparisons.prepare(models)
     layout = discover(comparison, slices or {})
     costs = (counting.macs_cost(models, layout), counting.params_cost(models, layout))

@@ -85,18 +85,14 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Inference:
       ValueError: in one line, if the file is missing, damaged or of something else.
     """
     try:
-        exported = jax.export.deserialize(bytearray(saved.read_verified(path)))
-        text = exported.mlir_module()
-        calls = sorted({name for pattern in _CALLS for name in pattern.findall(text)} - set(CUSTOM_CALLS))
-        accepted = _takes_images(exported)
+        content = saved.read_verified(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from error
-    except saved.DamagedFileError:
-        raise
-    except Exception as error:  # the reader of flat buffers raises whatever the bytes lead it to
+    exported = parse_stablehlo(content, path)
+    try:
+        accepted = _takes_images(exported)
+    except Exception as error:  # whatever the avals of another program lead to
         raise ValueError(f"{path} is no StableHLO export of a network, or damaged") from error
-    if calls:
-        raise ValueError(f"{path} calls code outside of StableHLO: {', '.join(calls)[:200]}; it is not run")
     if not accepted:
         raise ValueError(f"{path} is no StableHLO export of a network: it does not make logits of float32 images")
     try:
@@ -104,6 +100,27 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Inference:
     except Exception as error:
         raise ValueError(f"{path} is no StableHLO export of a network, or damaged") from error
     return jax.jit(exported.call)
+
+
+def parse_stablehlo(content: bytes, path: str | os.PathLike[str]) -> jax.export.Exported:
+    """Reads the content of a `.stablehlo` file; nothing of it is run.
+
+    Args:
+      content: of the file.
+      path: of the file, for messages.
+
+    Raises:
+      ValueError: in one line, if it is damaged, or calls anything outside of StableHLO.
+    """
+    try:
+        exported = jax.export.deserialize(bytearray(content))
+        text = exported.mlir_module()
+        calls = sorted({name for pattern in _CALLS for name in pattern.findall(text)} - set(CUSTOM_CALLS))
+    except Exception as error:  # the reader of flat buffers raises whatever the bytes lead it to
+        raise ValueError(f"{path} is no StableHLO export of a network, or damaged") from error
+    if calls:
+        raise ValueError(f"{path} calls code outside of StableHLO: {', '.join(calls)[:200]}; it is not run")
+    return exported
 
 
 def _takes_images(exported: jax.export.Exported) -> bool:

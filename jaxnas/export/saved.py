@@ -127,11 +127,16 @@ def make(description: NetworkDescription, variables: chex.ArrayTree, **options: 
 
 def save(folder: pathlib.Path, description: NetworkDescription, variables: chex.ArrayTree) -> None:
     """Writes a network into a folder, which is made; the description comes last, so that with it all is there."""
-    flat = flax.traverse_util.flatten_dict(variables, sep="/")
     with replacing(folder / WEIGHTS) as temporary:
-        arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
-        safetensors.numpy.save_file(arrays, temporary, metadata={"format": FORMAT})
+        temporary.write_bytes(serialize(variables, FORMAT))
     write_description(folder, description, (WEIGHTS,))
+
+
+def serialize(tree: chex.ArrayTree, form: str) -> bytes:
+    """The arrays of a tree as a safetensors file, by their paths such as params/stem/conv/kernel."""
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
+    return safetensors.numpy.save(arrays, metadata={"format": form})
 
 
 def write_description(folder: pathlib.Path, description: NetworkDescription, names: Iterable[str]) -> None:
@@ -159,7 +164,7 @@ def read_verified(path: str | os.PathLike[str]) -> bytes:
     described = path.parent / DESCRIPTION
     if described.exists():
         try:
-            files = _read_document(described).get(FILES)
+            files = read_document(described).get(FILES)
         except ValueError as error:
             raise DamagedFileError(str(error)) from error
         if files is not None and path.name not in files:
@@ -173,7 +178,7 @@ def read_verified(path: str | os.PathLike[str]) -> bytes:
 
 def listed_files(folder: pathlib.Path) -> tuple[str, ...]:
     """The names of the files that `network.json` has digests of; ValueError as `read_description`."""
-    return tuple(_read_document(folder / DESCRIPTION).get(FILES, ()))
+    return tuple(read_document(folder / DESCRIPTION).get(FILES, ()))
 
 
 def read_description(folder: pathlib.Path) -> NetworkDescription:
@@ -183,7 +188,11 @@ def read_description(folder: pathlib.Path) -> NetworkDescription:
       ValueError: in one line, if the file is missing, damaged, or of something else.
     """
     path = folder / DESCRIPTION
-    document = _read_document(path)
+    return parse_description(read_document(path), path)
+
+
+def parse_description(document: Mapping[str, Any], path: pathlib.Path) -> NetworkDescription:
+    """The description of a network that stands in a file; ValueError in one line if it is none."""
     try:
         names = [field.name for field in dataclasses.fields(NetworkDescription)]
         fields = {name: document[name] for name in names if name in document}
@@ -199,14 +208,19 @@ def read_description(folder: pathlib.Path) -> NetworkDescription:
     return description
 
 
-def _read_document(path: pathlib.Path) -> dict[str, Any]:
-    """`network.json`, compared with its own digest."""
+def read_document(path: pathlib.Path, form: str = FORMAT) -> dict[str, Any]:
+    """`network.json`, or the file of networks that share weights, compared with its own digest.
+
+    Raises:
+      ValueError: in one line, if the file is missing, damaged, or of another format.
+    """
+    known = (FORMAT, UNSEALED_FORMAT) if form == FORMAT else (form,)
     try:
         document = read_json(path, LARGEST_DESCRIPTION)
         if not isinstance(document, dict):
             raise ValueError(f"it is no object but {type(document).__name__}")
-        if document.get("format") not in (FORMAT, UNSEALED_FORMAT):
-            raise ValueError(f"its format is {document.get('format')!r:.60}, not {FORMAT!r}")
+        if document.get("format") not in known:
+            raise ValueError(f"its format is {document.get('format')!r:.60}, not {form!r}")
         if document["format"] == UNSEALED_FORMAT and not {FILES, DIGEST} & document.keys():
             return document
         if not isinstance(document.get(FILES), dict) or document.get(DIGEST) != seal(document)[DIGEST]:
@@ -274,16 +288,29 @@ def load(folder: pathlib.Path) -> Network:
         content = read_verified(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
-    size = description.image_size
-    module = networks.build(description.build_space(), description.encoding)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
+    return from_arrays(description, read_arrays(path, content), path)
+
+
+def read_arrays(path: pathlib.Path, content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file by name; ValueError in one line if it is damaged or holds other numbers."""
     try:
         flat = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} holds no weights, or is damaged ({error})") from error
     except (KeyError, TypeError, OverflowError, MemoryError) as error:  # of a kind of number that numpy has not
         raise ValueError(f"{path} holds no weights, or is damaged ({type(error).__name__})") from error
+    for name, array in flat.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ValueError(f"{path} holds {name} as {array.dtype}, but all weights must be finite float32")
+    return flat
+
+
+def from_arrays(description: NetworkDescription, flat: Mapping[str, np.ndarray], path: pathlib.Path) -> Network:
+    """A network of a description and its arrays by their paths; ValueError in one line if they are of another one."""
+    size = description.image_size
+    module = networks.build(description.build_space(), description.encoding)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    wanted = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
     found = {name: array.shape for name, array in flat.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -291,8 +318,5 @@ def load(folder: pathlib.Path) -> Network:
                 f"{path} is of another network: {name} is {found.get(name, 'absent')} there, but must be "
                 f"{wanted.get(name, 'absent')}"
             )
-    for name, array in flat.items():
-        if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise ValueError(f"{path} holds {name} as {array.dtype}, but all weights must be finite float32")
     variables = flax.traverse_util.unflatten_dict({k: jnp.asarray(v) for k, v in flat.items()}, sep="/")
     return make(description, variables)

@@ -145,6 +145,7 @@ class Study:
         config, training = self.config, self.config.training
         compared = len(self.penalties) * (1 + config.method.candidates) * share
         changes: dict[str, Any] = {
+            "finish_steps": 0,  # the arms are compared by what they find
             "penalties": tuple(penalties),
             "candidates": max(1, round(compared / len(penalties))) - 1,  # the mode is one of those compared
             "weight_steps": max(1, round(training.weight_steps * share)),
@@ -244,4 +245,4 @@ class Study:
 
 def _result(config: SearchConfig) -> SearchResult:
     path = config.run.workdir / "result.json"
-    return read_result(path) if path.exists() else execute(config)[0]
+    return read_result(path) if path.exists() else execute(config).result

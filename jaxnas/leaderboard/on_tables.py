@@ -52,7 +52,7 @@ def run(
         planned["eg_das"] = Assembly(task.space, tuple(penalties), cost=task.cost)
     if planned:
         comparison.recorded_counts(evaluations, planned)  # refuses too few evaluations before any search
-    results = comparison.run_all(task, planned, (evaluations,), seeds, first_seed)
+    results = comparison.run_all([task], [planned], (evaluations,), seeds, first_seed)
     found = {name: results[name] for name in names if name in results}
     if "dc_nas" in names:
         started = time.perf_counter()

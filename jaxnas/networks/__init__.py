@@ -9,6 +9,7 @@ import flax.linen as nn
 from jaxnas.networks.blocks import fast_convolution
 from jaxnas.networks.cell import CellNetwork
 from jaxnas.networks.mbconv import MBConvNetwork
+from jaxnas.networks.sharing import Recipe, share, take
 from jaxnas.networks.warm_start import inherit
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 
@@ -21,7 +22,7 @@ def build(space: SearchSpace, arch: Sequence[int], **options: Any) -> nn.Module:
     Args:
       space: the search space.
       arch: D choices.
-      **options: of the network: `drop_path`, `convolve`, `dtype`; see `MBConvNetwork`.
+      **options: of the network: `drop_path`, `convolve`, `dtype`, `axis_name`; see `MBConvNetwork`.
 
     Returns:
       A module with `__call__(images, train=False) -> logits` and the variables "params" and "batch_stats".
@@ -49,4 +50,14 @@ def network_type(space: SearchSpace) -> type[nn.Module]:
 network_type.register(MBConvSpace, lambda space: MBConvNetwork)
 network_type.register(CellSpace, lambda space: CellNetwork)
 
-__all__ = ["CellNetwork", "MBConvNetwork", "build", "fast_convolution", "inherit", "network_type"]
+__all__ = [
+    "CellNetwork",
+    "MBConvNetwork",
+    "Recipe",
+    "build",
+    "fast_convolution",
+    "inherit",
+    "network_type",
+    "share",
+    "take",
+]

@@ -41,9 +41,13 @@ def fast_convolution(
     return full_conv(lhs, rhs, stride)
 
 
-def batch_norm(train: bool, dtype: Any, name: str) -> nn.Module:
-    """Batch norm by the minibatch in training, whose statistics it averages, and by these averages otherwise."""
-    return nn.BatchNorm(not train, momentum=STATISTICS_MOMENTUM, epsilon=1e-5, dtype=dtype, name=name)
+def batch_norm(train: bool, dtype: Any, axis_name: str | None, name: str) -> nn.Module:
+    """Batch norm by the minibatch in training, whose statistics it averages, and by these averages otherwise.
+
+    With the name of a mapped axis the minibatch is that of all devices together.
+    """
+    momentum = STATISTICS_MOMENTUM
+    return nn.BatchNorm(not train, momentum=momentum, epsilon=1e-5, dtype=dtype, axis_name=axis_name, name=name)
 
 
 def drop_path(x: jax.Array, rate: float, train: bool) -> jax.Array:
@@ -64,6 +68,7 @@ class ConvNorm(nn.Module):
       groups: 1, or the number of channels for a depthwise convolution.
       convolve: what computes the convolution.
       dtype: of the computation; None for that of the parameters.
+      axis_name: of the devices whose minibatches give statistics together; None for each its own.
     """
 
     features: int
@@ -72,6 +77,7 @@ class ConvNorm(nn.Module):
     groups: int = 1
     convolve: Convolve = jax.lax.conv_general_dilated
     dtype: Any = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -89,7 +95,7 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        return batch_norm(train, self.dtype, "norm")(x)
+        return batch_norm(train, self.dtype, self.axis_name, "norm")(x)
 
 
 def classifier(num_classes: int, dtype: Any) -> nn.Module:

@@ -19,12 +19,14 @@ class Cell(nn.Module):
       drop_path: share of images that a training step drops from each edge with weights.
       convolve: what computes convolutions.
       dtype: of the computation; None for that of the parameters.
+      axis_name: as of `ConvNorm`.
     """
 
     arch: tuple[int, ...]
     drop_path: float = 0.0
     convolve: Convolve = fast_convolution
     dtype: Any = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -40,7 +42,8 @@ class Cell(nn.Module):
 
     def _edge(self, x: jax.Array, operation: str, name: str, train: bool) -> jax.Array:
         if operation in KERNELS:
-            conv = ConvNorm(x.shape[-1], KERNELS[operation], convolve=self.convolve, dtype=self.dtype, name=name)
+            common = {"convolve": self.convolve, "dtype": self.dtype, "axis_name": self.axis_name}
+            conv = ConvNorm(x.shape[-1], KERNELS[operation], name=name, **common)
             return drop_path(conv(nn.relu(x), train), self.drop_path, train)
         return {"none": jnp.zeros_like, "skip_connect": lambda x: x, "avg_pool_3x3": average_pool}[operation](x)
 
@@ -51,15 +54,18 @@ class Reduction(nn.Module):
     Attributes:
       convolve: what computes convolutions.
       dtype: of the computation; None for that of the parameters.
+      axis_name: as of `ConvNorm`.
     """
 
     convolve: Convolve = fast_convolution
     dtype: Any = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """The block of x."""
-        channels, common = 2 * x.shape[-1], {"convolve": self.convolve, "dtype": self.dtype}
+        channels = 2 * x.shape[-1]
+        common = {"convolve": self.convolve, "dtype": self.dtype, "axis_name": self.axis_name}
         h = ConvNorm(channels, 3, 2, name="conv_1", **common)(nn.relu(x), train)
         h = ConvNorm(channels, 3, name="conv_2", **common)(nn.relu(h), train)
         pooled = nn.avg_pool(x, (2, 2), (2, 2))
@@ -76,6 +82,7 @@ class CellNetwork(nn.Module):
       drop_path: rate in the last cell; it grows linearly with depth.
       convolve: what computes convolutions, as `jax.lax.conv_general_dilated`, which exports want.
       dtype: of the computation; None for that of the parameters.
+      axis_name: as of `ConvNorm`.
     """
 
     space: CellSpace
@@ -83,11 +90,13 @@ class CellNetwork(nn.Module):
     drop_path: float = 0.0
     convolve: Convolve = fast_convolution
     dtype: Any = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Logits: float [B, H, W, 3], H and W multiples of 4 -> float32 [B, classes]."""
-        space, common = self.space, {"convolve": self.convolve, "dtype": self.dtype}
+        space = self.space
+        common = {"convolve": self.convolve, "dtype": self.dtype, "axis_name": self.axis_name}
         stages = len(space.stage_channels)
         x = ConvNorm(space.channels, 3, name="stem", **common)(images, train)
         for stage in range(1, stages + 1):
@@ -96,5 +105,5 @@ class CellNetwork(nn.Module):
                 x = Cell(self.arch, rate, name=f"stage_{stage}_cell_{cell}", **common)(x, train)
             if stage < stages:
                 x = Reduction(name=f"reduction_{stage}", **common)(x, train)
-        x = nn.relu(batch_norm(train, self.dtype, "head")(x))
+        x = nn.relu(batch_norm(train, self.dtype, self.axis_name, "head")(x))
         return classifier(space.num_classes, self.dtype)(x.mean((1, 2))).astype(jnp.float32)

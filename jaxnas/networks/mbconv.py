@@ -19,6 +19,7 @@ class MBConvLayer(nn.Module):
       drop_path: share of images whose residual branch a training step drops.
       convolve: what computes convolutions.
       dtype: of the computation; None for that of the parameters.
+      axis_name: as of `ConvNorm`.
     """
 
     layer: Layer
@@ -26,12 +27,13 @@ class MBConvLayer(nn.Module):
     drop_path: float = 0.0
     convolve: Convolve = fast_convolution
     dtype: Any = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """The operation of x."""
         layer, operation = self.layer, self.operation
-        common = {"convolve": self.convolve, "dtype": self.dtype}
+        common = {"convolve": self.convolve, "dtype": self.dtype, "axis_name": self.axis_name}
         if operation.is_skip:
             if layer.keeps_shape:
                 return x
@@ -54,6 +56,7 @@ class MBConvNetwork(nn.Module):
       drop_path: rate in the last layer; it grows linearly with depth.
       convolve: what computes convolutions, as `jax.lax.conv_general_dilated`, which exports want.
       dtype: of the computation; None for that of the parameters.
+      axis_name: as of `ConvNorm`.
     """
 
     space: MBConvSpace
@@ -61,11 +64,13 @@ class MBConvNetwork(nn.Module):
     drop_path: float = 0.0
     convolve: Convolve = fast_convolution
     dtype: Any = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Logits: float [B, H, W, 3] -> float32 [B, classes]."""
-        space, common = self.space, {"convolve": self.convolve, "dtype": self.dtype}
+        space = self.space
+        common = {"convolve": self.convolve, "dtype": self.dtype, "axis_name": self.axis_name}
         x = nn.relu6(ConvNorm(space.stem_channels, 3, space.stem_stride, name="stem", **common)(images, train))
         for index, layer in enumerate(space.fixed_layers):
             x = MBConvLayer(layer, layer.operations[0], name=f"fixed_{index + 1}", **common)(x, train)

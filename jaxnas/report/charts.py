@@ -34,13 +34,14 @@ class Points:
 
     Attributes:
       costs: [N].
-      errors: [N], in [0, 1].
+      errors: [N], in [0, 1]; or losses.
       colors: [N].
       labels: [N], written beside the points; "" for none.
       details: [N], shown where the pointer rests on a point.
       marker: one of `MARKERS`.
       line: how the points that no other of the series dominates are joined: one of `LINES`, or None for not at all.
       hollow: whether the marks are small and empty, for what others are compared with.
+      percent: whether errors are shown in per cent.
     """
 
     costs: Sequence[float]
@@ -51,11 +52,13 @@ class Points:
     marker: str = MARKERS[0]
     line: str | None = "solid"
     hollow: bool = False
+    percent: bool = True
 
     @property
     def places(self) -> np.ndarray:
-        """Costs and errors in per cent, float [N, 2]."""
-        return np.stack([np.asarray(self.costs, float), 100 * np.asarray(self.errors, float)], axis=1)
+        """Costs and errors, as they are shown, float [N, 2]."""
+        scale = 100 if self.percent else 1
+        return np.stack([np.asarray(self.costs, float), scale * np.asarray(self.errors, float)], axis=1)
 
 
 def cost_error(
@@ -70,7 +73,7 @@ def cost_error(
     Args:
       series: the points.
       cost: name of the cost, of the axis across.
-      error_name: of the axis up, in per cent.
+      error_name: of the axis up, with its unit.
       budgets: (cost, colour) of the largest costs allowed.
       cloud: costs and errors [N] of all networks of a table, drawn faint, those near the points.
     """

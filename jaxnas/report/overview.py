@@ -9,7 +9,8 @@ from markupsafe import Markup
 from jaxnas.report import charts
 from jaxnas.report.charts import LINES, MARKERS, Points, color
 from jaxnas.report.runs import Baseline, Run, Truth
-from jaxnas.report.wording import costs_of, in_words, label, quantity, total
+from jaxnas.report.wording import costs_of, in_words, label, measures_loss, quantity, total
+from jaxnas.results.result import FoundArchitecture
 from jaxnas.spaces import SearchSpace
 
 
@@ -31,15 +32,18 @@ class Overview:
 
 
 def measured(runs: Sequence[Run]) -> Overview:
-    """Validation errors of the networks of all runs."""
+    """Validation errors of the networks of all runs, or losses where no accuracy is known."""
     drawn, budgets = [], []
+    by_loss = measures_loss(found for run in runs for found in run.found)
+    name = "validation loss" if by_loss else "validation error"
     for cost in _costs(runs):
-        known = [[k for k, found in enumerate(run.found) if found.valid_accuracy is not None] for run in runs]
-        series = []
-        for index, (run, networks) in enumerate(zip(runs, known)):
-            found = [run.found[k] for k in networks]
-            values = np.array([(total(each, cost), 1 - each.valid_accuracy) for each in found]).reshape(-1, 2)
-            series.append(_points(run, index, len(runs) == 1, values, networks, cost, "validation error"))
+        series, any_known = [], False
+        for index, run in enumerate(runs):
+            heights = {k: found.valid_loss if by_loss else _error(found) for k, found in enumerate(run.found)}
+            heights = {k: height for k, height in heights.items() if height is not None}
+            any_known |= bool(heights)
+            values = np.array([(total(run.found[k], cost), height) for k, height in heights.items()]).reshape(-1, 2)
+            series.append(_points(run, index, len(runs) == 1, values, list(heights), cost, name, percent=not by_loss))
         limits = [
             (float(found.budgets[cost]), color(k))
             for run in runs
@@ -47,9 +51,13 @@ def measured(runs: Sequence[Run]) -> Overview:
             if found.budgets and found.budgets.get(cost)
         ]
         budgets += limits
-        if any(known):
-            drawn.append(charts.cost_error(series, cost, "validation error (%)", limits))
+        if any_known:
+            drawn.append(charts.cost_error(series, cost, name if by_loss else f"{name} (%)", limits))
     return Overview(drawn, [_key(index, run.name) for index, run in enumerate(runs)], bool(budgets))
+
+
+def _error(found: FoundArchitecture) -> float | None:
+    return None if found.valid_accuracy is None else 1 - found.valid_accuracy
 
 
 def against_truth(runs: Sequence[Run], baselines: Sequence[Baseline], truth: Truth) -> Overview:
@@ -104,12 +112,20 @@ def _costs(runs: Sequence[Run]) -> list[str]:
 
 
 def _points(
-    run: Run, index: int, alone: bool, values: np.ndarray, networks: Sequence[int], cost: str, error_name: str
+    run: Run,
+    index: int,
+    alone: bool,
+    values: np.ndarray,
+    networks: Sequence[int],
+    cost: str,
+    error_name: str,
+    percent: bool = True,
 ) -> Points:
     """The networks of a run as a series, values [N, 2]; their labels are shorter where there are others."""
     found = [run.found[k] for k in networks]
     details = [
-        f"{run.name}, network {each.k}, {label(each)}: {error_name} {error:.2%}, {quantity(cost, at)} {in_words(cost)}"
+        f"{run.name}, network {each.k}, {label(each)}: {error_name} {format(error, '.2%' if percent else '.4g')}, "
+        f"{quantity(cost, at)} {in_words(cost)}"
         for each, (at, error) in zip(found, values)
     ]
     return Points(
@@ -120,6 +136,7 @@ def _points(
         details,
         _marker(index),
         _line(index),
+        percent=percent,
     )
 
 

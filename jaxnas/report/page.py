@@ -23,6 +23,7 @@ from jaxnas.report.runs import Baseline, Run, Truth
 from jaxnas.report.svg import to_html
 from jaxnas.report.wording import COSTS, costs_of, duration, in_words, label, quantity, short_name, total, within
 from jaxnas.results.files import replacing
+from jaxnas.results.result import FoundArchitecture
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 
 _TEMPLATES = jinja2.Environment(
@@ -40,6 +41,7 @@ _CURVES = {
     "convergence": ("Convergence", "Mean over decisions of the largest probability; 1 is a single architecture."),
     "loss": ("Validation loss", "Of the samples, weighted towards each distribution."),
     "accuracy": ("Validation accuracy", "Likewise, on the minibatch of the step."),
+    "finish_loss": ("Training loss while finishing", "Of each network on its minibatch, all trained together."),
 }
 _TRAINING = ("Training loss", "Of the supernet's weights, mean over the sampled architectures.")
 _BLOCKS = (
@@ -134,11 +136,18 @@ def _network(run: Run, k: int, page: pathlib.Path) -> dict[str, Any]:
         "color": color(k),
         "label": label(found),
         "name": within(found) if found.budgets else f"{found.penalty:.3g}",
-        "accuracy": "–" if found.valid_accuracy is None else f"{found.valid_accuracy:.1%}",
-        "totals": [f"{quantity(name, value)} {in_words(name)}" for name, value in totals.items()],
+        "measured": _measured(found),
+        "totals": [f"{quantity(name, value)} {in_words(name)}" for name, value in totals.items() if value is not None],
         "drawing": to_html(drawing),
         "links": [(path.name, _address(path, page)) for path in run.exports.get(found.k, ())],
     }
+
+
+def _measured(found: FoundArchitecture) -> tuple[str, str]:
+    """A network's accuracy, or else its loss, and what it is."""
+    if found.valid_accuracy is None and found.valid_loss is not None:
+        return f"{found.valid_loss:.4g}", "validation loss"
+    return _known(found.valid_accuracy, "{:.1%}".format) or "–", "validation accuracy"
 
 
 def _table(run: Run, truth: Truth | None) -> dict[str, list[str]]:
@@ -153,11 +162,12 @@ def _table(run: Run, truth: Truth | None) -> dict[str, list[str]]:
         "parameters": [_known(each.params, "{:,}".format) for each in found],
         "latency": [_known(each.latency, lambda value: quantity("latency", value)) for each in found],
         "probability": [_known(each.probability, "{:.3g}".format) for each in found],
+        "test error, finished": [_known(each.test_accuracy, lambda value: f"{1 - value:.2%}") for each in found],
         "test error, trained": [_tested(run.tested.get(each.k, ())) for each in found],
     }
     if truth is not None and truth.covers(run.space):
         columns["true error"] = [f"{error:.2%}" for error in truth.errors(np.array([each.encoding for each in found]))]
-    optional = ("latency", "test error, trained", "multiply-adds", "parameters")
+    optional = ("latency", "test error, finished", "test error, trained", "multiply-adds", "parameters")
     shown = {name: cells for name, cells in columns.items() if name not in optional or any(cells)}
     return {name: ["–" if cell is None else cell for cell in cells] for name, cells in shown.items()}
 
@@ -186,9 +196,10 @@ def _costs(run: Run) -> dict[str, Any]:
     if run.space is None:
         return {"note": "The costs of this search space's layers are not known to this version.", "charts": []}
     others = [cost.name for cost in run.space.costs if cost.name not in COSTS]
-    names = [cost for cost in COSTS if run.knows(cost)] or others
+    names = [cost for cost in COSTS if run.knows(cost)] or [cost for cost in others if run.knows(cost)]
     if not names:
-        return {"note": "This search space has no costs.", "charts": []}
+        note = "No choice has a cost of its own: the space has no costs, or sizes of several decisions multiply."
+        return {"note": note, "charts": []}
     archs = np.array([found.encoding for found in run.found])
     first, *others = (in_words(name) for name in names)
     right = f", {' and '.join(others)} to the right" if others else ""

@@ -23,7 +23,7 @@ from jaxnas.results.tables import Column
 from jaxnas.search.loop import Start
 
 _LIVE_SECONDS, _LINE_SECONDS = 0.1, 5.0
-_SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence")  # of a step's record
+_SHOWN = ("train_loss", "loss", "accuracy", "ess", "convergence", "finish_loss", "finish_accuracy")  # of a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +89,14 @@ class SearchDisplay:
         """Says where the search goes on, and begins to show it."""
         announce(start, self.console)
         self.__enter__()
+        self._began = None  # a phase of its own has steps of another length
         self.update(start.step, "compiling")
 
     def on_steps(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Shows the last of some steps, if it is time to."""
         last = records[-1]
-        self.update(last["step"], last["phase"], **{name: last[name] for name in _SHOWN if name in last})
+        shown = {name.removeprefix("finish_"): last[name] for name in _SHOWN if name in last}
+        self.update(last["step"], last["phase"], **shown)
 
     def on_end(self) -> None:
         """Ends the live table."""
@@ -236,7 +238,7 @@ def announce(start: Start, console: Console) -> None:
         console.print(words, markup=False)
     for note in start.notes:
         console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
-    if start.step:
+    if start.step > start.first:
         console.print(f"resuming after step {start.step} of {start.total}")
 
 
@@ -253,10 +255,12 @@ def result_table(result: SearchResult) -> Group:
         "loss": [_optional(each.valid_loss, "{:.4f}".format) for each in found],
         "accuracy": [_optional(each.valid_accuracy, "{:.1%}".format) for each in found],
         "prob-\nability": [_optional(each.probability, "{:.3f}".format) for each in found],
+        "tested": [_optional(each.test_accuracy, "{:.1%}".format) for each in found],
     }
     # 80 columns hold what tells the networks apart, and no more: budgets take the place of penalties.
     left_out = {"penalty" if any(each.budgets for each in found) else "budget"}
     left_out |= set() if any(each.latency is not None for each in found) else {"latency"}
+    left_out |= set() if any(each.test_accuracy is not None for each in found) else {"tested"}
     shown = {name: cells for name, cells in columns.items() if name not in left_out}
     title = f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}"
     heads = [Column(name, "name") if name == "budget" else name for name in shown]

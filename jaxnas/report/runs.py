@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxnas import tasks
+from jaxnas.cost import AdditiveCost
 from jaxnas.export import saved
 from jaxnas.export.card import CARD
 from jaxnas.export.training import STARTS, SUMMARY
@@ -66,8 +67,9 @@ class Run:
         return next((name for name in names if self.knows(name)), "macs")
 
     def knows(self, cost: str) -> bool:
-        """Whether the costs of single choices are known."""
-        return self.space is not None and cost in [each.name for each in self.space.costs]
+        """Whether the costs of single choices are known; a choice has none of its own where sizes multiply."""
+        costs = () if self.space is None else self.space.costs
+        return any(each.name == cost and isinstance(each, AdditiveCost) for each in costs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

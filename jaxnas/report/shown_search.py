@@ -5,10 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from jaxnas.export import shared_weights
 from jaxnas.report import tensorboard
 from jaxnas.report.pareto import plot_pareto
 from jaxnas.report.progress import SearchDisplay, result_table
 from jaxnas.runtime import devices
+from jaxnas.runtime.profile import ProfileListener
 from jaxnas.runtime.stall import StallListener
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.execute import execute
@@ -39,9 +41,12 @@ def run_and_show(config: SearchConfig, console: Console, stalled: Callable[[str]
             f"{preset}: {config.space.space} on {config.data.dataset}, {networks} networks, "
             f"{where if isinstance(config, StreamedConfig) else ''}in {workdir}"
         )
-        listeners: list[Listener] = [SearchDisplay.of(search.strategy, search.total_steps, console)]
+        total_steps = search.total_steps + config.finish.finish_steps
+        listeners: list[Listener] = [SearchDisplay.of(search.strategy, total_steps, console)]
         if stalled is not None:
             listeners.append(StallListener(config.run.stall_seconds, stalled))
+        if config.run.profile is not None:
+            listeners.append(ProfileListener(config.run.profile))
         if is_writer and config.run.tensorboard:
             listeners.append(tensorboard.TensorBoardListener(workdir / "tensorboard", networks))
         return listeners
@@ -49,8 +54,17 @@ def run_and_show(config: SearchConfig, console: Console, stalled: Callable[[str]
     def announce(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)  # names of files and classes are no markup
 
-    found, workdir = execute(config, listen, announce)
-    if is_writer:
-        plot_pareto(found, workdir / "pareto.png")
-        console.print(result_table(found))
-        console.print(f"results in {workdir}")
+    outcome = execute(config, listen, announce)
+    if not is_writer:
+        return
+    if outcome.finished is not None:
+        folder = outcome.workdir / shared_weights.FOLDER
+        sizes = shared_weights.save(
+            folder, shared_weights.describe(config, outcome.result, outcome.finished), outcome.finished
+        )
+    plot_pareto(outcome.result, outcome.workdir / "pareto.png")
+    console.print(result_table(outcome.result))
+    if outcome.finished is not None:
+        together, apart = (f"{size / 1e6:.2f} MB" for size in (sizes.together, sizes.apart))
+        console.print(f"trained networks in {folder}: {together}, as one file each {apart}", soft_wrap=True)
+    console.print(f"results in {outcome.workdir}")

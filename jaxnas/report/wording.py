@@ -33,6 +33,13 @@ def searched_cost(result: SearchResult) -> str:
     return next((cost for cost in (settings.get("cost"), "macs", *known) if cost in known), "macs")
 
 
+def measures_loss(architectures: Iterable[FoundArchitecture]) -> bool:
+    """Whether networks are to be compared by loss: no accuracy is known of any, and a loss is."""
+    architectures = list(architectures)
+    accurate = any(found.valid_accuracy is not None for found in architectures)
+    return not accurate and any(found.valid_loss is not None for found in architectures)
+
+
 def label(found: FoundArchitecture) -> str:
     """What tells one network from the others: its budget or its penalty.
 

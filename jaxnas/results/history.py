@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 THETA_RECORDS = 200  # at most about so many a run: enough for a picture, and little beside the other records
-SERIES = ("loss", "accuracy", "ess", "entropy", "convergence")  # [K] a record
+SERIES = ("loss", "accuracy", "ess", "entropy", "convergence", "finish_loss", "finish_accuracy")  # [K] a record
 TRAINING = ("train_loss", "train_accuracy")  # one number a record
 
 

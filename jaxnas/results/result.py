@@ -12,6 +12,8 @@ from jaxnas.results.json_files import read_sealed, seal
 from jaxnas.spaces import SPACES, SearchSpace, from_description
 from jaxnas.version import __version__
 
+OWN_DATA = "own data"  # name of the data of a search that was given arrays or batches
+
 
 @dataclasses.dataclass(frozen=True)
 class FoundArchitecture:
@@ -30,6 +32,8 @@ class FoundArchitecture:
       budgets: the largest costs by name that the architecture had to keep; None in a search with penalties.
       latency: predicted seconds of a call by the search's latency table; None without one.
       costs: other costs of the space by name; None where there are none.
+      test_accuracy: in [0, 1], of the network as it was trained at the end of the search (`finish_steps`), at the
+        width and image size of the supernet; None where it was not.
     """
 
     k: int
@@ -44,6 +48,7 @@ class FoundArchitecture:
     budgets: Mapping[str, float] | None = None
     latency: float | None = None
     costs: Mapping[str, float] | None = None
+    test_accuracy: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "encoding", tuple(int(choice) for choice in self.encoding))
@@ -116,14 +121,19 @@ def read_result(path: str | os.PathLike) -> SearchResult:
     except ValueError as error:  # Neither UTF-8 nor JSON.
         raise ValueError(f"{path} is not valid JSON ({error}); it is no search result, or damaged") from error
     try:
-        fields = _checked(document, SearchResult, "the file")
-        fields["architectures"] = tuple(
-            FoundArchitecture(**_checked(found, FoundArchitecture, f"architectures[{index}]"))
-            for index, found in enumerate(fields["architectures"])
-        )
-        return SearchResult(**fields)
+        return from_document(document)
     except ValueError as error:
         raise ValueError(f"{path} is not a search result: {error}") from error
+
+
+def from_document(document: Any) -> SearchResult:
+    """The result that a JSON document holds; ValueError in one line if it holds none."""
+    fields = _checked(document, SearchResult, "the file")
+    fields["architectures"] = tuple(
+        FoundArchitecture(**_checked(found, FoundArchitecture, f"architectures[{index}]"))
+        for index, found in enumerate(fields["architectures"])
+    )
+    return SearchResult(**fields)
 
 
 def space_of(result: SearchResult) -> SearchSpace | None:
@@ -188,10 +198,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "budgets": (dict, type(None)),
     "latency": (*_NUMBER, type(None)),
     "costs": (dict, type(None)),
+    "test_accuracy": (*_NUMBER, type(None)),
 }
 _NOT_NEGATIVE = (
     *("k", "params", "macs", "evaluations", "wall_seconds", "test_images"),
-    *("probability", "valid_accuracy", "latency"),
+    *("probability", "valid_accuracy", "latency", "test_accuracy"),
 )
 
 

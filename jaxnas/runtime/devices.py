@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import chex
@@ -165,16 +165,21 @@ def spread(tree: Tree) -> Tree:
     return jax.device_put(jax.tree.map(cut, tree), _placement())
 
 
-def on_devices(function: Callable[..., Any], static: int, donate: bool = False) -> Callable[..., Any]:
+def on_devices(
+    function: Callable[..., Any], static: int, donate: bool = False, meant: Sequence[Any] | None = None
+) -> Callable[..., Any]:
     """The function on every device at once, each with its part of the arguments' leading axis.
 
     Args:
       function: inside it `average` and `index` are known.
       static: the argument that is no array.
       donate: whether the first argument's buffers are reused for the result.
+      meant: devices to compile for; None for those that are there.
     """
     donated = (0,) if donate else ()
-    return jax.pmap(function, axis_name=AXIS, donate_argnums=donated, static_broadcasted_argnums=(static,))
+    return jax.pmap(
+        function, axis_name=AXIS, devices=meant, donate_argnums=donated, static_broadcasted_argnums=(static,)
+    )
 
 
 def index() -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import flax.struct
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from jaxnas.runtime import devices
 
@@ -26,14 +27,21 @@ class OneDevice:
     Attributes:
       count: devices.
       shared: whether other processes take part.
+      meant: another device that programs are compiled for and do not run on; None for JAX's default.
     """
 
     count = 1
     shared = False
+    meant: Any | None = None
 
     def put(self, tree: Tree) -> Tree:
         """Arrays as programs take them: here as they are."""
         return tree
+
+    def shapes(self, tree: Tree) -> Tree:
+        """What programs take in place of arrays of one device, to be lowered and not run: `jax.ShapeDtypeStruct`."""
+        place = None if self.meant is None else SingleDeviceSharding(self.meant)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
 
     def get(self, tree: Tree) -> Tree:
         """Arrays that a program returned: here as they are, to be donated to the next program."""
@@ -73,12 +81,18 @@ class OneDevice:
 
 @dataclass(frozen=True)
 class AllDevices:
-    """All devices of all processes; see `OneDevice` for the methods that say nothing else here."""
+    """All devices of all processes; see `OneDevice` for the methods that say nothing else here.
+
+    Attributes:
+      meant: devices that programs are compiled for and do not run on; None for those that are there.
+    """
+
+    meant: tuple[Any, ...] | None = None
 
     @property
     def count(self) -> int:
         """Devices of all processes together."""
-        return devices.device_count()
+        return devices.device_count() if self.meant is None else len(self.meant)
 
     @property
     def shared(self) -> bool:
@@ -88,6 +102,11 @@ class AllDevices:
     def put(self, tree: Tree) -> Tree:
         """A copy on every device, with a leading axis over them."""
         return devices.replicate(_pack(tree))
+
+    def shapes(self, tree: Tree) -> Tree:
+        """Likewise, with a leading axis over the devices."""
+        packed = jax.eval_shape(_pack, tree)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((self.count, *leaf.shape), leaf.dtype), packed)
 
     def get(self, tree: Tree) -> Tree:
         """The first device's copy, which outlives the donation of the original."""
@@ -112,7 +131,7 @@ class AllDevices:
         def packed(*arguments: Any) -> Any:
             return _pack(function(*_unpack(arguments[:-1]), arguments[-1]))
 
-        return devices.on_devices(packed, function.__code__.co_argcount - 1, donate)
+        return devices.on_devices(packed, function.__code__.co_argcount - 1, donate, self.meant)
 
     def part(self, tree: Tree) -> Tree:
         """Within a program, this device's part of arrays [B, ...] that all devices hold."""

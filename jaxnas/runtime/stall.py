@@ -26,7 +26,8 @@ class StallListener:
         self._thread: threading.Thread | None = None
 
     def on_start(self, start: Any) -> None:
-        """Nothing: the first program is still to be compiled."""
+        """Nothing is watched yet: the first program is still to be compiled."""
+        self._ended.clear()
 
     def on_steps(self, records: list[dict[str, Any]]) -> None:
         """Notes the progress."""
@@ -40,6 +41,7 @@ class StallListener:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
+            self._thread = None
 
     def _watch(self) -> None:
         while not self._ended.wait(min(max(self._last + self._seconds - time.monotonic(), 0.001), 60.0)):

@@ -2,4 +2,4 @@
 
 from jaxnas.callables import make_callable
 
-make_callable(__name__, "jaxnas.search.family:search")  # jaxnas.search(...)
+make_callable(__name__, "jaxnas.family.finding:search")  # jaxnas.search(...)

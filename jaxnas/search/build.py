@@ -21,29 +21,33 @@ from jaxnas.strategies import Strategy
 
 # What an earlier start could not read: for each split, files and their sizes.
 KnownBad = Mapping[str, Iterable[tuple[str, int]]]
+# The data set of a search, streamed or in memory.
+Images = sources.Splits | data.ImageDataset
 
 
-def open_images(config: StreamedConfig, known_bad: KnownBad | None = None) -> sources.Splits:
-    """The data set of a search on streams.
+def open_images(config: SearchConfig, known_bad: KnownBad | None = None) -> Images:
+    """The data set of a search: opened where images are streamed, else read into memory.
 
     Args:
       config: the settings.
       known_bad: images of a folder that are passed over, see `jaxnas.data.FolderSource`.
 
     Raises:
-      ValueError, DatasetNotFoundError: as `jaxnas.data.sources.open_splits`.
+      ValueError, DatasetNotFoundError: as `jaxnas.data.sources.open_splits` and `jaxnas.data.load`.
     """
+    if not isinstance(config, StreamedConfig):
+        return data.load(config.data.dataset, config.data.data_dir)
     streams = config.streams
     root = streams.folder or config.data.data_dir
     return sources.open_splits(config.data.dataset, root, streams.valid_folder, known_bad)
 
 
-def build(config: SearchConfig, splits: sources.Splits | None = None) -> Search:
+def build(config: SearchConfig, images: Images | None = None) -> Search:
     """Space, strategy, supernet and data of a configuration: streams and all devices for a `StreamedConfig`.
 
     Args:
       config: the settings.
-      splits: what `open_images` opened; None to open it here, where the images are streamed.
+      images: what `open_images` gave; None to call it here.
 
     Raises:
       ValueError: on a name that is not known, or settings that do not fit each other or the data.
@@ -51,13 +55,11 @@ def build(config: SearchConfig, splits: sources.Splits | None = None) -> Search:
     """
     if config.space.space not in SPACES:
         raise ValueError(f"space must be one of {', '.join(SPACES)}, got {config.space.space!r}")
-    if isinstance(config, StreamedConfig):
-        return _streamed(config, open_images(config) if splits is None else splits)
-    return _in_memory(config)
+    images = open_images(config) if images is None else images
+    return _streamed(config, images) if isinstance(config, StreamedConfig) else _in_memory(config, images)
 
 
-def _in_memory(config: SearchConfig) -> Search:
-    dataset = data.load(config.data.dataset, config.data.data_dir)
+def _in_memory(config: SearchConfig, dataset: data.ImageDataset) -> Search:
     # Costs are those of the network for the data set's own images, at full width: the supernet may be a smaller proxy.
     meant = SPACES[config.space.space](image_size=dataset.train_images.shape[1], num_classes=dataset.num_classes)
     strategy = choose_strategy(config, search_space(config, meant))

@@ -13,7 +13,7 @@ from jaxnas.data.preprocessing import Normalization
 from jaxnas.networks import latency as latency_tables
 from jaxnas.results.settings_tree import undecisive
 from jaxnas.search import budgets as budget_texts
-from jaxnas.search.settings import SearchSettings
+from jaxnas.search.settings import FinishSettings, SearchSettings
 
 # Strategies for supernets: they keep distributions, and weigh the samples of all for each.
 METHODS = strategies.distribution_strategies()
@@ -34,6 +34,7 @@ class RunSettings:
       checkpoint_seconds: seconds between checkpoints.
       stall_seconds: seconds without a step after which the run ends, as on a file system that hangs; 0 for no limit.
       tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
+      profile: folder for traces of some steps of each phase, for xprof or Perfetto.
     """
 
     preset: str | None = undecisive()
@@ -42,6 +43,7 @@ class RunSettings:
     checkpoint_seconds: float = undecisive(20.0)
     stall_seconds: float = undecisive(3600.0)
     tensorboard: bool = undecisive(False)
+    profile: Path | None = undecisive()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +196,7 @@ class SearchConfig:
       space: The architectures to choose from.
       method: How the distributions learn, and which networks are the answer.
       training: Phases, minibatches, the optimiser of the weights, and how the devices compute.
+      finish: How the networks found are trained together at the end.
     """
 
     run: RunSettings
@@ -201,6 +204,7 @@ class SearchConfig:
     space: SpaceSettings
     method: MethodSettings
     training: SearchSettings
+    finish: FinishSettings = FinishSettings()
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ class StreamedConfig(SearchConfig):
     """Search K networks of different complexity at once, on images that are streamed from disk.
 
     Attributes:
-      run, data, space, method, training: as of `SearchConfig`.
+      run, data, space, method, training, finish: as of `SearchConfig`.
       streams: How images are read from disk while the search runs.
       job: The processes of a job on many hosts.
     """

@@ -4,31 +4,31 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnas.data import FolderSource
 from jaxnas.data.sources import Splits
 from jaxnas.networks import latency
 from jaxnas.results import evaluations, settings_tree
-from jaxnas.results.files import write_json
-from jaxnas.results.json_files import read_json, read_sealed
+from jaxnas.results.json_files import read_sealed
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.search import bad_images, finished
 from jaxnas.search.answer import summarise
 from jaxnas.search.build import build, inputs, open_images
 from jaxnas.search.config import SearchConfig, StreamedConfig
+from jaxnas.search.finished import FinishedNetworks
 from jaxnas.search.loop import Listener, run
 from jaxnas.search.search import Search
 from jaxnas.search.steps import LEARNS_FROM_TRAIN, LEARNS_FROM_VALID, StepMetrics
 
 LATENCY_FILE = "latency.json"
-BAD_IMAGES_FILE = "bad_images.json"  # of a search on a folder: what could not be read, see `FolderSource.known_bad`
-EXTENDABLE = ("distribution_steps",)  # the last phase, on which nothing before depends
+EXTENDABLE = ("distribution_steps", "finish_steps")  # the last phases, on which nothing before depends
 
 
 def describe(config: SearchConfig, found: dict[str, Any], *, decisive: bool = False) -> dict[str, Any]:
@@ -43,11 +43,26 @@ def describe(config: SearchConfig, found: dict[str, Any], *, decisive: bool = Fa
     return {**document, settings_tree.INPUTS: found} if found else document
 
 
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a search leaves.
+
+    Attributes:
+      result: what stands in `result.json`.
+      workdir: the folder that it lies in; `Path()` on processes that do not write.
+      finished: the trained networks; None without `finish_steps`.
+    """
+
+    result: SearchResult
+    workdir: Path
+    finished: FinishedNetworks | None
+
+
 def execute(
     config: SearchConfig,
     listen: Callable[[Search, Path], Sequence[Listener]] = lambda search, workdir: (),
     announce: Callable[[str], None] = lambda text: None,
-) -> tuple[SearchResult, Path]:
+) -> Outcome:
     """Runs or resumes a search and writes `result.json`, all processes together; process 0 writes.
 
     Args:
@@ -55,35 +70,36 @@ def execute(
       listen: called before the first step with the search and its folder; returns what follows the run.
       announce: called with a text for people: what images were found, and what is special about this start.
 
-    Returns:
-      The result, and the folder it lies in; `Path()` on processes that do not write.
-
     Raises:
       ValueError: on settings that do not fit each other, the data, or the search that the folder holds, and where
         another process owns the folder (`jaxnas.results.ownership.OwnedError`).
       DatasetNotFoundError, NonFiniteLossError, RunInterruptedError, LostProcessError: see those.
     """
     is_writer, streamed = devices.is_host_zero(), isinstance(config, StreamedConfig)
-    splits = None
+    known_bad: bad_images.Known = {}
     if streamed:
         began_without = devices.from_first(lambda: _keeps_no_images(config.run.workdir))
         if began_without and config.streams.test_fraction:
             config = settings_tree.replace(config, test_fraction=0.0)
             announce("the search in this folder keeps no images for testing, and goes on as it began")
-        known_bad = json.loads(devices.from_first(lambda: json.dumps(read_known_bad(config.run.workdir))))
-        splits = devices.together(lambda: open_images(config, known_bad))
-        announce(splits.summary())
+        known_bad = json.loads(devices.from_first(lambda: json.dumps(bad_images.read(config.run.workdir))))
+    images = devices.together(lambda: open_images(config, known_bad))
+    if streamed:
+        announce(images.summary())
         count = sum(map(len, known_bad.values()))
         if count:
             announce(f"warning: {count} images that could not be read at an earlier start are passed over")
-    search = devices.together(lambda: build(config, splits))
-    found = devices.together(lambda: inputs(config, search, splits))
+    search = devices.together(lambda: build(config, images))
+    found = devices.together(lambda: inputs(config, search, images if streamed else None))
     document = describe(config, found)
     comparable = functools.partial(settings_tree.comparable, type(config))
     devices.check_agreement(comparable(document))
+    training_data = None
+    if config.finish.finish_steps:  # before hours of work
+        training_data = devices.together(lambda: finished.open_training_data(config, images, search))
     name = f"{config.data.dataset}-{config.run.preset or 'search'}"
     if streamed:
-        announce(_kept_for_testing(found, splits))
+        announce(_kept_for_testing(found, images))
         announce(_preprocessing(config, found))
     before = _distribution_steps(config) if is_writer else None
     with contextlib.ExitStack() as stack:
@@ -99,36 +115,44 @@ def execute(
             # What later reads the folder finds it there.
             latency.read(config.method.latency).write(workdir / LATENCY_FILE)
         keeper = EvaluationsKeeper(search, workdir, run_of(type(config), document)) if is_writer else None
-        listeners = listen(search, workdir)
+        common = {
+            "checkpoint_seconds": config.run.checkpoint_seconds,
+            "listeners": listen(search, workdir),
+            "report": is_writer,
+        }
         if streamed and is_writer:
-            stack.callback(_write_known_bad, workdir, known_bad, splits, search)
+            stack.callback(bad_images.write, workdir, known_bad, images, search)
         with Checkpoints(workdir / "checkpoints") as checkpoints:
-            state, seconds = run(
+            first = search.init(config.run.seed)
+            state, seconds = run(search, first, workdir, checkpoints, keeper=keeper, **common)
+        decisive = describe(config, found, decisive=True)
+
+        def find() -> SearchResult:
+            return summarise(
                 search,
-                search.init(config.run.seed),
-                workdir,
-                checkpoints,
-                checkpoint_seconds=config.run.checkpoint_seconds,
-                listeners=listeners,
-                keeper=keeper,
-                report=is_writer,
+                state,
+                method=config.method.method,
+                candidates=config.method.candidates,
+                seed=config.run.seed,
+                config=decisive,
+                seconds=seconds,
+                dataset=config.data.dataset,
+                classes=found.get("classes"),
+                images=found.get("images"),
+                test_images=found.get("test_images"),
             )
-        result = summarise(
-            search,
-            state,
-            method=config.method.method,
-            candidates=config.method.candidates,
-            seed=config.run.seed,
-            config=describe(config, found, decisive=True),
-            seconds=seconds,
-            dataset=config.data.dataset,
-            classes=found.get("classes"),
-            images=found.get("images"),
-            test_images=found.get("test_images"),
-        )
+
+        if training_data is None:
+            result, trained = find(), None
+        else:
+            result = finished.begin(workdir, decisive, find)
+            archs = tuple(one.encoding for one in result.architectures)
+            finishing = finished.NetworkFinishing(search, archs, training_data, config.finish, config.run.seed)
+            trained, seconds = finished.finish(finishing, state, workdir, **common)
+            result = trained.tested(result, seconds)
         if is_writer:
             result.write(workdir / "result.json")
-    return result, workdir
+    return Outcome(result, workdir, trained)
 
 
 def run_of(tree: type[SearchConfig], document: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,6 +179,11 @@ class EvaluationsKeeper:
         about = evaluations.About.of(strategy.space, run)
         samples = strategy.samples * len(strategy.penalties)
         self._log = evaluations.EvaluationsLog(workdir / evaluations.NAME, about, samples)
+
+    @property
+    def evaluations(self) -> evaluations.Evaluations:
+        """All so far."""
+        return self._log.evaluations
 
     def resume(self, step: int) -> None:
         """Drops what is of later steps."""
@@ -219,32 +248,3 @@ def _distribution_steps(config: SearchConfig) -> int | None:
         return settings_tree.from_json(type(config), document).training.distribution_steps
     except (OSError, ValueError):
         return None
-
-
-def read_known_bad(workdir: Path | None) -> dict[str, list[tuple[str, int]]]:
-    """What the search in a folder could not read, by split; empty where nothing was written.
-
-    Raises:
-      ValueError: if the file is damaged.
-    """
-    if workdir is None or not (workdir / BAD_IMAGES_FILE).exists():
-        return {}
-    try:
-        document = read_json(workdir / BAD_IMAGES_FILE)
-        return {part: [(str(name), int(size)) for name, size in files] for part, files in document.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{workdir / BAD_IMAGES_FILE} cannot be read ({error}); choose another workdir") from error
-
-
-def _write_known_bad(
-    workdir: Path, known_bad: dict[str, list[tuple[str, int]]], splits: Splits, search: Search
-) -> None:
-    """Adds what this process met, so that the search can go on after these images are removed."""
-    found = {part: dict(files) for part, files in known_bad.items()}
-    for source, part in ((search.train, "train"), (search.valid, "train" if splits.valid is None else "valid")):
-        stream = source.stream
-        if isinstance(stream.source, FolderSource):
-            found.setdefault(part, {}).update(map(stream.source.size, sorted(stream.dead)))
-    document = {part: sorted(files.items()) for part, files in found.items() if files}
-    if document:
-        write_json(workdir / BAD_IMAGES_FILE, document)

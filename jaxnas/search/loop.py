@@ -46,6 +46,7 @@ class Start:
       records: of the steps done; none on processes that do not report.
       skipped: newer checkpoints that were damaged.
       notes: what is special about this start, each a line for people.
+      first: steps of what came before this run in the same folder, as a search comes before the finishing.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Start:
     records: list[dict[str, Any]]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
+    first: int = 0
 
 
 class Listener(Protocol):
@@ -91,6 +93,7 @@ def run(
     listeners: Sequence[Listener] = (),
     keeper: Keeper | None = None,
     report: bool = True,
+    first_step: int = 0,
 ) -> tuple[State, float]:
     """Runs to the end from the newest checkpoint, and logs what is measured.
 
@@ -103,6 +106,7 @@ def run(
       listeners: what follows the run.
       keeper: what it keeps; on the process that writes.
       report: whether this process writes the log; one of a job does.
+      first_step: steps of what came before in the same folder; the trainer counts on from there.
 
     Returns:
       The state at the end, and the seconds that the run took in all.
@@ -111,7 +115,7 @@ def run(
       RunInterruptedError: after SIGTERM or SIGINT; the checkpoint of the last step is whole.
       OSError: if the log cannot be written; the last step is saved if a checkpoint can be.
     """
-    step, skipped, records = 0, (), []
+    step, skipped, records = first_step, (), []
     restored = checkpoints.restore_newest(state)
     if restored is not None:
         state, step, skipped = restored.state, restored.step, restored.skipped
@@ -121,7 +125,8 @@ def run(
         stop = stack.enter_context(stop_on_signals())
         log = stack.enter_context(MetricsLog(workdir / "metrics.jsonl")) if report else None
         if log is not None:
-            log.truncate_after(step)
+            if step < trainer.total_steps:  # else what lies beyond is of a later phase, with checkpoints of its own
+                log.truncate_after(step)
             records = read_metrics(log.path) if step and log.path.exists() else []
 
         def save(step: int, state: State) -> None:
@@ -136,11 +141,11 @@ def run(
         notes = ()
         if log is not None:
             notes = (
-                *environment.renew(workdir, resumed=step > 0),
+                *environment.renew(workdir, resumed=step > first_step),
                 *missing_records(records, step, trainer.total_steps),
             )
         for listener in listeners:
-            listener.on_start(Start(step, trainer.total_steps, records, skipped, notes))
+            listener.on_start(Start(step, trainer.total_steps, records, skipped, notes, first_step))
             stack.callback(listener.on_end)
         started = saved = time.monotonic()
         saved_step = step

@@ -19,7 +19,7 @@ import optax
 
 from jaxnas import data
 from jaxnas.search.recipes import RetrainSettings
-from jaxnas.supernet.optimizers import sgd
+from jaxnas.supernet.optimizers import moving_average, sgd
 
 Tree = TypeVar("Tree")
 
@@ -138,12 +138,10 @@ def descend(
     optimizer = make_optimizer(settings, total_steps)
     change, optimizer = optimizer.update(gradient, state.optimizer, state.variables["params"])
     variables = {"params": optax.apply_updates(state.variables["params"], change), **updates}
-    # Early averages would keep too much of the first weights; the share grows to its final value (as TensorFlow's do).
-    kept = jnp.minimum(settings.average, (1 + state.step) / (10 + state.step))
     state = state.replace(
         step=state.step + 1,
         variables=variables,
-        average=optax.incremental_update(variables, state.average, 1 - kept),
+        average=moving_average(state.average, variables, state.step, settings.average),
         optimizer=optimizer,
     )
     return state, score

@@ -2,7 +2,8 @@
 
 `MEMORY`, of `experiments.cifar_search`, whose images fit into memory:
 
-quickstart  scikit-learn's digits on `mbconv_digits`: about a minute on two CPU cores, nothing to download.
+quickstart  scikit-learn's digits on `mbconv_digits`, to trained networks: under two minutes on two CPU cores,
+            nothing to download.
 cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x16 images: under 20 minutes on
             two CPU cores.
 full        real CIFAR-10 on `mbconv_cifar10` with ASNG-NAS's protocol (arXiv 1905.08537), for an accelerator.
@@ -161,6 +162,7 @@ MEMORY = Presets(
             learning_rate=0.1,
             crop_padding=1,
             steps_per_dispatch=25,
+            finish_steps=400,
         ),
         "cpu": settings_tree.make(
             SearchConfig,

@@ -18,9 +18,10 @@ import numpy as np
 
 from jaxnas import data
 from jaxnas.data.randaugment import randaugment
-from jaxnas.runtime import loop, programs
+from jaxnas.runtime import loop
 from jaxnas.runtime.placement import ONE_DEVICE, Placement
 from jaxnas.search import network_steps
+from jaxnas.search.dispatch import Dispatcher, run_dispatched
 from jaxnas.search.images import PrepareImages, flipped
 from jaxnas.search.network_steps import RetrainState, Score
 from jaxnas.search.recipes import RetrainSettings
@@ -73,16 +74,6 @@ class Retraining:
         return self.settings.epochs * (len(self.train) // self.settings.batch_size)
 
     @functools.cached_property
-    def _examples(self) -> data.Examples | None:
-        """The training images as programs take them; None for a stream."""
-        return self.placement.put(self.train.examples) if isinstance(self.train, InMemory) else None
-
-    @property
-    def _length(self) -> int:
-        """Steps of a program."""
-        return 1 if self._examples is None else self.settings.steps_per_dispatch
-
-    @functools.cached_property
     def _prepare(self) -> PrepareImages:
         given = self.settings
         cutout = given.cutout if given.augmentation == "cutout" else 0
@@ -126,19 +117,27 @@ class Retraining:
           DeadImagesError: if too many images of a stream cannot be read.
         """
         step = int(state.step)
-        advice = f"of {self.total_steps}; lower the learning rate ({self.settings.learning_rate})"
-        feed = None
+        feeds: tuple[Feed, ...] = ()
         if isinstance(self.train, Streamed):
-            feed = Feed(self.train, self.placement.spread, step, 1, self.total_steps - step)
-        try:
-            dispatch = functools.partial(self._dispatch, feed)
-            for live, score in loop.run_programs(
-                self.placement.put(state), step, self.total_steps, dispatch, advice=lambda _: advice, stop=stop
-            ):
-                yield self.placement.get(live), Score(float(score.loss.mean()), float(score.accuracy.mean()))
-        finally:
-            if feed is not None:
-                feed.close()
+            feeds = (Feed(self.train, self.placement.spread, step, 1, self.total_steps - step),)
+
+        def dispatch(state: RetrainState, step: int) -> tuple[RetrainState, Score, bool]:
+            count = min(self.settings.steps_per_dispatch, self.total_steps - step)
+            return self._dispatcher(state, "", count, feeds[0].take if feeds else None, stop)
+
+        advice = f"of {self.total_steps}; lower the learning rate ({self.settings.learning_rate})"
+        programs = run_dispatched(
+            self.placement,
+            state,
+            step,
+            self.total_steps,
+            dispatch,
+            feeds=feeds,
+            advice=lambda _: advice,
+            stop=stop,
+        )
+        for state, score in programs:
+            yield state, Score(float(score.loss.mean()), float(score.accuracy.mean()))
 
     def records(self, step: int, state: RetrainState, score: Score) -> list[dict[str, Any]]:
         """A record for metrics.jsonl of what `run` yielded; `step` steps were done before."""
@@ -155,33 +154,17 @@ class Retraining:
             record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
         return [record]
 
-    def _dispatch(self, feed: Feed | None, state: RetrainState, step: int) -> tuple[RetrainState, Score, bool]:
-        """At most `steps_per_dispatch` steps."""
-        count = min(self.settings.steps_per_dispatch, self.total_steps - step)
-        scores = []
-        for done in range(0, count, self._length):
-            steps = self.placement.scalar(np.int32(min(self._length, count - done)))
-            minibatches = None if feed is None else feed.take()
-            state, score = self._program(state, self._examples, minibatches, steps, None)
-            if scores:
-                jax.block_until_ready(scores[-1])  # so that one step is under way, and not hundreds
-            scores.append(self.placement.get(score))
-        return state, jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *jax.device_get(scores)), False
-
     @functools.cached_property
-    def _program(self) -> Callable[..., tuple[RetrainState, Score]]:
-        def program(
-            state: RetrainState, examples: data.Examples | None, minibatches: Any, count: jax.Array, unused: None
-        ) -> tuple[RetrainState, Score]:
-            del unused
-            step = functools.partial(self._step, examples, minibatches)
-            return programs.first_steps(step, state, count, self._length)
-
-        return self.placement.compile(program, donate=True)
+    def _dispatcher(self) -> Dispatcher:
+        in_memory = isinstance(self.train, InMemory)
+        examples = self.placement.put(self.train.examples) if in_memory else None
+        length = self.settings.steps_per_dispatch if in_memory else 1
+        return Dispatcher(self._step, self.placement, examples, length)
 
     def _step(
-        self, examples: data.Examples | None, minibatches: data.Examples | None, state: RetrainState
+        self, state: RetrainState, examples: data.Examples | None, minibatches: data.Examples | None, phase: str
     ) -> tuple[RetrainState, Score]:
+        del phase  # there is one
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if examples is None:
             batch = jax.tree.map(lambda leaf: leaf[0], minibatches)

@@ -9,7 +9,6 @@ nothing had happened. The minibatches of a step do not depend on the number of d
 """
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import chex
 import flax.struct
 import jax
-import numpy as np
 
 from jaxnas import data
 from jaxnas.results import keeps_theta, theta_field
-from jaxnas.runtime import devices, loop, programs
+from jaxnas.runtime import loop
 from jaxnas.runtime.placement import ONE_DEVICE, Placement
+from jaxnas.search.dispatch import Dispatcher, run_dispatched
 from jaxnas.search.evaluation import Evaluator
 from jaxnas.search.ignored import IgnoredShare
 from jaxnas.search.images import CrossEntropy, PrepareImages
@@ -105,11 +104,6 @@ class Search:
     def _in_memory(self) -> bool:
         return isinstance(self.train, InMemory)
 
-    @property
-    def _length(self) -> int:
-        """Steps of a program."""
-        return self.settings.steps_per_dispatch if self._in_memory else 1
-
     @functools.cached_property
     def _steps(self) -> Steps:
         losses = self.loss, self.train_loss or self.loss
@@ -182,23 +176,14 @@ class Search:
                 ignored = ignored.after(metrics.ignored, self.strategy.samples * len(self.strategy.penalties), step)
             return state, metrics, stopped
 
-        with devices.noticing_lost_processes():
-            feeds = () if self._in_memory else self._feeds(step)
-            try:
-                for live, metrics in loop.run_programs(
-                    self.placement.put(state),
-                    step,
-                    self.total_steps,
-                    dispatch,
-                    advice=advice,
-                    stop=loop.never if self.placement.shared else stop,
-                ):
-                    phase, _ = settings.phase(step)
-                    step += len(metrics.finite)
-                    yield self.placement.get(live), phase, metrics
-            finally:
-                for feed in feeds:
-                    feed.close()
+        feeds = () if self._in_memory else self._feeds(step)
+        programs = run_dispatched(
+            self.placement, state, step, self.total_steps, dispatch, feeds=feeds, advice=advice, stop=stop
+        )
+        for state, metrics in programs:
+            phase, _ = settings.phase(step)
+            step += len(metrics.finite)
+            yield state, phase, metrics
 
     def records(self, step: int, state: SearchState, phase: str, metrics: StepMetrics) -> list[dict[str, Any]]:
         """Records for metrics.jsonl of what `run` yielded; `step` steps were done before."""
@@ -224,61 +209,23 @@ class Search:
     ) -> tuple[SearchState, StepMetrics, bool]:
         """At most `steps_per_dispatch` steps of one phase; fewer if any process wants to stop."""
         phase, end = self.settings.phase(step)
-        count = min(self.settings.steps_per_dispatch, end - step)
-        shared, scalar = self.placement.shared, self.placement.scalar
-        pending, fetched, stopped = None, [], False
-        before = time.perf_counter()
-        for done in range(0, count, self._length):
-            started = time.perf_counter()
+
+        def take() -> tuple[Any, ...]:
             wanted = zip(feeds, (LEARNS_FROM_TRAIN, LEARNS_FROM_VALID))
-            minibatches = tuple(feed.take() if phase in phases else None for feed, phases in wanted)
-            waited = time.perf_counter() - started
-            steps = min(self._length, count - done)
-            flag = scalar(np.float32(stop())) if shared else None
-            state, *measured = self._program(state, self._examples, minibatches, scalar(np.int32(steps)), flag, phase)
-            if pending is not None:  # of the program before, so that the devices always have one to work on
-                stopped |= self._fetch(*pending, fetched)
-            now = time.perf_counter()
-            pending = (*measured, steps, (waited, now - before) if feeds else None)
-            before = now
-            stopped |= not shared and stop()
-            if stopped:
-                break
-        stopped |= self._fetch(*pending, fetched)
-        metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *fetched)
+            return tuple(feed.take() if phase in phases else None for feed, phases in wanted)
+
+        count = min(self.settings.steps_per_dispatch, end - step)
+        state, metrics, stopped = self._dispatcher(state, phase, count, take if feeds else None, stop)
         return state, metrics.of_phase(phase), stopped
 
-    def _fetch(
-        self,
-        metrics: StepMetrics,
-        stop: jax.Array | None,
-        steps: int,
-        seconds: tuple[float, float] | None,
-        fetched: list[StepMetrics],
-    ) -> bool:
-        """Waits for a program's metrics; returns whether any process wanted to stop."""
-        self.placement.wait(metrics.finite)
-        metrics, stop = jax.device_get(self.placement.get((metrics, stop)))
-        metrics = jax.tree.map(lambda leaf: leaf[:steps], metrics)
-        if seconds is not None:
-            waited, whole = (np.full(steps, value, np.float32) for value in seconds)
-            metrics = metrics.replace(input_seconds=waited, step_seconds=whole)
-        fetched.append(metrics)
-        return stop is not None and bool(stop > 0)
-
     @functools.cached_property
-    def _program(self) -> Callable[..., tuple[SearchState, StepMetrics, jax.Array | None]]:
-        def program(
-            state: SearchState, examples: Any, minibatches: Any, count: jax.Array, stop: jax.Array | None, phase: str
-        ):
-            def step(state: SearchState) -> tuple[SearchState, StepMetrics]:
-                state, train, valid = self._next(state, examples, phase) if self._in_memory else (state, *minibatches)
-                return self._steps.step(state, phase, train, valid)
+    def _dispatcher(self) -> Dispatcher:
+        def step(state: SearchState, examples: Any, minibatches: Any, phase: str) -> tuple[SearchState, StepMetrics]:
+            state, train, valid = self._next(state, examples, phase) if self._in_memory else (state, *minibatches)
+            return self._steps.step(state, phase, train, valid)
 
-            state, metrics = programs.first_steps(step, state, count, self._length)
-            return state, metrics, self.placement.average(stop)
-
-        return self.placement.compile(program, donate=True)
+        length = self.settings.steps_per_dispatch if self._in_memory else 1
+        return Dispatcher(step, self.placement, self._examples, length)
 
     def _next(self, state: SearchState, examples: tuple[Any, Any], phase: str) -> tuple[SearchState, Any, Any]:
         """The minibatches [A, B, ...] of a step from memory, and the state with the cursors behind them."""

@@ -107,3 +107,40 @@ class SearchSettings:
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
         )
+
+
+@dataclass(frozen=True)
+class FinishSettings:
+    """How the networks that a search found are trained together, see `jaxnas.search.finishing`.
+
+    Attributes:
+      finish_steps: steps after those of the search in which the networks found are trained together, on all training
+        images; 0 for none. Minibatches, augmentation and what else the optimiser needs are the search's.
+      finish_learning_rate: peak of the cosine schedule of these steps.
+      finish_label_smoothing: in their loss.
+      finish_average: share of itself that the moving average of the weights keeps in a step, once some steps are done.
+      finish_distillation: share of the loss of all networks but the dearest that compares them with the outputs of the
+        dearest; 0 for none.
+      finish_temperature: of these outputs.
+      finish_batches: minibatches that the statistics of batch norm are estimated on at the end.
+    """
+
+    finish_steps: int = 0
+    finish_learning_rate: float = 0.1
+    finish_label_smoothing: float = 0.1
+    finish_average: float = 0.99
+    finish_distillation: float = 0.0
+    finish_temperature: float = 1.0
+    finish_batches: int = 50
+
+    def __post_init__(self):
+        if self.finish_steps < 0:
+            raise ValueError(f"finish_steps must be 0, for no such steps, or more, got {self.finish_steps}")
+        if self.finish_batches < 1:
+            raise ValueError(f"finish_batches must be at least 1, got {self.finish_batches}")
+        for name in ("finish_learning_rate", "finish_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("finish_label_smoothing", "finish_average", "finish_distillation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")

@@ -174,9 +174,11 @@ class Steps:
         metrics = self._no_metrics()
         weights_key, distributions_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if phase in LEARNS_FROM_TRAIN:
-            state, metrics = self._step_weights(state, metrics, train, weights_key, uniform=phase == "weights")
+            with jax.named_scope("weights"):
+                state, metrics = self._step_weights(state, metrics, train, weights_key, uniform=phase == "weights")
         if phase in LEARNS_FROM_VALID:
-            state, metrics = self._step_distributions(state, metrics, valid, distributions_key)
+            with jax.named_scope("distributions"):
+                state, metrics = self._step_distributions(state, metrics, valid, distributions_key)
         return state.replace(step=state.step + 1), metrics
 
     def _step_weights(
@@ -204,7 +206,7 @@ class Steps:
                 chunk_size=settings.chunk_size,
             )
 
-        gradients, evaluation = self.average(_mean_over(gradient, minibatches, batch_key))
+        gradients, evaluation = self.average(mean_over(gradient, minibatches, batch_key))
         updates, optimizer = settings.optimizer().update(gradients, state.optimizer, state.params)
         state = state.replace(params=optax.apply_updates(state.params, updates), optimizer=optimizer)
         metrics = metrics.replace(
@@ -224,7 +226,7 @@ class Steps:
             del key  # the validation split is not augmented
             return self.evaluate_minibatch(state.params, self.part(minibatch), archs)
 
-        evaluation = self.average(_mean_over(evaluate, minibatches, key))
+        evaluation = self.average(mean_over(evaluate, minibatches, key))
         strategy_state, info = self.strategy.tell(strategy_state, archs, evaluation.loss)
         shares = info.weights / jnp.maximum(info.weights.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
         usable = jnp.isfinite(evaluation.loss)
@@ -268,7 +270,7 @@ class Steps:
         return StepMetrics(zero, {}, zeros, {}, zeros, zeros, zeros, jnp.int32(0), jnp.bool_(True), archs, losses)
 
 
-def _mean_over(function: Callable[[Any, jax.Array], Tree], minibatches: Any, key: jax.Array) -> Tree:
+def mean_over(function: Callable[[Any, jax.Array], Tree], minibatches: Any, key: jax.Array) -> Tree:
     """Mean over A minibatches, one after the other, which bounds the memory by one of them."""
     count = len(jax.tree.leaves(minibatches)[0])
     if count == 1:

@@ -14,13 +14,12 @@ from jaxnas.results.json_files import read_sealed
 from jaxnas.results.settings_tree import INPUTS
 from jaxnas.runtime import devices
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
-from jaxnas.search import build
+from jaxnas.search import bad_images, build
 from jaxnas.search.config import StreamedConfig
-from jaxnas.search.execute import read_known_bad
 from jaxnas.search.images import as_examples
 from jaxnas.search.recipes import RetrainSettings
 from jaxnas.search.retraining import Retraining
-from jaxnas.search.sources import InMemory, OnHost, Streamed
+from jaxnas.search.sources import InMemory, OnHost, Source, Streamed
 
 
 class TrainingData(Protocol):
@@ -46,6 +45,9 @@ class TrainingData(Protocol):
 
     def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network; `test_every` epochs it records a test."""
+
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """The images to train on; where they are streamed, in minibatches of the size, cropped at random or not."""
 
     def summary(self) -> str:
         """What it is trained and tested on, for people."""
@@ -101,6 +103,11 @@ class InMemoryData:
         """On the device once, for all trainings."""
         return InMemory(data.Examples(self.dataset.train_images, self.dataset.train_labels))
 
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """The images to train on, on the device once, for all trainings."""
+        del batch_size, seed, augment
+        return self._train
+
     def summary(self) -> str:
         """Numbers of images."""
         return f"trained on {len(self.dataset.train_labels):,} images of {self.name}, tested on {self.tested_on}"
@@ -154,13 +161,18 @@ class StreamedData:
     def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network on all devices of this process; the seed decides the order of images and the crops."""
         placement = ONE_DEVICE if devices.device_count() == 1 else ALL_DEVICES
-        train, tested = (
-            Streamed(build.make_stream(self.config, part, settings.batch_size, augment, seed=seed), convert=as_examples)
-            for part, augment in ((self.train, True), (self.tested, False))
-        )
+        train = self.source(settings.batch_size, seed, augment=True)
+        tested = self._stream(self.tested, settings.batch_size, seed, augment=False)
         return Retraining(
             network, train, tested, self.normalization, settings, test_every=test_every, placement=placement
         )
+
+    def source(self, batch_size: int, seed: int, augment: bool) -> Source:
+        """A stream of the images to train on, for all devices of the job."""
+        return self._stream(self.train, batch_size, seed, augment)
+
+    def _stream(self, part: parts.Part, batch_size: int, seed: int, augment: bool) -> Streamed:
+        return Streamed(build.make_stream(self.config, part, batch_size, augment, seed=seed), convert=as_examples)
 
     def summary(self) -> str:
         """Numbers of images, and where they come from."""
@@ -187,7 +199,7 @@ def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
     Raises:
       ValueError, DatasetNotFoundError: as `jaxnas.search.build.open_images`, or if a class has too few images.
     """
-    splits = build.open_images(config, read_known_bad(run))
+    splits = build.open_images(config, bad_images.read(run))
     learnt = build.search_parts(config, splits)
     chosen = parts.training_parts(splits, learnt, config.streams.test_fraction)
     # Of other images than those of the search other ones are held out.

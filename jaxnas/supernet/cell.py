@@ -224,16 +224,20 @@ def _network(
         x = apply_cell(cell_params, x, choices, apply_edge)
         return x, x if keep else None
 
-    x = _conv_norm(params["stem"], images, 1, backend)
+    with jax.named_scope("stem"):
+        x = _conv_norm(params["stem"], images, 1, backend)
     features = [x]
     for stage in range(1, len(space.stage_channels) + 1):
         if stage > 1:
-            x = apply_reduction(params[f"reduction_{stage - 1}"], x, backend)
+            with jax.named_scope(f"reduction_{stage - 1}"):
+                x = apply_reduction(params[f"reduction_{stage - 1}"], x, backend)
         # The program holds one copy of a stage's cells, which compiles faster.
-        x, outputs = jax.lax.scan(step, x, params[f"stage_{stage}"])
+        with jax.named_scope(f"stage_{stage}"):
+            x, outputs = jax.lax.scan(step, x, params[f"stage_{stage}"])
         features.extend(outputs if keep else [])
-    x = jax.nn.relu(ops.batch_norm(x, params["head"]["scale"], params["head"]["bias"]))
-    logits = x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+    with jax.named_scope("head"):
+        x = jax.nn.relu(ops.batch_norm(x, params["head"]["scale"], params["head"]["bias"]))
+        logits = x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]
     return logits, (*features, x) if keep else ()
 
 

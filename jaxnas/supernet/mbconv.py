@@ -132,13 +132,15 @@ def _network(
         indices = [index for index, _ in group]
         layer_params = [params[f"layer_{index + 1}"] for index in indices]
         step = functools.partial(_scan_step, apply_searched(layer), layer, keep)
-        if len(indices) == 1:
-            x, _ = step(x, (layer_params[0], choices[indices[0]]))
-            features.append(x)
-        else:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
-            x, outputs = jax.lax.scan(step, x, (stacked, choices[indices[0] : indices[-1] + 1]))
-            features.extend(outputs if keep else [])
+        first, last = indices[0] + 1, indices[-1] + 1
+        with jax.named_scope(f"layers_{first}_to_{last}" if last > first else f"layer_{first}"):
+            if len(indices) == 1:
+                x, _ = step(x, (layer_params[0], choices[indices[0]]))
+                features.append(x)
+            else:
+                stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layer_params)
+                x, outputs = jax.lax.scan(step, x, (stacked, choices[indices[0] : last]))
+                features.extend(outputs if keep else [])
     logits, x = apply_head(params, x, axis_name)
     return logits, (*features, x) if keep else ()
 
@@ -147,19 +149,22 @@ def apply_fixed(
     params: Params, images: jax.Array, space: MBConvSpace, axis_name: str | None = None, backend: str | None = None
 ) -> list[jax.Array]:
     """What all architectures have in common: outputs of the stem and of each fixed layer, float [B, H, W, channels]."""
-    x = full_conv(images, params["stem"]["kernel"], space.stem_stride, backend)
-    outputs = [norm_act(params["stem"], x, relu6=True, axis_name=axis_name)]
+    with jax.named_scope("stem"):
+        x = full_conv(images, params["stem"]["kernel"], space.stem_stride, backend)
+        outputs = [norm_act(params["stem"], x, relu6=True, axis_name=axis_name)]
     for index, layer in enumerate(space.fixed_layers):
         apply = layer_function(layer, False, backend, axis_name)
-        outputs.append(apply(params[f"fixed_{index + 1}"], outputs[-1], jnp.int32(0), layer))
+        with jax.named_scope(f"fixed_{index + 1}"):
+            outputs.append(apply(params[f"fixed_{index + 1}"], outputs[-1], jnp.int32(0), layer))
     return outputs
 
 
 def apply_head(params: Params, x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
     """From the last layer's output: logits [B, classes], and the head's output in front of them."""
-    x = ops.pointwise_conv(x, params["head"]["kernel"])
-    x = norm_act(params["head"], x, relu6=True, axis_name=axis_name)
-    return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"], x
+    with jax.named_scope("head"):
+        x = ops.pointwise_conv(x, params["head"]["kernel"])
+        x = norm_act(params["head"], x, relu6=True, axis_name=axis_name)
+        return x.mean((1, 2)) @ params["classifier"]["kernel"] + params["classifier"]["bias"], x
 
 
 class MBConvSupernet(nn.Module):

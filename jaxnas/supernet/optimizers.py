@@ -2,6 +2,7 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -47,3 +48,19 @@ def sgd(
 def is_kernel(path: tuple) -> bool:
     """Whether the parameter at a path of a tree is called "kernel", as those of convolutions and dense layers are."""
     return bool(path) and getattr(path[-1], "key", getattr(path[-1], "name", None)) == "kernel"
+
+
+def moving_average(average: chex.ArrayTree, params: chex.ArrayTree, step: jax.Array, kept: float) -> chex.ArrayTree:
+    """An exponential moving average of weights after one more step.
+
+    Early averages would keep too much of the first weights, so the share that is kept grows to its final value (as
+    TensorFlow's `ExponentialMovingAverage` does).
+
+    Args:
+      average: before the step.
+      params: after it.
+      step: int32 [], steps done before it.
+      kept: share of itself that the average keeps in a step, at most.
+    """
+    share = 1 - jnp.minimum(kept, (1 + step) / (10 + step))
+    return optax.incremental_update(params, average, share.astype(jnp.float32))

@@ -99,15 +99,22 @@ def run(task: TabularTask, method: Strategy, recorded: Sequence[int], seeds: int
 
 
 def run_all(
-    task: TabularTask, planned: Mapping[str, Strategy], recorded: Sequence[int], seeds: int, first_seed: int = 0
+    problems: Sequence[TabularTask],
+    planned: Sequence[Mapping[str, Strategy]],
+    recorded: Sequence[int],
+    seeds: int,
+    first_seed: int = 0,
 ) -> dict[str, Result]:
-    """Runs what `plan` made.
+    """Runs what `plan` made for each of some problems with the same space.
 
     Returns:
-      The results by name; if independent searches are among them, "independent" is the one whose lambda has the
-      smallest regret at the end.
+      The results by name, the seeds of the first problem first; if independent searches are among them, "independent"
+      is the one whose lambda has the smallest regret at the end.
     """
-    results = {name: run(task, method, recorded, seeds, first_seed) for name, method in planned.items()}
+    results = {
+        name: judge.join([run(task, plan[name], recorded, seeds, first_seed) for task, plan in zip(problems, planned)])
+        for name in planned[0]
+    }
     sweep = _independent(results)
     if sweep:
         best = min(sweep, key=lambda name: sweep[name].mean_regret[-1])

@@ -126,6 +126,15 @@ def judge(
     )
 
 
+def join(results: Sequence[Result]) -> Result:
+    """The searches of one method on several problems as one result, in order."""
+    first, seconds = results[0], sum(result.wall_seconds for result in results)
+    per_seed = ("relative_regret", "hypervolume", "attainment", "encodings", "distance")
+    known = [name for name in per_seed if getattr(first, name) is not None]
+    joined = {name: np.concatenate([getattr(result, name) for result in results]) for name in known}
+    return dataclasses.replace(first, **joined, wall_seconds=seconds)
+
+
 def distance_to_front(task: TabularTask, rows: np.ndarray) -> np.ndarray:
     """How far networks are from the least true error that costs no more: int [...] -> float64 [...], 0 at the best."""
     order = np.argsort(task.cost.scaled, kind="stable")
@@ -171,3 +180,14 @@ def least_error_within(table: Table, budgets: np.ndarray) -> np.ndarray:
     """
     budgets = np.asarray(budgets, np.float64)
     return metrics.attainment(table.error, table.cost, budgets.ravel()).reshape(budgets.shape)
+
+
+def rank_correlations(losses: np.ndarray, errors: np.ndarray, costs: np.ndarray) -> dict[str, float]:
+    """Kendall's tau of N scores with true errors, overall and in each half by cost, and that of the cost alone."""
+    cheap, dear = metrics.binned_kendall_tau(losses, errors, costs)
+    return {
+        "overall": metrics.kendall_tau(losses, errors),
+        "cheaper_half": cheap,
+        "dearer_half": dear,
+        "cost_alone": metrics.kendall_tau(-costs, errors),
+    }

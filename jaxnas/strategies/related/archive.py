@@ -8,6 +8,7 @@ one (the winner's curse).
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import chex
@@ -48,25 +49,45 @@ class Archive:
     added: jax.Array
 
 
-def check_model_settings(founders: int, growth: float, capacity: int, samples: int) -> None:
-    """Checks the settings that strategies with an archive and a model share, for steps of S = `samples`.
+@dataclass(frozen=True)
+class ModelSettings(base.Settings):
+    """The settings of strategies that fit a model to an archive now and then.
+
+    Attributes:
+      space, samples, cost: see `base.Settings`.
+      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      founders: uniform architectures that the search begins with.
+      growth: a fit follows when the number of steps has grown by this factor.
+      capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
 
     Raises:
-      ValueError: naming the argument, its value and what would be right.
+      ValueError: on settings that make no search.
     """
-    if founders < 2:
-        raise ValueError(f"founders must be at least 2 architectures to compare, got {founders}")
-    if not growth >= 1:
-        raise ValueError(f"growth must be at least 1 (1 fits at every step), got {growth}")
-    if capacity < max(samples, founders):
-        raise ValueError(
-            f"capacity must hold the founders ({founders}) and one step of {samples} architectures, got {capacity}"
-        )
 
+    founders: int = 100
+    growth: float = 2.0
+    capacity: int = 4096
 
-def fit_after(step: jax.Array, growth: float) -> jax.Array:
-    """The step of the fit after the one at `step`, int32 []: ever later, as there is ever less news."""
-    return jnp.maximum(jnp.ceil(step * growth).astype(jnp.int32), step + 1)
+    def __post_init__(self):
+        super().__post_init__()
+        if self.founders < 2:
+            raise ValueError(f"founders must be at least 2 architectures to compare, got {self.founders}")
+        if not self.growth >= 1:
+            raise ValueError(f"growth must be at least 1 (1 fits at every step), got {self.growth}")
+        if self.capacity < max(self.step_samples, self.founders):
+            raise ValueError(
+                f"capacity must hold the founders ({self.founders}) and one step of {self.step_samples} architectures, "
+                f"got {self.capacity}"
+            )
+
+    @property
+    def first_fit(self) -> int:
+        """The step of the first fit."""
+        return -(-self.founders // self.step_samples)
+
+    def fit_after(self, step: jax.Array) -> jax.Array:
+        """The step of the fit after the one at `step`, int32 []: ever later, as there is ever less news."""
+        return jnp.maximum(jnp.ceil(step * self.growth).astype(jnp.int32), step + 1)
 
 
 def empty(capacity: int, decisions: int) -> Archive:

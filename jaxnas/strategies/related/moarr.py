@@ -56,17 +56,13 @@ class State:
 
 
 @dataclass(frozen=True)
-class MoARR(base.Settings):
+class MoARR(archives.ModelSettings):
     """Recommendation by hypervolume under an ensemble of linear models.
 
     Attributes:
-      space: the search space.
-      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      space, penalties, founders, growth, capacity: see `archive.ModelSettings`.
       samples: lambda; a step evaluates S = K lambda architectures. None for steps of about 10.
       cost: scaled cost R(c), the second objective; None for the first cost of the space.
-      founders: uniform architectures that the search begins with.
-      growth: a fit follows when the number of steps has grown by this factor.
-      capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
       pool: candidates in a step.
       optimism: standard errors that a predicted loss is lowered by.
 
@@ -78,13 +74,11 @@ class MoARR(base.Settings):
     step_of: ClassVar[int] = 10
     founders: int = 50
     growth: float = 1.1
-    capacity: int = 4096
     pool: int = 1000
     optimism: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
-        archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
         if self.pool < self.step_samples:
             raise ValueError(f"pool must hold at least one step of {self.step_samples}, got {self.pool}")
         if not self.optimism >= 0:
@@ -103,7 +97,7 @@ class MoARR(base.Settings):
             coefficients=jnp.zeros((linear_ensemble.MODELS, self.design.size + 1), jnp.float32),
             exploration=jnp.float32(EXPLORATION[1]),
             step=jnp.int32(0),
-            next_fit=jnp.int32(-(-self.founders // self.step_samples)),
+            next_fit=jnp.int32(self.first_fit),
         )
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -159,7 +153,7 @@ class MoARR(base.Settings):
             coefficients=coefficients,
             exploration=jnp.where(adapts, exploration, state.exploration),
             step=step,
-            next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
+            next_fit=jnp.where(due, self.fit_after(step), state.next_fit),
         ), told.info(self.penalties)
 
     def modes(self, state: State) -> jax.Array:

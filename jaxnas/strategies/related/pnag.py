@@ -64,19 +64,15 @@ class State:
 
 
 @dataclass(frozen=True)
-class PNAG(base.Settings):
+class PNAG(archives.ModelSettings):
     """Pareto-aware architecture generation, as ask and tell.
 
     Attributes:
-      space: the search space.
-      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      space, penalties, founders, growth, capacity: see `archive.ModelSettings`.
       samples: lambda, samples of the generator for each budget in a step.
       cost: scaled cost R(c); None for the first cost of the space.
       budgets: the largest cost of each of the K networks, in the unit of `cost`. None for evenly spaced ones, from the
         most expensive network for the smallest penalty down to a K-th of the span for the largest.
-      founders: uniform architectures that the search begins with.
-      growth: a fit follows when the number of steps has grown by this factor.
-      capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
       width, hidden: hidden units of evaluator and predictor, and of the generator's LSTM.
       tries: samples for each architecture to evaluate; the first new ones are taken.
 
@@ -85,9 +81,6 @@ class PNAG(base.Settings):
     """
 
     budgets: tuple[float, ...] | None = None
-    founders: int = 100
-    growth: float = 2.0
-    capacity: int = 4096
     width: int = 128
     hidden: int = 32
     tries: int = 4
@@ -95,7 +88,6 @@ class PNAG(base.Settings):
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "budgets", check_budgets(self.cost, self.budgets, self.penalties))
-        archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
         base.check_positive(self, "width", "hidden", "tries")
 
     @property
@@ -121,7 +113,7 @@ class PNAG(base.Settings):
             generated_losses=unknown,
             generated_costs=unknown,
             step=jnp.int32(0),
-            next_fit=jnp.int32(-(-self.founders // self.step_samples)),
+            next_fit=jnp.int32(self.first_fit),
             fits=jnp.int32(0),
             key_data=jax.random.key_data(key),
         )
@@ -160,7 +152,7 @@ class PNAG(base.Settings):
         estimates, *values = jax.lax.cond(due, learn, lambda _: kept, state)
         return state.replace(
             archive=state.archive.replace(estimates=estimates),
-            next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
+            next_fit=jnp.where(due, self.fit_after(step), state.next_fit),
             fits=state.fits + (due & enough),
             **dict(zip(names, values)),
         ), told.info(self.penalties)

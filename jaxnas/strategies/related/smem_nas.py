@@ -65,17 +65,13 @@ class State:
 
 
 @dataclass(frozen=True)
-class SMEMNAS(base.Settings):
+class SMEMNAS(archives.ModelSettings):
     """Evolution of two populations under a pairwise comparison.
 
     Attributes:
-      space: the search space.
-      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      space, penalties, founders, growth, capacity: see `archive.ModelSettings`.
       samples: lambda; a step evaluates S = K lambda new architectures, half from either population.
       cost: scaled cost R(c), the second objective; None for the first cost of the space.
-      founders: uniform architectures that the search begins with.
-      growth: a fit follows when the number of steps has grown by this factor.
-      capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
       population: P, the most that the main population holds, and the offspring of a generation.
       vice: the most that the vice population holds; 0 for a single population.
       generations: in a step.
@@ -85,9 +81,7 @@ class SMEMNAS(base.Settings):
       ValueError: on settings that make no search.
     """
 
-    founders: int = 100
     growth: float = 1.5
-    capacity: int = 4096
     population: int = 40
     vice: int = 40
     generations: int = 2
@@ -95,7 +89,6 @@ class SMEMNAS(base.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        archives.check_model_settings(self.founders, self.growth, self.capacity, self.step_samples)
         base.check_positive(self, "population", "generations", "pairs")
         if not 0 <= self.vice <= self.population:
             raise ValueError(f"vice must be from 0 to the population of {self.population}, got {self.vice}")
@@ -110,7 +103,7 @@ class SMEMNAS(base.Settings):
             main=populations_lib.nobody(self.population, decisions),
             vice=populations_lib.nobody(self.vice, decisions),
             step=jnp.int32(0),
-            next_fit=jnp.int32(-(-self.founders // self.step_samples)),
+            next_fit=jnp.int32(self.first_fit),
             fits=jnp.int32(0),
             key_data=jax.random.key_data(key),
         )
@@ -179,7 +172,7 @@ class SMEMNAS(base.Settings):
             main=main,
             vice=vice,
             step=step,
-            next_fit=jnp.where(due, archives.fit_after(step, self.growth), state.next_fit),
+            next_fit=jnp.where(due, self.fit_after(step), state.next_fit),
             fits=state.fits + (due & enough),
             key_data=state.key_data,
         ), told.info(self.penalties)

@@ -1,0 +1,124 @@
+"""A space of models, each at its own size: hyperparameters, shapes, models and what they compute when in use.
+
+It needs no shared weights, so that it is built in no time: networks that were found and saved are read with it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnas.cost import Cost
+from jaxnas.elastic import calibration, counting
+from jaxnas.elastic import comparison as comparisons
+from jaxnas.elastic.adapters import adapter_of
+from jaxnas.elastic.choices import Choices, check_arguments
+from jaxnas.elastic.comparison import Models
+from jaxnas.spaces.base import SearchSpace
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpace(SearchSpace):
+    """The models that a function makes.
+
+    Attributes:
+      name, decisions, costs: see `SearchSpace`.
+      choices: the decisions with their values.
+      models: the models of all architectures.
+    """
+
+    choices: Choices = None
+    models: Models = None
+
+    __hash__ = object.__hash__  # by identity: strategies are static arguments of compiled programs
+    __eq__ = object.__eq__
+
+    def hyperparameters(self, arch: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """The keywords of `make` for one architecture."""
+        return self.choices.values(self.validate(arch))
+
+    def shapes(self, arch: Sequence[int] | np.ndarray) -> tuple[Any, Any]:
+        """Parameters, and what else a model has, of an architecture by shapes alone, in the form of its framework."""
+        abstract = self.models.abstract(self.validate(arch))
+        variables = abstract.tree(abstract.leaves)
+        return variables["params"], self.models.adapter.state_of_model(variables["state"])
+
+    def model(self, arch: Sequence[int] | np.ndarray, params: Any = None, state: Any = None) -> Any:
+        """The user's own model of an architecture: what `make` returns.
+
+        Args:
+          arch: int [D].
+          params: of that model; an NNX module is given them.
+          state: what else the model has, likewise; None for that of a fresh model.
+        """
+        values = self.hyperparameters(arch)
+        if params is None:
+            return self.models.adapter.model(values)
+        state = self._state(arch) if state is None else self.models.adapter.state_from_model(state)
+        return self.models.adapter.model(values, {"params": params, "state": state})
+
+    def deployed(self, arch: Sequence[int] | np.ndarray, params: Any, state: Any) -> Callable[[Any], Any]:
+        """What an architecture's own model computes when it is in use.
+
+        Args:
+          arch: int [D].
+          params: of that model.
+          state: what else it has, in the form of its framework.
+
+        Returns:
+          Inputs to outputs, with dropout off and batch norm with its running averages; may be traced.
+        """
+        values, adapter = self.hyperparameters(arch), self.models.adapter
+        variables = {"params": params, "state": adapter.state_from_model(state)}
+        return lambda inputs: adapter.apply(values, variables, inputs, running=True)[0]
+
+    def calibrate(self, params: Any, arch: Sequence[int] | np.ndarray, batches: Iterable[Any]) -> Any:
+        """Running averages of batch norm, estimated again for one architecture on training inputs.
+
+        Args:
+          params: of the architecture's own model.
+          arch: int [D].
+          batches: inputs, each of a size that the model trains with; the statistics of all count alike.
+
+        Returns:
+          What the model has beside parameters, in the form of its framework: Linen's collections, to go with
+          {"params": params}, or the state of an NNX module, for `model`.
+        """
+        arch = self.validate(arch)
+        state = calibration.calibrate(self.models, arch, {"params": params, "state": self._state(arch)}, batches)
+        return self.models.adapter.state_of_model(state)
+
+    def count(self, name: str, arch: Sequence[int] | np.ndarray) -> int:
+        """Parameters ("params") or multiply-adds ("macs") of an architecture, counted on its own model."""
+        counted = {"params": counting.count_params, "macs": counting.count_macs}
+        if name not in counted:
+            raise ValueError(f"name must be one of {', '.join(counted)}, got {name!r}")
+        return counted[name](self.models, self.validate(arch))
+
+    def _state(self, arch: Sequence[int] | np.ndarray) -> Any:
+        """What a fresh model has beside parameters."""
+        return comparisons.initial(self.models, self.validate(arch), jax.random.key(0))["state"]
+
+
+def models_of(make: Callable[..., Any], choices: Choices, inputs: Any) -> Models:
+    """The models of a function.
+
+    Args:
+      make: see `jaxnas.elastic.elastic`.
+      choices: of its arguments.
+      inputs: of one call.
+
+    Raises:
+      ValueError: if the function does not take these arguments, or returns no model.
+    """
+    check_arguments(make, choices)
+    return Models(adapter_of(make, choices.values(choices.largest)), choices, inputs)
+
+
+def model_space(
+    make: Callable[..., Any], choices: Choices, inputs: Any, name: str, costs: tuple[Cost, ...]
+) -> ModelSpace:
+    """The space of a function's models, with costs that are known; `jaxnas.elastic.elastic` finds them out."""
+    return ModelSpace(name, choices.decisions, costs, choices=choices, models=models_of(make, choices, inputs))

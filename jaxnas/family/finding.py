@@ -1,0 +1,354 @@
+"""A whole search as one call, for any model, loss and data: `search(space, loss=..., train=..., ...) -> Family`.
+
+The weights of the largest model are trained on the training split, one sampled architecture a step; then the
+distributions are, on the validation split; and the K networks that compete best on the whole of it are trained together
+for some more steps, sharing their weights, before each gets its own slice of them.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnas import strategies
+from jaxnas.elastic import ElasticSpace
+from jaxnas.family.batches import (
+    Prepare,
+    UserLoss,
+    WithMetrics,
+    batch_size_of,
+    fingerprint,
+    minibatches,
+    source_of,
+)
+from jaxnas.family.built_in import BuiltInSpace, built_in
+from jaxnas.family.family import Family, Member, by_network
+from jaxnas.report.progress import SearchDisplay, TrainingDisplay
+from jaxnas.results.evaluations import Evaluations
+from jaxnas.results.metrics_log import read_metrics
+from jaxnas.results.result import OWN_DATA, SearchResult
+from jaxnas.results.workdir import open_workdir
+from jaxnas.runtime import devices as runtime_devices
+from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE, Placement
+from jaxnas.search import loop
+from jaxnas.search.answer import summarise
+from jaxnas.search.execute import EvaluationsKeeper
+from jaxnas.search.search import Search, SearchState
+from jaxnas.search.settings import SearchSettings
+from jaxnas.spaces import CellSpace, MBConvSpace
+from jaxnas.strategies.fixed import Fixed
+
+SHARES = (0.6, 0.1, 0.3)  # of the steps: weights, distributions, and the networks found
+CANDIDATES = 16  # draws from each distribution that compete with its mode
+CALIBRATION = 8  # minibatches that batch norm is calibrated on
+TOGETHER = "together"  # folder of the steps of the networks found, in that of the search
+
+
+@dataclass(frozen=True)
+class OptaxSettings(SearchSettings):
+    """Settings of a search whose weights any optax optimiser trains.
+
+    Attributes:
+      transform: the optimiser.
+    """
+
+    transform: optax.GradientTransformation | None = None
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser of the weights."""
+        return self.transform
+
+
+def search(
+    space: ElasticSpace | MBConvSpace | CellSpace,
+    *,
+    loss: UserLoss,
+    train: Any,
+    valid: Any,
+    steps: int,
+    budgets: Mapping[str, Sequence[float]] | None = None,
+    penalties: Sequence[float] | None = None,
+    inputs: Callable[[Any], Any] | None = None,
+    batch_size: int = 64,
+    optimizer: optax.GradientTransformation | None = None,
+    learning_rate: float = 2e-3,
+    method: str = "shared_model",
+    samples: int = 4,
+    batching: str = "auto",
+    devices: int | Literal["all"] = 1,
+    seed: int = 0,
+    workdir: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    progress: bool = False,
+    listeners: Sequence[loop.Listener] = (),
+) -> Family:
+    """Searches K networks of different complexity in a space, trains them and returns each with its own weights.
+
+    Args:
+      space: of `jaxnas.elastic`, or a built-in one, whose inputs are images float32 [B, H, W, 3].
+      loss: (outputs, batch) to the mean loss of the batch, or to that and {name: mean} of other measures.
+      train: for the weights: a pytree of arrays (leading axis: examples) that fits into memory, or an iterable of
+        batches that can be iterated again, such as a list or a grain DataLoader.
+      valid: for the distributions and the choice among networks, likewise.
+      steps: in all, of which `SHARES` tells the parts.
+      budgets: cost name to K largest totals; several costs hold together.
+      penalties: in place of budgets, K losses worth paying for the whole span of the space's first cost.
+      inputs: batch to the inputs of the model; None for the first of a tuple or the entry "inputs" of a dictionary.
+      batch_size: examples in a minibatch of data in memory, on all devices together.
+      optimizer: of the weights; None for AdamW with a cosine schedule and clipping.
+      learning_rate: its peak, where `optimizer` is None.
+      method: name of a strategy that keeps distributions.
+      samples: architectures for each network in a step of the distributions.
+      batching: see `SearchSettings`.
+      devices: 1, or "all" (or their number) for all that JAX has, over which each minibatch is spread. Batch norm then
+        takes the statistics of a device's part.
+      seed: of everything random.
+      workdir: folder for checkpoints, evaluations and metrics; a search that was cut there goes on. None for none.
+      checkpoint_seconds: between checkpoints.
+      progress: whether to show a live table on a terminal or in a notebook, elsewhere a line now and then.
+      listeners: what else follows the search; see `jaxnas.search.loop.Listener`.
+
+    Returns:
+      The networks, in the order of budgets or penalties.
+
+    Raises:
+      ValueError: on settings that do not fit each other or the data, or a folder that holds another search.
+      NonFiniteLossError: if a training loss is NaN or infinite; it names the step.
+    """
+    if not isinstance(space, ElasticSpace):
+        space = _built_in(space, batching)
+    strategy = _strategy(space, method, budgets, penalties, samples)
+    if steps < 3:
+        raise ValueError(f"steps must be at least 3, one for each part of a search, got {steps}")
+    weights, distributions, together = (max(int(share * steps), 1) for share in SHARES)
+    sources = {"train": source_of(train, "train"), "valid": source_of(valid, "valid")}
+    settings = OptaxSettings(
+        weight_steps=weights,
+        distribution_steps=distributions,
+        weight_samples=1,
+        batching=batching,
+        batch_size=batch_size_of(sources["train"], batch_size),
+        valid_batch_size=batch_size_of(sources["valid"], batch_size),
+        learning_rate=learning_rate,
+        transform=optimizer or _adamw(learning_rate, weights),
+    )
+    run = Search(
+        strategy,
+        _Keyed(space),
+        **sources,
+        settings=settings,
+        prepare=Prepare(inputs),
+        loss=WithMetrics(loss),
+        placement=_placement(devices),
+    )
+    described = {
+        "space": space.name,
+        "decisions": [list(decision.choices) for decision in space.decisions],
+        "method": {"method": method, "samples": samples, "cost": next(iter(budgets or {}), space.costs[0].name)},
+        "budgets": None if budgets is None else {name: list(map(float, totals)) for name, totals in budgets.items()},
+        "penalties": None if penalties is None else list(map(float, penalties)),
+        "steps": steps,
+        "batch_size": settings.batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "data": {name: fingerprint(source) for name, source in sources.items()},
+    }
+    runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        open_workdir(Path(workdir or temporary), "search", described) as folder,
+    ):
+        state, result, evaluations = runner.find(run, folder)
+        params = jax.tree.map(np.array, state.params)  # a copy: the next steps take the buffers
+        transform = optimizer or _adamw(learning_rate / 2, together)
+        finishing = dataclasses.replace(
+            run,
+            strategy=Fixed(space, tuple(found.encoding for found in result.architectures)),
+            supernet=_Keyed(space, params),
+            settings=dataclasses.replace(
+                settings, weight_steps=together, distribution_steps=1, weight_samples=None, transform=transform
+            ),
+        )
+        trained = runner.train_together(finishing, folder / TOGETHER).params
+        records = tuple(read_metrics(folder / "metrics.jsonl"))
+        members = _members(finishing, space, trained, result)
+        result = _measured(result, members)
+        result.write(folder / "result.json")
+    return Family(space, members, result, evaluations, records, params)
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """What runs both parts of a search in its folder.
+
+    Attributes:
+      described: what decides the search, JSON-ready.
+      seed: of the search.
+      checkpoint_seconds: between checkpoints.
+      progress: whether to show it.
+      listeners: what else follows it.
+    """
+
+    described: Mapping[str, Any]
+    seed: int
+    checkpoint_seconds: float
+    progress: bool
+    listeners: tuple[loop.Listener, ...]
+
+    def find(self, run: Search, folder: Path) -> tuple[SearchState, SearchResult, Evaluations]:
+        """The search itself: its last state, what it found, and every evaluation of its distributions."""
+        display = (SearchDisplay.of(run.strategy, run.total_steps),) if self.progress else ()
+        keeper = EvaluationsKeeper(run, folder, self.described)
+        state, seconds = self._run(run, folder, (*display, *self.listeners), keeper)
+        result = summarise(
+            run,
+            state,
+            method=self.described["method"]["method"],
+            candidates=CANDIDATES,
+            seed=self.seed,
+            config=self.described,
+            seconds=seconds,
+            dataset=OWN_DATA,
+        )
+        return state, result, keeper.evaluations
+
+    def train_together(self, run: Search, folder: Path) -> SearchState:
+        """The steps on the mean loss of the K networks, which share their weights: the last state."""
+        display = ()
+        if self.progress:
+            console = SearchDisplay.of(run.strategy, run.total_steps).console
+            display = (TrainingDisplay("the networks found", console),)
+        folder.mkdir(exist_ok=True)
+        return self._run(run, folder, display)[0]
+
+    def _run(
+        self,
+        run: Search,
+        folder: Path,
+        listeners: Sequence[loop.Listener],
+        keeper: loop.Keeper | None = None,
+    ) -> tuple[SearchState, float]:
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            return loop.run(
+                run,
+                run.init(self.seed),
+                folder,
+                checkpoints,
+                checkpoint_seconds=self.checkpoint_seconds,
+                listeners=listeners,
+                keeper=keeper,
+            )
+
+
+def _built_in(space: Any, batching: str) -> BuiltInSpace:
+    if not isinstance(space, MBConvSpace | CellSpace):
+        raise ValueError(
+            f"space must be of jaxnas.elastic, or one of the built-in spaces of jaxnas.spaces, got "
+            f"{type(space).__name__}; a supernet of your own is searched with jaxnas.Search"
+        )
+    return built_in(space, batching)
+
+
+def _adamw(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
+
+
+def _placement(devices: int | str) -> Placement:
+    count = runtime_devices.device_count()
+    if runtime_devices.process()[1] > 1:
+        raise ValueError("devices must be those of one process: a search with one call is no job of many processes")
+    if devices == 1:
+        return ONE_DEVICE
+    if devices not in ("all", count):
+        raise ValueError(f"devices must be 1, or all of the {count} that JAX has ('all'), got {devices!r}")
+    return ONE_DEVICE if count == 1 else ALL_DEVICES
+
+
+def _strategy(
+    space: ElasticSpace | BuiltInSpace,
+    method: str,
+    budgets: Mapping[str, Sequence[float]] | None,
+    penalties: Sequence[float] | None,
+    samples: int,
+) -> strategies.DistributionStrategy:
+    strategies.check_name(method, strategies.distribution_strategies())
+    if (budgets is None) == (penalties is None):
+        raise ValueError("give either budgets, such as {'macs': (1e6, 2e6)}, or penalties, such as (0.02, 0.1)")
+    if penalties is not None:
+        if list(penalties) != sorted(penalties):
+            raise ValueError(f"penalties must ascend, got {tuple(penalties)!r}; sort them")
+        return strategies.make(method, space, tuple(penalties), samples=samples)
+    rows = [list(row.values()) for row in by_network(budgets)]
+    costs = [space.cost(name) for name in budgets]
+    return strategies.within_budgets(strategies.STRATEGIES[method], space, costs, rows, samples=samples)
+
+
+@dataclass(frozen=True, eq=False)
+class _Keyed:
+    """A space as a supernet whose dropout is on where there are keys.
+
+    Attributes:
+      space: the space.
+      params: that it starts from; None for those that the space gives.
+    """
+
+    space: ElasticSpace | BuiltInSpace
+    params: Any = None
+
+    def init_params(self, key: jax.Array) -> Any:
+        params = self.space.init_params(key) if self.params is None else self.params
+        return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)  # the search's own, to be donated
+
+    def apply(self, variables: Mapping[str, Any], inputs: Mapping[str, Any], arch: jax.Array) -> Any:
+        key = inputs["keys"][0] if "keys" in inputs else None
+        return self.space.apply(variables["params"], inputs["inputs"], arch, key)
+
+
+def _members(run: Search, space: ElasticSpace | BuiltInSpace, params: Any, result: SearchResult) -> tuple[Member, ...]:
+    """The networks with their slices of trained weights, as they measure on the whole validation split."""
+    archs = np.asarray(run.strategy.archs)
+    evaluation = jax.tree.map(np.asarray, run.evaluate(params, archs))
+    taken = minibatches(run.train, run.settings.batch_size)
+    batches = [run.prepare.of(batch) for _, batch in zip(range(CALIBRATION), taken)]
+    members = []
+    for k, (arch, found) in enumerate(zip(archs, result.architectures, strict=True)):
+        own = space.extract(params, arch)
+        state = space.calibrate(own, arch, batches)
+        members.append(
+            Member(
+                k=k,
+                arch=tuple(arch.tolist()),
+                hyperparameters=space.hyperparameters(arch),
+                costs={cost.name: int(cost.total(arch)) for cost in space.costs},
+                budgets=found.budgets,
+                loss=float(evaluation.loss[k]),
+                metrics={name: float(values[k]) for name, values in evaluation.metrics.items()},
+                params=own,
+                state=state,
+                model=space.model(arch, own, state),
+                program=jax.jit(space.deployed(arch, own, state)),
+            )
+        )
+    return tuple(members)
+
+
+def _measured(result: SearchResult, members: Sequence[Member]) -> SearchResult:
+    """A result with the losses of its networks as they are trained."""
+    architectures = tuple(
+        dataclasses.replace(
+            found,
+            valid_loss=member.loss if np.isfinite(member.loss) else None,
+            valid_accuracy=member.metrics.get("accuracy"),
+        )
+        for found, member in zip(result.architectures, members, strict=True)
+    )
+    return dataclasses.replace(result, architectures=architectures)
