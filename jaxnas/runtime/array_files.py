@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -11,18 +12,19 @@ import numpy as np
 import orbax.checkpoint
 from orbax.checkpoint import v1 as ocp
 
-# Orbax renamed these between 0.11 and 0.12.
-_save = ocp.save if hasattr(ocp, "save") else ocp.save_pytree
+from jaxnas.results.files import OF_THE_DISK
+
+# Orbax renamed it between 0.11 and 0.12.
 _load = ocp.load if hasattr(ocp, "load") else ocp.load_pytree
 
 
 def save(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays into a new folder, also in one of several processes, without waiting for the others."""
+    """Writes arrays into a new folder, also in one of several processes, without waiting for the others.
+
+    Not by Orbax's newer interface: it compares folders across processes whatever its options say, and a folder that it
+    cannot make leaves a thread behind that waits ten minutes for it, and the end of the process with it.
+    """
     with _quiet():
-        if jax.process_count() == 1:
-            _save(folder, arrays)
-            return
-        # Orbax's newer interface compares folders across processes whatever its options say; this one does not.
         options = _alone()
         handler = orbax.checkpoint.PyTreeCheckpointHandler(multiprocessing_options=options)
         with orbax.checkpoint.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
@@ -42,6 +44,9 @@ def one_line(error: BaseException) -> str:
     """What went wrong in an operation on files."""
     text = " ".join(str(error).split()) or type(error).__name__
     # Under Orbax lies TensorStore, whose messages quote whole specifications around what the system said.
+    for said in map(os.strerror, OF_THE_DISK):
+        if said in text:
+            return said
     reason = re.search(r"([^:\[\]]+) \[os_error_code=|\[OS error \d+: ([^\]]+)\]", text)
     if reason:
         return (reason[1] or reason[2]).strip()
@@ -57,14 +62,16 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's progress reports, written through absl's logger, out of the run's log."""
+    """Keeps Orbax's progress reports and guesses, written through absl's logger and the root, out of the run's log."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname
 
-    logger = logging.getLogger("absl")
-    logger.addFilter(keep)
+    loggers = logging.getLogger("absl"), logging.getLogger()
+    for logger in loggers:
+        logger.addFilter(keep)
     try:
         yield
     finally:
-        logger.removeFilter(keep)
+        for logger in loggers:
+            logger.removeFilter(keep)
