@@ -3,6 +3,8 @@
 Spaces are tiny: each test builds one.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -240,6 +242,19 @@ def stack():
 
 def test_an_nnx_model_with_lists_dictionaries_and_a_shared_module(stack):
     assert_exact(stack)
+
+
+def test_a_class_with_some_arguments_fixed_is_a_function():
+    class Wide(nnx.Module):
+        def __init__(self, width, outputs, rngs):
+            self.layers = nnx.List([nnx.Linear(6, width, rngs=rngs), nnx.Linear(width, outputs, rngs=rngs)])
+
+        def __call__(self, x):
+            return self.layers[1](nnx.relu(self.layers[0](x)))
+
+    assert_exact(elastic(functools.partial(Wide, outputs=3), ROWS, width=(4, 8)), 2)
+    with pytest.raises(ValueError, match="cannot be called with outputs"):
+        elastic(functools.partial(Wide, outputs=3), ROWS, outputs=(4, 8))
 
 
 def test_an_nnx_model_comes_back_with_its_parameters(stack):

@@ -8,6 +8,7 @@ Two modes. In training, with a random key, dropout is on. In evaluation dropout 
 of the minibatch in both, since running averages of many architectures mean nothing (METHOD, traps).
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -83,7 +84,14 @@ def mode_keywords(function: Callable[..., Any], training: bool) -> dict[str, boo
 
 
 def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a function, or of a class's constructor; empty where they cannot be known."""
+    """The parameters of a function, or of a class's constructor; empty where they cannot be known.
+
+    >>> list(parameters_of(functools.partial(lambda width, depth, rngs: None, depth=2)))
+    ['width', 'rngs']
+    """
+    if isinstance(function, functools.partial):  # its own signature would be that of the metaclass, for a class
+        left = list(parameters_of(function.func).items())[len(function.args) :]
+        return {name: parameter for name, parameter in left if name not in function.keywords}
     try:
         if inspect.isclass(function):  # its metaclass may take anything, as that of NNX modules does
             parameters = dict(inspect.signature(function.__init__).parameters)
