@@ -93,8 +93,9 @@ _ARITHMETIC = frozenset(
         "sign",
     ]
 )
-_MOVES = frozenset(("copy", "transpose", "copy-start"))
-_ALLOCATIONS = frozenset(("AllocateBuffer", "CreateBuffer"))
+_COPIES, _MOVES = frozenset(("copy", "copy-start")), frozenset(("transpose", "reshape"))
+# Calls that name memory: nothing runs.
+_NAMES = frozenset(("AllocateBuffer", "CreateBuffer", "ConcatBitcast"))
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Counts:
       elementwise: results of arithmetic operations elsewhere, and values that reductions read.
       bytes_accessed: read and written by all kernels, wherever the arrays lie.
       memory_bytes: of these, in the device's memory; the rest stays on the chip.
-      moved_bytes: of `bytes_accessed`, of kernels that only copy or transpose.
+      moved_bytes: of `bytes_accessed`, of kernels that only bring arrays into another layout or another place of the
+        same memory.
       kernels: that are started.
       library_calls: of these, calls of libraries such as cuDNN, by name.
       collectives: exchanges between devices, by name.
@@ -172,7 +174,7 @@ def _walk(program: Program, name: str, times: float, loops_once: bool) -> Iterat
                 yield from _walk(program, branch, times / len(each.branches), loops_once)
         elif each.opcode == "call" or (each.opcode == "async-start" and each.computation("calls")):
             yield from _walk(program, each.computation("to_apply") or each.computation("calls"), times, loops_once)
-        elif each.opcode not in _FREE and not _allocates(each):
+        elif each.opcode not in _FREE and not _names_memory(each):
             yield each, times, _of_kernel(program, computation, each)
 
 
@@ -227,8 +229,8 @@ def _carried(computation: Computation, name: str) -> int | None:
     return int(each.attribute(r"index=(\d+)"))
 
 
-def _allocates(each: Instruction) -> bool:
-    return each.opcode == "custom-call" and each.attribute(r'custom_call_target="([^"]*)"') in _ALLOCATIONS
+def _names_memory(each: Instruction) -> bool:
+    return each.opcode == "custom-call" and each.attribute(r'custom_call_target="([^"]*)"') in _NAMES
 
 
 def _of_kernel(program: Program, computation: Computation, each: Instruction) -> Counts:
@@ -241,7 +243,7 @@ def _of_kernel(program: Program, computation: Computation, each: Instruction) ->
         Counts(
             bytes_accessed=everywhere,
             memory_bytes=float(sum(array.bytes for array in touched if array.space == 0)),
-            moved_bytes=everywhere if _only_moves(program, each) else 0.0,
+            moved_bytes=everywhere if _only_moves(program, computation, each) else 0.0,
             kernels=1.0,
             library_calls=Counter() if target is None else Counter({target: 1}),
         )
@@ -254,8 +256,12 @@ def _operand_arrays(computation: Computation, each: Instruction) -> list[Array]:
 
 def _touched(computation: Computation, each: Instruction) -> list[Array]:
     """The arrays that a kernel reads and writes, each as often as it does."""
-    if each.opcode in _SLICES:
-        return [*_in_space(each.arrays, computation[each.operands[0]].arrays[0].space), *each.arrays]
+    if each.opcode.removesuffix("-start") in _SLICES:
+        sliced = each.arrays
+        if each.opcode.endswith("-start"):  # its result names the source, what is sliced, and a context
+            begin, end = each.elements[1]
+            sliced = each.arrays[begin:end]
+        return [*_in_space(sliced, computation[each.operands[0]].arrays[0].space), *sliced]
     if each.opcode == "dynamic-update-slice":
         update = computation[each.operands[1]].arrays
         return [*update, *_in_space(update, each.arrays[0].space)]
@@ -353,14 +359,14 @@ def _in_space(arrays: Iterable[Array], space: int) -> list[Array]:
     return [dataclasses.replace(array, space=space) for array in arrays]
 
 
-def _only_moves(program: Program, each: Instruction) -> bool:
+def _only_moves(program: Program, computation: Computation, each: Instruction) -> bool:
+    if each.opcode in _COPIES:  # between memories it is how arrays get to where they are used
+        source, target = computation[each.operands[0]].arrays[0], each.arrays[0]
+        return source.space == target.space or source.minor_to_major != target.minor_to_major
     if each.opcode != "fusion":
         return each.opcode in _MOVES
-    inside = program.computations[each.computation("calls")].values()
-    kinds = {one.opcode for one in inside} - _FREE
-    return bool(kinds) and all(
-        _only_moves(program, one) for one in inside if one.opcode not in _FREE and one.opcode != "reshape"
-    )
+    inside = program.computations[each.computation("calls")]
+    return all(_only_moves(program, inside, one) for one in inside.values() if one.opcode not in _FREE)
 
 
 def _arithmetic(program: Program, computation: Computation, each: Instruction) -> Counts:

@@ -80,13 +80,35 @@ def test_a_loop_counts_as_often_as_it_runs(first, by, trips):
     assert counts.memory_bytes == ROW + trips * (2 * ROW + 5 * 512)
     # On the chip: x copied to it; x read and written each time; the counter written, read twice, and its successor.
     assert counts.bytes_accessed - counts.memory_bytes == ROW + trips * (2 * ROW + 4 * 512)
-    assert counts.moved_bytes == 2 * ROW + trips * 2 * 512
+    assert counts.moved_bytes == 0  # x and the counter only come to the chip
 
 
 def test_a_loop_without_a_known_trip_count_is_reported():
     text = loop().replace("direction=LT", "direction=NE")
     assert hlo_counts.count(text).unknown_loops == 1
     assert hlo_counts.count(text).elementwise == hlo_counts.count(text, loops_once=True).elementwise
+
+
+def test_slices_that_are_fetched_and_arrays_that_are_laid_out_anew():
+    text = """
+    HloModule jit_f
+
+    ENTRY %main (x: bf16[4,16,128]) -> bf16[16,512] {
+      %x = bf16[4,16,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+      %one = ((bf16[4,16,128]{2,1,0:T(8,128)(2,1)}), bf16[1,16,128]{2,1,0:T(8,128)(2,1)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:1], [0:16], [0:128]}
+      %two = bf16[1,16,128]{2,1,0:T(8,128)(2,1)S(1)} slice-done(%one)
+      %named = bf16[16,128]{1,0:T(8,128)(2,1)S(1)} custom-call(%two), custom_call_target="ConcatBitcast"
+      %turned = bf16[4,16,128]{2,0,1:T(8,128)(2,1)} copy(%x)
+      ROOT %flat = bf16[16,512]{1,0:T(8,128)(2,1)} reshape(%turned)
+    }
+    """  # noqa: E501
+    counts = hlo_counts.count(textwrap.dedent(text))
+    padded = 16 * 8 * 128 * 2  # of four rows to a tile of eight, where these are the second to last axis in memory
+    assert counts.moved_bytes == (4 * ROW + padded) + (padded + 4 * ROW)
+    assert counts.memory_bytes == ROW + counts.moved_bytes
+    assert counts.bytes_accessed == 2 * ROW + counts.moved_bytes
+    assert counts.kernels == 3
+    assert not counts.library_calls
 
 
 def test_a_conditional_counts_as_the_mean_of_its_branches():
