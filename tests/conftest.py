@@ -1,5 +1,6 @@
 """Fixtures: the public benchmark tables and inputs that users have, where they are present."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -25,6 +26,20 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "jaxnas"))
 # Compiling is most of the time of these tests: what one run has compiled, the next one loads, small programs too.
 compilation_cache.enable(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# A compiled program is some memory maps. Linux gives a process 65,530, and beyond them the compiler crashes.
+MANY_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_maps():
+    """After a file of tests, gives up all compiled programs where there are many; those needed again come from disk."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
 
 SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 TABLES = SHARED / "tabular"
