@@ -129,9 +129,17 @@ def print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def console(**options: Any) -> Console:
-    """A console for a command: what it prints is text, since names of folders may hold brackets, which rich reads."""
-    return Console(markup=False, emoji=False, **options)
+def console(log_width: int | None = None, **options: Any) -> Console:
+    """A console for a command: what it prints is text, since names of folders may hold brackets, which rich reads.
+
+    Args:
+      log_width: columns where the output is no terminal, so that wide tables need not wrap; None for rich's choice.
+      **options: of `Console`.
+    """
+    made = Console(markup=False, emoji=False, **options)
+    if log_width is not None and not made.is_terminal:
+        made.width = log_width
+    return made
 
 
 def collect_rarely() -> None:

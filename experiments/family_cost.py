@@ -59,9 +59,7 @@ def main(config: Config) -> None:
     table = read_table(config.table, config.cost)
     study = family_cost.Study(search, TabularTask.from_table(table, name=config.table.stem), config.out)
     config.out.mkdir(parents=True, exist_ok=True)
-    console, found = cli.console(), []
-    if not console.is_terminal:
-        console.width = 140  # in a log nothing needs to wrap
+    console, found = cli.console(log_width=140), []
     for family in study.run(wanted, console.print):
         found.append(family)
         write_json(config.out / "family_cost.json", {"runs": [dataclasses.asdict(each) for each in found]})

@@ -143,9 +143,7 @@ def main(config: Config) -> None:
     compilation_cache.enable()
     tables = {path.stem: tasks.read_table(path, config.cost, config.error) for path in config.table}
     folder = tabular.prepare(config.out)
-    console = cli.console()
-    if not console.is_terminal:
-        console.width = 160  # in a log nothing needs to wrap
+    console = cli.console(log_width=160)
     problems: dict[str, standings.Standings] = {}
     content: dict[str, Any] = {
         "command": command_of(config),

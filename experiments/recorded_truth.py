@@ -43,9 +43,7 @@ def main(config: Config) -> None:
     table = read_table(config.table, config.cost)
     found = [recorded_truth.measure(Recording.read(path), table, config.penalties) for path in config.losses]
     names = [path.stem for path in config.losses]
-    console = cli.console()
-    if not console.is_terminal:
-        console.width = 140  # in a log nothing needs to wrap
+    console = cli.console(log_width=140)
     console.print(_correlations(found, names).rich())
     console.print(_distances(found, names).rich())
     for name, each in zip(names, found):

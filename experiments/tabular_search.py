@@ -103,9 +103,7 @@ def main(config: Config) -> None:
         first_seed=config.first_seed,
     )
     report.write(folder, content, report.curves(results))
-    console = cli.console()
-    if not console.is_terminal:
-        console.width = 140  # in a log nothing needs to wrap
+    console = cli.console(log_width=140)
     shown = [report.result_table(results)]
     shown += [report.comparison_table("shared_model", comparisons)] if comparisons else []
     shown += [report.reach_table(reaches)] if reaches else []
