@@ -81,5 +81,10 @@ def params_of(params: Params, arch: tuple[int, ...], space: MBConvSpace) -> Para
     own = dict(params)
     for index, choice in enumerate(arch):
         layer = space.layers[index]
-        own[f"layer_{index + 1}"] = layer_weights.only(params[f"layer_{index + 1}"], layer, layer.operations[choice])
+        operation = layer.operations[choice]
+        weights = layer_weights.unpack(params[f"layer_{index + 1}"], layer, operation)
+        if operation.is_skip:
+            own[f"layer_{index + 1}"] = {layer_weights.SHORTCUT: weights} if weights else {}
+        else:
+            own[f"layer_{index + 1}"] = jax.tree.map(lambda array: array[None], weights)
     return own

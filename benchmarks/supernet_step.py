@@ -3,6 +3,7 @@
     python -m benchmarks.supernet_step
     python -m benchmarks.supernet_step --only map torch_channels_last --rounds 9
     python -m benchmarks.supernet_step --measure start --only map --space mbconv_cifar10
+    python -m benchmarks.supernet_step --only vmap discrete --precision bfloat16      # on an accelerator
 
 The programs: `map`, the library's step on CPUs (one architecture after the other); `vmap`, its step on accelerators
 (gathered weights, all architectures at once); `switch_vmap`, a plain `switch` in every layer under `vmap`; `discrete`,
@@ -11,6 +12,7 @@ the same architectures as networks of their own, compiled beforehand and run one
 """
 
 import dataclasses
+import functools
 import importlib.util
 import multiprocessing
 import tempfile
@@ -32,6 +34,7 @@ from benchmarks.measure import Program
 from experiments import cli
 from jaxnas import spaces, supernet
 from jaxnas.runtime import compilation_cache
+from jaxnas.supernet import precision
 
 PROGRAMS = ("map", "vmap", "switch_vmap", "discrete", "torch_channels_last", "torch")
 MEASURES = ("time", "start")
@@ -58,6 +61,8 @@ class Config:
     """Channels relative to the benchmark's network."""
     image_size: int = 32
     """Height and width of the images."""
+    precision: str = "float32"
+    """float32 or bfloat16: of all but PyTorch's programs."""
     space: str | None = None
     """A registered search space in place of the benchmark's network; for the time to compile map."""
     measure: str = "time"
@@ -96,7 +101,7 @@ class Problem:
 
         def step(params: Any, _: None, arch: tuple[int, ...]) -> tuple[Any, jax.Array]:
             def loss(params: Any) -> jax.Array:
-                logits = networks.discrete(params, self.images, arch, self.space)
+                logits = self._in_precision(networks.discrete, space=self.space)(params, self.images, arch)
                 return optax.softmax_cross_entropy_with_integer_labels(logits, self.labels).mean()
 
             value, gradient = jax.value_and_grad(loss)(params)
@@ -136,14 +141,17 @@ class Problem:
         if name == "vmap":
             return self.shared(self._apply(gather=True), "vmap", 1, slow)
         if name == "switch_vmap":
-            return self.shared(lambda *args: networks.switched(*args, self.space), "vmap", 1, slow)
+            return self.shared(self._in_precision(networks.switched, space=self.space), "vmap", 1, slow)
         if name == "discrete":
             return self.discrete()
         return self.torch(channels_last=name == "torch_channels_last")
 
     def _apply(self, gather: bool) -> Callable[..., jax.Array]:
         module = supernet.build(self.space, gather)
-        return lambda params, images, arch: module.apply({"params": params}, images, arch)
+        return self._in_precision(lambda params, images, arch: module.apply({"params": params}, images, arch))
+
+    def _in_precision(self, apply: Callable[..., jax.Array], **settings: Any) -> Callable[..., jax.Array]:
+        return precision.compute_in(self.config.precision, functools.partial(apply, **settings))
 
 
 def _descend(params: Any, gradient: Any) -> Any:
@@ -181,13 +189,13 @@ def report(problem: Problem, programs: dict[str, Program], seconds: dict[str, fl
     reference = seconds.get("map", min(seconds.values()))
     # Sample-images: each image counts once for each architecture.
     table = Table(title=f"matrix product {peak / 1e9:.0f} GFLOP/s; a step is {flops / 1e9:.0f} GFLOP")
-    columns = ("program", "s a step", "images/s", "times ours", "of peak", "first call, s")
+    columns = ("program", "ms a step", "images/s", "times ours", "of peak", "first call, s")
     for column in columns:
         table.add_column(column, justify="left" if column == "program" else "right")
     for name, value in seconds.items():
         table.add_row(
             name,
-            f"{value:.2f}",
+            f"{value * 1e3:.1f}",
             f"{images / value:.1f}",
             f"{value / reference:.2f}",
             f"{flops / value / peak:.0%}",

@@ -23,7 +23,7 @@ small   python -m experiments.imagenet_search --preset small --folder DIR --work
 full    python -m experiments.imagenet_search --preset full --data-dir DIR --precision bfloat16 --workdir runs/full
         Half of ImageNet's training images for the weights, one uniformly drawn network a step, 120 passes; then the
         distributions with frozen weights, 4 networks at once. `python -m benchmarks.scaling` counts its work and says
-        which device hours follow on an accelerator of a given speed. Never run: no accelerator was available.
+        which device hours follow on an accelerator of a given speed. Never run on an accelerator.
 """
 
 import functools
