@@ -106,7 +106,7 @@ def kept_evaluations(
         return state, (archs, losses)
 
     init_key, scan_key = jax.random.split(key)
-    steps = evaluations // (method.samples * len(method.penalties))
+    steps = evaluations // method.step_samples
     return jax.lax.scan(step, method.init(init_key), jax.random.split(scan_key, steps))[1]
 
 

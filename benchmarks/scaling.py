@@ -142,7 +142,7 @@ def main(config: Config) -> None:
     space = SPACES[preset.space.space](width=preset.space.width, image_size=preset.data.image_size)
     work = count(space)
     strategy = choose_strategy(preset, space)
-    samples = strategy.samples * len(strategy.penalties)
+    samples = strategy.step_samples
     table = Table(
         title=f"{config.preset} on {config.accelerator}, {config.precision}: counted, not measured",
         title_justify="left",

@@ -104,7 +104,7 @@ def build(case: Case, placement: Placement, backend: str) -> Step:
     )
     arguments = placement.shapes((state, minibatch, minibatch))
     lowered = placement.compile(program, donate=True).lower(*arguments, case.program)
-    drawn = steps.strategy.samples * len(steps.strategy.penalties)
+    drawn = steps.strategy.step_samples
     samples = settings.weight_samples or drawn if case.program == "weights" else drawn
     return Step(lowered, samples, useful_flops(case.program, space, samples, images))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnas import strategies
-from jaxnas.tasks import Table, TabularTask, read_table, search, search_seeds, synthetic_table, tabular
+from jaxnas.tasks import Table, TabularTask, read_table, search, search_seeds, synthetic_table
 from tests import oracles
 
 CHOICES = oracles.enumerate_space((2, 3))
@@ -205,8 +205,8 @@ def test_no_seeds_is_an_error():
         search_seeds(problem, method, (12,), seeds=0)
 
 
-def test_evaluations_of_a_step():
-    assert tabular.evaluations_of_a_step(small_search()[1]) == 6
+def test_a_step_has_samples_for_each_penalty():
+    assert small_search()[1].step_samples == 6
 
 
 def test_the_public_tables_are_complete(macro_path, nasbench201_path):

@@ -177,8 +177,7 @@ class Study:
         return self.step_cost(config) + compared * len(self._search.valid)
 
     def _samples(self, config: SearchConfig) -> int:
-        strategy = choose_strategy(config, self._search.strategy.space)
-        return strategy.samples * len(strategy.penalties)
+        return choose_strategy(config, self._search.strategy.space).step_samples
 
     def run(self, wanted: Sequence[Point], announce: Callable[[str], None] = lambda text: None) -> Iterator[Family]:
         """Runs what was not run before, and judges it.
@@ -228,7 +227,7 @@ class Study:
         config = self._planned(point, point.share, self.penalties)
         _result(config)
         method = ConstrainedEvolution(self._search.strategy.space, self.penalties, cost=self._search.strategy.cost)
-        step, size = method.samples * len(method.penalties), config.training.valid_batch_size
+        step, size = method.step_samples, config.training.valid_batch_size
         weights = self.weights_cost(config)
         evaluations = max(1, round((self.cost(config) - weights) / (size * step))) * step
         path = config.run.workdir / "constrained.json"

@@ -23,7 +23,7 @@ def _strategy(name: str, problem: SupernetProblem) -> Outcome:
     """A search by ask and tell on the trained supernet."""
     space = problem.search.strategy.space
     method = strategies.make(name, space, problem.penalties, cost=problem.cost)
-    step = method.samples * len(problem.penalties)
+    step = method.step_samples
     evaluations = problem.evaluations // step * step
     return Outcome(problem.supernet.run(method, evaluations, problem.seed), problem.training + evaluations)
 
@@ -31,7 +31,7 @@ def _strategy(name: str, problem: SupernetProblem) -> Outcome:
 def _introspectable(name: str, problem: SupernetProblem) -> Outcome:
     """A search in which introspectability stands in place of the cost."""
     method = strategies.make(name, problem.search.strategy.space, problem.penalties, cost=problem.cost)
-    step = method.samples * len(problem.penalties)
+    step = method.step_samples
     evaluations = problem.evaluations // step * step
     archs = problem.supernet.run(method, evaluations, problem.seed, problem.supernet.losses_and_introspectability)
     return Outcome(archs, problem.training + evaluations)

@@ -88,7 +88,7 @@ def eg_das(problem: SupernetProblem) -> Outcome:
     space = problem.search.strategy.space
     found, spent = _search(problem, "eg_das", STRENGTHS, BLOCK_SHARE * problem.evaluations, problem.supernet.params)
     assembly = Assembly(space, problem.penalties, cost=problem.cost, library=of_networks(space, found.archs))
-    step = assembly.samples * len(problem.penalties)
+    step = assembly.step_samples
     evaluations = max(1, int(problem.evaluations - spent) // step) * step
     archs = problem.supernet.run(assembly, evaluations, problem.seed)
     return Outcome(archs, problem.training + spent + evaluations)

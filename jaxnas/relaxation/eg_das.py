@@ -107,7 +107,7 @@ class AssemblyState:
 
 
 @dataclass(frozen=True)
-class Assembly:
+class Assembly(strategies.Strategy):
     """Stage two, an ask/tell strategy: NSGA-II over a library's genomes, uniform crossover, a population of about 40.
 
     Attributes:
@@ -139,7 +139,7 @@ class Assembly:
 
     def init(self, key: jax.Array) -> AssemblyState:
         """No population yet."""
-        shape = (self.samples * len(self.penalties), len(self.library.space.decisions))
+        shape = (self.step_samples, len(self.library.space.decisions))
         return AssemblyState(self._inner.init(key), jnp.zeros(shape, jnp.int32))
 
     def ask(self, key: jax.Array, state: AssemblyState) -> tuple[jax.Array, AssemblyState]:

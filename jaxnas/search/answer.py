@@ -88,7 +88,7 @@ def summarise(
         seed=seed,
         config=config,
         versions=versions(),
-        evaluations=distribution_steps * strategy.samples * len(strategy.penalties),
+        evaluations=distribution_steps * strategy.step_samples,
         wall_seconds=seconds,
         architectures=found,
         classes=classes,

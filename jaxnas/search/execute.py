@@ -179,7 +179,7 @@ class EvaluationsKeeper:
     def __init__(self, search: Search, workdir: Path, run: Mapping[str, Any]):
         strategy, self._settings = search.strategy, search.settings
         about = evaluations.About.of(strategy.space, run)
-        samples = strategy.samples * len(strategy.penalties)
+        samples = strategy.step_samples
         self._log = evaluations.EvaluationsLog(workdir / evaluations.NAME, about, samples)
 
     @property

@@ -65,7 +65,7 @@ def planned(search: Search, memory_gib: float | None) -> tuple[Search, str | Non
     if settings.chunk_size != "auto":
         return search, None
     limit = device_bytes(memory_gib)
-    largest = search.strategy.samples * len(search.strategy.penalties)
+    largest = search.strategy.step_samples
     vectorised = resolve_batching(settings.batching) == "vmap"
     needed = 0
     for chunk in _halves(largest) if vectorised else (None,):

@@ -173,7 +173,7 @@ class Search:
             nonlocal ignored
             state, metrics, stopped = self._dispatch(feeds, stop, state, step)
             if settings.phase(step)[0] in LEARNS_FROM_VALID:
-                ignored = ignored.after(metrics.ignored, self.strategy.samples * len(self.strategy.penalties), step)
+                ignored = ignored.after(metrics.ignored, self.strategy.step_samples, step)
             return state, metrics, stopped
 
         feeds = () if self._in_memory else self._feeds(step)

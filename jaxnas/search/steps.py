@@ -265,7 +265,7 @@ class Steps:
     def _no_metrics(self) -> StepMetrics:
         """Metrics before anything is measured; see `StepMetrics.of_phase`."""
         zero, zeros = jnp.float32(0), jnp.zeros(len(self.strategy.penalties), jnp.float32)
-        samples, decisions = self.strategy.samples * len(self.strategy.penalties), len(self.strategy.space.decisions)
+        samples, decisions = self.strategy.step_samples, len(self.strategy.space.decisions)
         archs, losses = jnp.zeros((samples, decisions), jnp.int32), jnp.zeros(samples, jnp.float32)
         return StepMetrics(zero, {}, zeros, {}, zeros, zeros, zeros, jnp.int32(0), jnp.bool_(True), archs, losses)
 

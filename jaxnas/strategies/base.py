@@ -39,6 +39,11 @@ class Strategy(Protocol):
     samples: int
     cost: Cost
 
+    @property
+    def step_samples(self) -> int:
+        """S = K lambda, the architectures that a step asks for."""
+        return len(self.penalties) * self.samples
+
     def init(self, key: jax.Array) -> Any:
         """The state before the first step."""
 
@@ -180,7 +185,7 @@ def evaluations(cost: Cost, archs: Any, losses: Any, costs: Any = None) -> Evalu
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Strategy):
     """The settings that all strategies share, completed and checked; a strategy with more is a subclass.
 
     Attributes:
@@ -215,11 +220,6 @@ class Settings:
             )
         if self.cost is None:
             object.__setattr__(self, "cost", default_cost(self.space))
-
-    @property
-    def step_samples(self) -> int:
-        """S = K lambda, the architectures that a step asks for."""
-        return len(self.penalties) * self.samples
 
 
 def check_positive(strategy: Strategy, *names: str) -> None:

@@ -10,7 +10,7 @@ from jaxnas import metrics, strategies
 from jaxnas.strategies.base import Strategy
 from jaxnas.tasks import judge
 from jaxnas.tasks.judge import MEASURES, Comparison, Result
-from jaxnas.tasks.tabular import TabularTask, evaluations_of_a_step, search_seeds
+from jaxnas.tasks.tabular import TabularTask, search_seeds
 
 # Separate searches lose by a wrong lambda more than anyone: they are given the best of these.
 INDEPENDENT_SAMPLES = (2, 4, 8)
@@ -48,7 +48,7 @@ def recorded_counts(evaluations: int, planned: Mapping[str, Strategy]) -> tuple[
     Raises:
       ValueError: if the evaluations do not suffice for one step.
     """
-    first = max(evaluations_of_a_step(method) for method in planned.values())
+    first = max(method.step_samples for method in planned.values())
     if evaluations < first:
         raise ValueError(
             f"evaluations must be at least one step of every method, which is {first} here "

@@ -111,11 +111,6 @@ class TabularTask:
         return objective(self.error, penalties, self.cost.scaled)
 
 
-def evaluations_of_a_step(method: Strategy) -> int:
-    """S, the number of architectures that the strategy asks for in a step."""
-    return method.samples * len(method.penalties)
-
-
 def search(
     task: TabularTask,
     method: Strategy,
@@ -139,7 +134,7 @@ def search(
     Raises:
       ValueError: if the counts do not ascend, or the first is smaller than one step.
     """
-    per_step = evaluations_of_a_step(method)
+    per_step = method.step_samples
     if not recorded or list(recorded) != sorted(set(recorded)):
         raise ValueError(f"recorded must be ascending evaluation counts, got {list(recorded)}")
     if recorded[0] < per_step:
