@@ -181,7 +181,7 @@ def main(config: Config) -> None:
         if (path.parent / saved.DESCRIPTION).exists()
     }
     plot_training(logs, out / "curves.png")
-    console.print(f"results in {out}")
+    console.print(f"results in {out}", soft_wrap=True)
 
 
 def inherited_weights(config: Config, width: float) -> chex.ArrayTree:

@@ -223,6 +223,24 @@ def test_images_for_testing_are_kept_and_counted(tmp_path):
     assert defaults == {"smoke": 0.0, "small": 0.2, "full": 0.2}
 
 
+def test_too_few_images_for_testing_are_said(capsys, tmp_path):
+    """Not that a share could be kept: it was asked for."""
+    folder = make(tmp_path / "own", count=2)
+    arguments = [*SEARCH, "--folder", folder, "--workdir", tmp_path / "run", "--test-fraction=0.2"]
+    out, _ = run(capsys, imagenet_search, *arguments)
+    assert "images alone that the search reads; each class has too few for test_fraction 0.2" in out
+
+
+def test_drawn_classes_are_named(capsys, tmp_path):
+    folder = make(tmp_path / "own", names=[f"class {number}" for number in range(5)])
+    arguments = [*SEARCH, "--folder", folder, "--workdir", tmp_path / "run", "--classes=2", "--images-per-class=8"]
+    out, _ = run(capsys, imagenet_search, *arguments)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert len(result["classes"]) == 2
+    assert f"of these the search draws 16 images of 2 classes ({', '.join(result['classes'])})" in out
+    assert "in training a random part of 25% to 100% of the area, else the central square with 0.875" in out
+
+
 def test_a_finished_search_can_be_extended(finished, capsys):
     before = records(finished)
     out, _ = run(capsys, imagenet_search, *arguments(finished, "--distribution-steps=5"))

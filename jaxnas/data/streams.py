@@ -79,9 +79,10 @@ class Stream:
         crops.opencv()
         if not len(self.subset.indices):
             raise ValueError(f"data set {self.source.name} has no image in one of its halves; change valid_fraction")
-        for name, least in (("threads", 1), ("workers", 0), ("max_dead", 0), ("size", 8)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        given = (self.threads, self.workers, self.max_dead, self.size)
+        for name, least, value in zip(("threads", "workers", "max_dead_images", "image_size"), (1, 0, 0, 8), given):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
 
     def __len__(self) -> int:
         """Images of one pass."""
