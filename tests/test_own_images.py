@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 import jaxnas
-from experiments import cli, export, imagenet_search, predict
+from experiments import cli, export, imagenet_search, predict, retrain
+from jaxnas.data import parts
 from jaxnas.data.folders import FolderSource
 from jaxnas.search import build, execute, presets
 from tests import tiny_search  # noqa: F401 (registers the space)
@@ -268,6 +270,51 @@ def test_the_distributions_learn_on_their_own_folder(stopped, capsys, monkeypatc
     found = build.inputs(config, search)
     assert found["images"] == {"cat": 22, "dog": 22, "owl": 22}
     assert found["data"] not in [FolderSource(folder).fingerprint()[:16] for folder in (own, other)]
+
+
+@pytest.fixture
+def searched(tmp_path):
+    """A search that kept a quarter of the images for testing, one of which cannot be read, and has not read it."""
+    own = make(tmp_path / "own")
+    given = [*SEARCH, f"--folder={own}", f"--workdir={tmp_path / 'run'}", "--test-fraction=0.25", "--max-dead-images=0"]
+    cli.run(imagenet_search.main, imagenet_search.Config, given)
+    config = cli.parse(imagenet_search.Config, given)
+    splits = build.open_images(config)
+    source, kept = parts.held_out_part(splits, build.search_parts(config, splits)[0][1], 0.25)
+    bad = own / source.describe(kept.indices[0])
+    bad.write_bytes(bad.read_bytes()[:200] + bytes(bad.stat().st_size - 200))
+    return tmp_path, bad
+
+
+def test_a_bad_image_that_was_kept_for_testing_can_be_removed(searched, capsys):
+    """As the message of the training advises; the same images are kept as before."""
+    root, bad = searched
+    training = ["--result", root / "run" / "result.json", "--epochs=1", "--batch-size=8", "--index=0"]
+    _, err = run(capsys, retrain, *training, code=2)
+    assert "more than the 0 that max_dead_images allows" in err
+    assert bad.name in err
+    assert "remove these images" in err
+    bad.unlink()
+    out, _ = run(capsys, retrain, *training)
+    assert "trained on 27 images" in out
+    assert "tested on 9 images of own, which the search did not read" in out
+    assert "seed0: test accuracy" in out
+
+
+def test_a_training_does_not_go_on_with_other_images(searched, capsys):
+    root, bad = searched
+    bad.unlink()  # without a word of the training
+    training = ["--result", root / "run" / "result.json", "--epochs=1", "--batch-size=8", "--index=0"]
+    run(capsys, retrain, *training)
+    shutil.copy(root / "own" / "dog" / "01.jpg", root / "own" / "dog" / "more.jpg")
+    _, err = run(capsys, retrain, *training, code=2)
+    assert "holds another search, different in data" in err
+    config = root / "run" / "retrained" / "k0" / "seed0" / "config.json"
+    document = json.loads(config.read_text())
+    del document["data"], document["sha256"]
+    config.write_text(json.dumps(document))
+    out, _ = run(capsys, retrain, *training)  # earlier versions did not note the images
+    assert "is trained already" in out
 
 
 @pytest.mark.slow

@@ -168,6 +168,11 @@ class FolderSource:
         bad = {name for name, _ in self.known_bad}
         return frozenset(number for number, file in enumerate(self._files) if file in bad)
 
+    @functools.cached_property
+    def met_bad(self) -> set[int]:
+        """Images that streams could not read; these add them."""
+        return set()
+
     def size(self, index: int) -> tuple[str, int]:
         """A file and its size in bytes, -1 where it cannot be told: an item of `known_bad`."""
         file = self._files[index]

@@ -218,11 +218,13 @@ class Stream:
 
     def _report(self, numbers: Iterable[int]) -> None:
         """Warns of dead images that were not met before; DeadImagesError if they are too many."""
-        dead = self._dead
+        dead, met = self._dead, self.source.met_bad
         for number in sorted(set(numbers) - dead - getattr(self.source, "known_bad_numbers", frozenset())):
             dead.add(number)
-            reason = self._reason(number)
-            _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(dead), reason)
+            if number not in met:  # by another stream, such as of another training
+                met.add(number)
+                reason = self._reason(number)
+                _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(met), reason)
         if len(dead) > self.max_dead:
             raise DeadImagesError(
                 f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "

@@ -127,7 +127,7 @@ def execute(
             "report": is_writer,
         }
         if streamed and is_writer:
-            stack.callback(bad_images.write, workdir, known_bad, images, search)
+            stack.callback(bad_images.write, workdir, known_bad, images)
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             first = search.init(config.run.seed)
             state, seconds = run(search, first, workdir, checkpoints, keeper=keeper, **common)
