@@ -383,17 +383,20 @@ def test_the_summary_of_many_formats_is_short(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    fill(tmp_path, ("cat", "dog"))
-    (tmp_path / "dog" / "secret").mkdir()
+    fill(tmp_path / "train", ("cat", "dog"))
+    fill(tmp_path / "val", ("cat", "dog"))
+    (tmp_path / "train" / "dog" / "val").mkdir()
     scandir = os.scandir
 
     def refuse(path):
-        if str(path).endswith("secret"):  # root may read everything, so permissions would not do
+        if str(path).endswith("val"):  # root may read everything, so permissions would not do
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert left_out(data.open_folder(tmp_path).train) == {"not readable": ["dog/secret"]}
+    splits = data.open_folder(tmp_path)
+    assert left_out(splits.train) == {"not readable": ["dog/val"]}
+    assert splits.summary().endswith("\nleft out: 1 not readable (val)")
 
 
 @pytest.mark.parametrize(
