@@ -19,7 +19,7 @@ import jaxnas
 from experiments import cli
 from jaxnas import data, export
 from jaxnas.data import folder_scan
-from jaxnas.data.decoding import WHITE, printable
+from jaxnas.data.decoding import printable
 from jaxnas.data.folders import reasons
 from jaxnas.runtime import compilation_cache
 
@@ -33,14 +33,14 @@ class Config:
       model: folder of a network that `experiments.retrain` or `experiments.export` wrote.
       index: which network, its k, where the folder is `finished` in that of a search, which holds several.
       top: how many classes to name for each image.
-      background: red, green and blue, from 0 to 255, on which transparent images are put.
+      background: red, green and blue, from 0 to 255, on which transparent images are put; by default as in training.
     """
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     model: Path
     index: int | None = None
     top: int = 1
-    background: tuple[int, int, int] = WHITE
+    background: tuple[int, int, int] | None = None
 
 
 def find(paths: tuple[Path, ...]) -> Iterator[Path]:

@@ -162,6 +162,7 @@ def main(config: Config) -> None:
             versions=versions(),
             class_names=images.class_names,
             crop=images.crop,
+            background=images.background,
             trained_with={"tested_on": images.tested_on},
         )
         space = description.build_space()

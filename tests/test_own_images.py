@@ -293,6 +293,7 @@ def searched(tmp_path):
     """A search that kept a quarter of the images for testing, one of which cannot be read, and has not read it."""
     own = make(tmp_path / "own")
     given = [*SEARCH, f"--folder={own}", f"--workdir={tmp_path / 'run'}", "--test-fraction=0.25", "--max-dead-images=0"]
+    given += ["--background", "0", "0", "0"]
     cli.run(imagenet_search.main, imagenet_search.Config, given)
     config = cli.parse(imagenet_search.Config, given)
     splits = build.open_images(config)
@@ -315,6 +316,7 @@ def test_a_bad_image_that_was_kept_for_testing_can_be_removed(searched, capsys):
     assert "trained on 27 images" in out
     assert "tested on 9 images of own, which the search did not read" in out
     assert "seed0: test accuracy" in out
+    assert jaxnas.load(root / "run" / "retrained" / "k0" / "seed0").description.background == (0, 0, 0)
 
 
 def test_a_training_does_not_go_on_with_other_images(searched, capsys):

@@ -129,6 +129,27 @@ def test_the_folder_of_a_search_leads_to_its_networks(model, images, tmp_path, c
     assert run(capsys, images, "--model", images, code=2)[1][0].endswith("; give the folder of a trained network")
 
 
+def test_transparent_images_are_put_on_the_ground_of_the_training(model, tmp_path, capsys):
+    network = jaxnas.load(model)
+    for name, background in (("black", (0, 0, 0)), ("white", (255, 255, 255))):
+        description = dataclasses.replace(network.description, background=background)
+        saved.save(tmp_path / name, description, network.variables)
+        Image.new("RGB", (16, 16), background).save(tmp_path / f"{name}.png")
+    Image.new("RGBA", (16, 16), (90, 90, 90, 0)).save(tmp_path / "transparent.png")
+
+    def classes(*arguments):
+        return run(capsys, *arguments, "--top=10")[0][0].split("\t")[1:]
+
+    for name in ("black", "white"):
+        shown = classes(tmp_path / f"{name}.png", "--model", model)
+        assert classes(tmp_path / "transparent.png", "--model", tmp_path / name) == shown
+        given = ["--background", *((0,) * 3 if name == "black" else (255,) * 3)]
+        assert classes(tmp_path / "transparent.png", "--model", model, *given) == shown
+    assert classes(tmp_path / "black.png", "--model", model) != classes(tmp_path / "white.png", "--model", model)
+    card = export.model_card(jaxnas.load(tmp_path / "black").description, {}, "command")
+    assert "Transparent images are put on [0, 0, 0] (red, green, blue)." in card
+
+
 @pytest.mark.parametrize("count", [1, 200])
 def test_output_that_nobody_reads_ends_the_command(model, images, count):
     lines = ["from tests import tiny_search", "from experiments import cli, predict"]
@@ -145,6 +166,8 @@ def test_classes_and_crop_of_a_description_are_checked(model, tmp_path):
     for change, words in (
         ({"class_names": ("one",)}, "class_names must be 10 texts"),
         ({"crop": 0.0}, "crop must be in"),
+        ({"background": (0, 0, 256)}, "background is"),
+        ({"background": (0, 0)}, "background must be three values"),
     ):
         saved.save(tmp_path, dataclasses.replace(network.description, **change), network.variables)
         with pytest.raises(ValueError, match=words):

@@ -40,7 +40,8 @@ def model_card(description: NetworkDescription, usages: Mapping[str, str], comma
     lines += ["## Preprocessing", "", "```python", f"normalised = (images / 255 - {mean}) / {std}", "```", ""]
     lines += [
         "Images are RGB, channels last; the division gives float32. Of an image of another size the central square "
-        f"with {description.crop:.3g} of its shorter side is resized to {size}x{size} first.",
+        f"with {description.crop:.3g} of its shorter side is resized to {size}x{size} first. Transparent images are "
+        f"put on {list(description.background)} (red, green, blue).",
         "",
         "## Use",
         "",

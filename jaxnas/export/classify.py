@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxnas.data.crops import decode_crop
-from jaxnas.data.decoding import WHITE, BadImageError, check_background, read_file
+from jaxnas.data.decoding import BadImageError, check_background, read_file
 from jaxnas.export.saved import Network
 
 BATCH_SIZE = 32  # images at a time; fewer are filled up to a power of two, so that few programs are compiled
@@ -38,14 +38,14 @@ class Prediction:
 
 
 def classify(
-    network: Network, paths: Iterable[str | os.PathLike[str]], background: Sequence[int] = WHITE
+    network: Network, paths: Iterable[str | os.PathLike[str]], background: Sequence[int] | None = None
 ) -> Iterator[Prediction | BadImageError]:
     """Classifies image files, as the network was tested: the central crop, resized and normalised.
 
     Args:
       network: from `jaxnas.load`.
       paths: of the images, of any format of `jaxnas.data.decode`.
-      background: red, green, blue, on which transparent images are put.
+      background: red, green, blue, on which transparent images are put; None for the network's own.
 
     Yields:
       For each path in turn a prediction, or the error where the image cannot be read.
@@ -53,6 +53,7 @@ def classify(
     Raises:
       ValueError: if `background` is no colour, or OpenCV is not installed.
     """
+    background = network.description.background if background is None else background
     check_background(background)
     remaining = iter(paths)
     while batch := list(itertools.islice(remaining, BATCH_SIZE)):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import data
+from jaxnas.data.decoding import WHITE, check_background
 from jaxnas.spaces import SPACES, SearchSpace
 
 
@@ -32,6 +33,7 @@ class NetworkDescription:
       versions: of the software that trained it.
       class_names: of the outputs; empty where classes have none.
       crop: share of an image's shorter side that the central square has which the network is shown, in (0, 1].
+      background: red, green, blue in [0, 255], on which transparent images were put.
     """
 
     space: str
@@ -47,6 +49,7 @@ class NetworkDescription:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     crop: float = 1.0
+    background: tuple[int, int, int] = WHITE
 
     def class_name(self, label: int) -> str:
         """The name of a class, or its number."""
@@ -75,7 +78,8 @@ def parse_description(document: Mapping[str, Any], path: pathlib.Path) -> Networ
         for name, check in _CHECKS.items():
             if name in fields and not check(fields[name]):
                 raise ValueError(f"{name} is {fields[name]!r:.60}, which is out of range or of the wrong type")
-        fields |= {name: tuple(fields[name]) for name in ("encoding", "mean", "std", "class_names") if name in fields}
+        sequences = ("encoding", "mean", "std", "class_names", "background")
+        fields |= {name: tuple(fields[name]) for name in sequences if name in fields}
         description = NetworkDescription(**fields)
         _check_numbers(description)
         description.build_space().validate(description.encoding)
@@ -115,6 +119,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "versions": lambda value: isinstance(value, dict) and _is_texts(list(value.values())),
     "class_names": _is_texts,
     "crop": lambda value: _is_number(value),
+    "background": lambda value: isinstance(value, list) and all(_is_integer(each, 0, 255) for each in value),
 }
 
 
@@ -124,5 +129,6 @@ def _check_numbers(description: NetworkDescription) -> None:
         raise ValueError(f"class_names must be {count} texts or none, is {names!r:.60}")
     if not 0 < description.crop <= 1:
         raise ValueError(f"crop must be in (0, 1], is {description.crop!r}")
+    check_background(description.background)
     if min(description.std) <= 0:
         raise ValueError(f"std must be positive, is {description.std!r}")

@@ -50,6 +50,7 @@ def describe(config: SearchConfig, result: SearchResult, finished: FinishedNetwo
         "versions": versions(),
         "class_names": images.class_names,
         "crop": images.crop,
+        "background": images.background,
     }
     trained_with = {"seed": result.seed, **settings, "wall_seconds": result.wall_seconds}
     return [

@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from jaxnas import data
 from jaxnas.data import crops, parts
-from jaxnas.data.decoding import printable
+from jaxnas.data.decoding import WHITE, Color, printable
 from jaxnas.data.sources import Splits
 from jaxnas.results.json_files import read_sealed
 from jaxnas.results.settings_tree import INPUTS
@@ -34,6 +34,7 @@ class TrainingData(Protocol):
       normalization: of the images.
       tested_on: which images a network is tested on, for people.
       crop: share of an image's shorter side that the central square has which a network is tested on.
+      background: red, green, blue, on which transparent images are put.
     """
 
     name: str
@@ -43,6 +44,7 @@ class TrainingData(Protocol):
     normalization: data.Normalization
     tested_on: str
     crop: float
+    background: Color
 
     def trainer(self, network: nn.Module, settings: RetrainSettings, seed: int, test_every: int) -> Retraining:
         """What trains a network; `test_every` epochs it records a test."""
@@ -70,6 +72,7 @@ class InMemoryData:
 
     dataset: data.ImageDataset
     crop = 1.0
+    background = WHITE
 
     @property
     def name(self) -> str:
@@ -157,6 +160,11 @@ class StreamedData:
         """Of the data set or folder."""
         folder = self.config.streams.folder
         return self.train[0].name if folder is None else printable(folder.expanduser().absolute().name)
+
+    @property
+    def background(self) -> Color:
+        """As in the search."""
+        return tuple(self.config.streams.background)
 
     @property
     def image_size(self) -> int:
