@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from benchmarks import devices
 from experiments import cifar_search, cli, pick
 from jaxnas import knapsack
 from jaxnas.cost import AdditiveCost
@@ -290,3 +291,25 @@ def test_a_search_keeps_names_and_budgets_of_devices(tables, tmp_path, capsys):
     FAST.write(run / "latency_phone.json")
     with pytest.raises(ValueError, match="not the latency table that the run was begun with"):
         read_folders([run])
+
+
+def test_the_benchmark_compares_on_a_table(tmp_path, capsys):
+    errors, bent = np.asarray(loss(ARCHS)) / 2, SERVER.total(ARCHS) + 1e-3 * (ARCHS.sum(1) > 4)  # is no sum
+    np.savez(tmp_path / "t.npz", choices=ARCHS, error=errors, phone=PHONE.total(ARCHS), server=bent)
+    arguments = [f"--table={tmp_path / 't.npz'}", "--costs", "phone", "server", "--method=importance_sampling"]
+    small = ["--evaluations", "64", "128", "--seeds=2", "--percentiles", "40", "80", "--samples=2"]
+    cli.run(devices.main, devices.Config, [*arguments, *small, f"--out={tmp_path / 'out.json'}"])
+    written = json.loads((tmp_path / "out.json").read_text())
+    np.testing.assert_allclose(written["budgets"], [np.percentile(x, [40, 80]) for x in (PHONE.total(ARCHS), bent)])
+    assert [row["evaluations"] for row in written["rows"]] == [64, 128]
+    for row in written["rows"]:
+        for name in ("together", "alone"):
+            by_network = row[f"{name}_by_network"]
+            assert len(by_network) == 4
+            assert all(0 <= distance < 0.4 for distance in by_network)
+            np.testing.assert_allclose(row[name], np.mean(by_network), rtol=1e-6)
+        assert 0 <= row["p"] <= 1
+    assert "one search" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.run(devices.main, devices.Config, [f"--table={tmp_path / 't.npz'}", "--costs", "phone"])
+    assert "two arrays or more" in capsys.readouterr().err

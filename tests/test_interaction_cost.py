@@ -156,3 +156,23 @@ def test_a_search_with_budgets_on_a_cost_with_products():
     found = search.modes(run(state))
     assert cost.total(found[0]) <= 40
     assert cost.total(found[1]) == 100
+
+
+def test_the_mean_in_the_program_of_a_search_is_that_of_all_architectures():
+    """jaxlib 0.10 miscompiled a mean with one axis for each decision of a table, in a loop of search steps alone."""
+    counts = (5,) * 6
+    archs = np.asarray(list(itertools.product(*map(range, counts))), np.int32)
+    totals = np.random.default_rng(0).uniform(1, 2, len(archs))
+    cost = InteractionCost("latency", "seconds", 0.0, ((0.0,) * 5,) * 6, ((tuple(range(6)), tuple(totals)),))
+    space = SearchSpace("cells", tuple(Decision(f"d{d}", tuple("abcde")) for d in range(6)))
+    inner = strategies.ImportanceSampling(space, (0.1, 0.2), cost=JointCost((cost,)), samples=4)
+
+    def step(state, key):
+        sampled, state = inner.ask(key, state)
+        state, _ = inner.tell(state, sampled, sampled.sum(-1) / 24)
+        return state, (state.theta, inner.cost.expected(state.theta))
+
+    keys = jax.random.split(jax.random.key(1), 3)
+    theta, mean = jax.jit(lambda key: jax.lax.scan(step, inner.init(key), keys)[1])(jax.random.key(0))
+    probabilities = np.asarray(theta, np.float64)[:, :, np.arange(6), archs].prod(-1)  # [T, K, N]
+    np.testing.assert_allclose(mean[..., 0], probabilities @ cost.scale(totals), rtol=1e-4)
