@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import distribution, knapsack, strategies
+from benchmarks.devices import Reachable
+from benchmarks.picking import cost_of
+from jaxnas import distribution, knapsack, strategies, tasks
 from jaxnas.cost import AdditiveCost, InteractionCost, JointCost
 from jaxnas.spaces import Decision, SearchSpace
 
@@ -160,19 +162,22 @@ def test_a_search_with_budgets_on_a_cost_with_products():
 
 def test_the_mean_in_the_program_of_a_search_is_that_of_all_architectures():
     """jaxlib 0.10 miscompiled a mean with one axis for each decision of a table, in a loop of search steps alone."""
-    counts = (5,) * 6
-    archs = np.asarray(list(itertools.product(*map(range, counts))), np.int32)
+    archs = np.asarray(list(itertools.product(range(5), repeat=6)), np.int32)
     totals = np.random.default_rng(0).uniform(1, 2, len(archs))
-    cost = InteractionCost("latency", "seconds", 0.0, ((0.0,) * 5,) * 6, ((tuple(range(6)), tuple(totals)),))
-    space = SearchSpace("cells", tuple(Decision(f"d{d}", tuple("abcde")) for d in range(6)))
-    inner = strategies.ImportanceSampling(space, (0.1, 0.2), cost=JointCost((cost,)), samples=4)
+    table = tasks.Table.from_arrays(archs, archs.sum(1) / 30, totals)
+    cost, task = cost_of(table, "latency"), tasks.TabularTask.from_table(table)
+    inner = strategies.ImportanceSampling(task.space, (0.1, 0.2), cost=JointCost((cost,)), samples=8)
+    search = Reachable(inner, ((1.4,), (1.6,)))
 
     def step(state, key):
-        sampled, state = inner.ask(key, state)
-        state, _ = inner.tell(state, sampled, sampled.sum(-1) / 24)
-        return state, (state.theta, inner.cost.expected(state.theta))
+        ask_key, noise_key = jax.random.split(key)
+        sampled, state = search.ask.__wrapped__(search, ask_key, state)
+        state, _ = search.tell.__wrapped__(search, state, sampled, task.evaluate(noise_key, sampled))
+        return state, (state.theta, search.cost.expected(state.theta), inner.cost(sampled))
 
-    keys = jax.random.split(jax.random.key(1), 3)
-    theta, mean = jax.jit(lambda key: jax.lax.scan(step, inner.init(key), keys)[1])(jax.random.key(0))
-    probabilities = np.asarray(theta, np.float64)[:, :, np.arange(6), archs].prod(-1)  # [T, K, N]
-    np.testing.assert_allclose(mean[..., 0], probabilities @ cost.scale(totals), rtol=1e-4)
+    def run(key):
+        return jax.lax.scan(step, search.init(key), jax.random.split(key, 3))[1]
+
+    theta, mean, _ = jax.jit(jax.vmap(run))(jax.vmap(jax.random.key)(np.arange(1)))
+    probabilities = np.asarray(theta[0], np.float64)[:, :, np.arange(6), archs].prod(-1)  # [T, K, N]
+    np.testing.assert_allclose(mean[0, ..., 0], probabilities @ cost.scale(totals), rtol=1e-4)
