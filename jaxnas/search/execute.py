@@ -135,6 +135,7 @@ def execute(
                 state,
                 method=config.method.method,
                 candidates=config.method.candidates,
+                uniform=config.method.main_effects,
                 seed=config.run.seed,
                 config=decisive,
                 seconds=seconds,
