@@ -1,4 +1,4 @@
-"""The main effects of losses: recovered exactly where losses are additive, whatever minibatches add; and who competes."""
+"""Main effects of losses: recovered exactly where losses are additive, whatever minibatches add; and who competes."""
 
 import jax
 import numpy as np
