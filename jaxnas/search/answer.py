@@ -11,7 +11,9 @@ import numpy as np
 from jaxnas import knapsack, selection
 from jaxnas.cost import by_name, objective
 from jaxnas.networks import latency
+from jaxnas.results import settings_tree
 from jaxnas.results.result import FoundArchitecture, SearchResult, versions
+from jaxnas.search import device_tables
 from jaxnas.selection import main_effects
 from jaxnas.spaces.base import SearchSpace
 
@@ -74,13 +76,14 @@ def summarise(
     budgets = strategy.budgets_by_name or [None] * len(penalties)
     evaluation = jax.tree.map(lambda leaf: leaf.mean(0), minibatches)
     archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
+    devices = tuple(config.get(settings_tree.INPUTS, {}).get(device_tables.DEVICES, ()))
     found = tuple(
         FoundArchitecture(
             k=k,
             penalty=penalty,
             encoding=tuple(arch.tolist()),
             description=space.describe(arch),
-            **costs_of(space, arch),
+            **costs_of(space, arch, devices),
             probability=float(np.prod(theta[k, np.arange(len(arch)), arch])),
             valid_loss=float(evaluation.loss[k]),
             valid_accuracy=float(evaluation.metrics["accuracy"][k]) if "accuracy" in evaluation.metrics else None,
@@ -126,10 +129,17 @@ def _agreeing(search: Search, state: State, key: jax.Array, count: int, evaluati
     return main_effects.best(archs, np.asarray(objectives), count)
 
 
-def costs_of(space: SearchSpace, arch: np.ndarray) -> dict[str, Any]:
-    """What a `FoundArchitecture` holds of the costs of an architecture, as far as its space knows them."""
+def costs_of(space: SearchSpace, arch: np.ndarray, devices: Sequence[str] = ()) -> dict[str, Any]:
+    """What a `FoundArchitecture` holds of the costs of an architecture, as far as its space knows them.
+
+    Args:
+      space: the space.
+      arch: int [D].
+      devices: which of its costs are latencies on devices of these names.
+    """
     totals = {cost.name: cost.total(arch) for cost in space.costs}
     counts = {name: int(totals.pop(name)) if name in totals else None for name in ("params", "macs")}
     seconds = float(totals.pop(latency.NAME)) if latency.NAME in totals else None
+    by_device = {name: float(totals.pop(name)) for name in devices}
     others = {name: float(total) for name, total in totals.items()}
-    return {**counts, "latency": seconds, "costs": others or None}
+    return {**counts, "latency": seconds, "latencies": by_device or None, "costs": others or None}

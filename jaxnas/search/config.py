@@ -10,16 +10,15 @@ from pathlib import Path
 from jaxnas import strategies
 from jaxnas.data.decoding import WHITE, check_background
 from jaxnas.data.preprocessing import Normalization
-from jaxnas.networks import latency as latency_tables
 from jaxnas.results.settings_tree import undecisive
 from jaxnas.search import budgets as budget_texts
+from jaxnas.search import device_tables
 from jaxnas.search.settings import FinishSettings, SearchSettings
 
 # Strategies for supernets: they keep distributions, and weigh the samples of all for each.
 METHODS = strategies.distribution_strategies()
 # What needs the fewest evaluations on recorded supernets (docs/results.md).
 DEFAULT_METHOD = next(name for name in METHODS if strategies.STRATEGIES[name] is strategies.SharedModel)
-COSTS = ("macs", "params", latency_tables.NAME)
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,11 @@ class MethodSettings:
       method: search strategy; importance_sampling is the paper's form.
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost; in any order.
       budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
-        such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget.
+        such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget. With
+        several devices each network has the budgets that it names, such as phone=5e-3 or server=1e-3,params=1e6.
       cost: what is penalised or has a budget; latency needs a table of it.
-      latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost.
+      latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost. Of several devices,
+        tables with names, such as phone=phone.json server=server.json; makes each name a cost.
       samples: architectures drawn from each distribution in a step; by default the method's own number.
       candidates: draws from each distribution that compete with the modes at the end, on the validation images; 0 for
         the modes alone.
@@ -115,7 +116,7 @@ class MethodSettings:
     penalties: tuple[float, ...]
     budgets: tuple[str, ...] = ()
     cost: str = "macs"
-    latency: Path | None = undecisive()  # the table's content decides, which stands among the inputs
+    latency: tuple[str, ...] | Path | None = undecisive()  # the table's content decides, which stands among the inputs
     samples: int | None = None
     candidates: int
     main_effects: int = 0
@@ -131,6 +132,7 @@ class MethodSettings:
                 "give --candidates 8, say"
             )
         # In one form, so that equal settings are equal trees.
+        object.__setattr__(self, "latency", device_tables.normalised(self.latency))
         object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
         if self.budgets:
             parsed = budget_texts.parse(self.budgets, self.cost)

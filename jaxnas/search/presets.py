@@ -36,7 +36,8 @@ from jaxnas import data, strategies
 from jaxnas.data import folder_scan
 from jaxnas.data.parts import TEST_FRACTION
 from jaxnas.results import settings_tree
-from jaxnas.search.config import COSTS, METHODS, SearchConfig, StreamedConfig
+from jaxnas.search.budgets import COSTS
+from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
 from jaxnas.spaces import SPACES
 from jaxnas.supernet.backend import resolve_backend
 
