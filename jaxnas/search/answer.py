@@ -121,11 +121,12 @@ def _agreeing(search: Search, state: State, key: jax.Array, count: int, evaluati
     if strategy.budgets_by_name is None:
         objectives = objective(effects(archs), strategy.penalties, strategy.cost(archs))
     else:
+        costs = strategy.cost.costs
         within = [
-            knapsack.within(archs, [by_name(strategy.cost.costs, name) for name in row], list(row.values()))
+            knapsack.within(archs, [by_name(costs, name) for name in row], list(row.values())) if row else True
             for row in strategy.budgets_by_name
         ]
-        objectives = np.where(np.stack(within), effects(archs), np.inf)
+        objectives = np.stack([np.where(each, effects(archs), np.inf) for each in within])
     return main_effects.best(archs, np.asarray(objectives), count)
 
 
