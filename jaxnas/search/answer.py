@@ -64,7 +64,7 @@ def summarise(
     space = strategy.space
     key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
     theta = np.asarray(state.strategy.theta)
-    if uniform:
+    if uniform and candidates:
         archs = _agreeing(search, state, key, candidates, uniform)
     else:
         archs = selection.candidates(key, state.strategy.theta, candidates)
