@@ -18,12 +18,12 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from benchmarks.hlo_text import Array, Computation, Instruction, Program, parse
+from benchmarks.hlo_bytes import COLLECTIVES, operand_arrays, touched, touched_by_fusion
+from benchmarks.hlo_flops import flops
+from benchmarks.hlo_text import Computation, Instruction, Program, parse
 
 # Neither run nor moved: names for what is there already.
 _FREE = frozenset(
@@ -50,10 +50,6 @@ _FREE = frozenset(
         "dynamic-slice-done",
         "dynamic-update-slice-done",
     ]
-)
-_SLICES = frozenset(("dynamic-slice", "slice", "gather"))
-_COLLECTIVES = frozenset(
-    ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all", "collective-broadcast")
 )
 _ARITHMETIC = frozenset(
     [
@@ -235,128 +231,20 @@ def _names_memory(each: Instruction) -> bool:
 
 def _of_kernel(program: Program, computation: Computation, each: Instruction) -> Counts:
     """The counts of one instruction that runs as a kernel."""
-    touched = _touched_by_fusion(program, computation, each) if each.opcode == "fusion" else _touched(computation, each)
-    everywhere = float(sum(array.bytes for array in touched))
+    fused = each.opcode == "fusion"
+    arrays = touched_by_fusion(program, computation, each) if fused else touched(computation, each)
+    everywhere = float(sum(array.bytes for array in arrays))
     inside = _arithmetic(program, computation, each)
     target = each.attribute(r'custom_call_target="([^"]*)"') if each.opcode == "custom-call" else None
     return inside.plus(
         Counts(
             bytes_accessed=everywhere,
-            memory_bytes=float(sum(array.bytes for array in touched if array.space == 0)),
+            memory_bytes=float(sum(array.bytes for array in arrays if array.space == 0)),
             moved_bytes=everywhere if _only_moves(program, computation, each) else 0.0,
             kernels=1.0,
             library_calls=Counter() if target is None else Counter({target: 1}),
         )
     )
-
-
-def _operand_arrays(computation: Computation, each: Instruction) -> list[Array]:
-    return [array for name in each.operands for array in computation[name].arrays]
-
-
-def _touched(computation: Computation, each: Instruction) -> list[Array]:
-    """The arrays that a kernel reads and writes, each as often as it does."""
-    if each.opcode.removesuffix("-start") in _SLICES:
-        sliced = each.arrays
-        if each.opcode.endswith("-start"):  # its result names the source, what is sliced, and a context
-            begin, end = each.elements[1]
-            sliced = each.arrays[begin:end]
-        return [*_in_space(sliced, computation[each.operands[0]].arrays[0].space), *sliced]
-    if each.opcode == "dynamic-update-slice":
-        update = computation[each.operands[1]].arrays
-        return [*update, *_in_space(update, each.arrays[0].space)]
-    if each.opcode == "copy-start":  # its result names destination, source and a context
-        return [*each.arrays[:2]]
-    if each.opcode.removesuffix("-start") in _COLLECTIVES:
-        operands = _operand_arrays(computation, each)
-        return [*operands, *(each.arrays if each.opcode in _COLLECTIVES else operands)]
-    return [*_operand_arrays(computation, each), *each.arrays]
-
-
-def _touched_by_fusion(program: Program, computation: Computation, each: Instruction) -> list[Array]:
-    name = each.computation("calls")
-    reads, in_place = _fusion_reads(program, name)
-    touched = []
-    for index, operand in enumerate(each.operands):
-        read = reads.get(index)
-        touched.extend(computation[operand].arrays if read is None else read)
-    for index, array in enumerate(each.arrays):
-        touched.extend(in_place.get(index, [array]))
-    return touched
-
-
-def _fusion_reads(program: Program, name: str) -> tuple[dict[int, list[Array]], dict[int, list[Array]]]:
-    """What a fused computation reads of parameters that it does not read whole, and writes of results in place.
-
-    Returns:
-      By number of a parameter the arrays read in its place; by number of a result the arrays written in its place.
-    """
-    computation = program.computations[name]
-    users: dict[str, list[Instruction]] = {}
-    for each in computation.values():
-        for operand in each.operands:
-            users.setdefault(operand, []).append(each)
-    root = program.root(name)
-    results = [computation[operand] for operand in root.operands] if root.opcode == "tuple" else [root]
-    in_place, updates = {}, set()
-    for index, result in enumerate(results):
-        update = _behind_bitcasts(computation, result)
-        if update.opcode == "dynamic-update-slice":
-            target = _behind_bitcasts(computation, computation[update.operands[0]])
-            if target.opcode == "parameter":
-                written = computation[update.operands[1]].arrays
-                in_place[index] = _in_space(written, result.arrays[0].space)
-                updates.add(update.name)
-    reads = {}
-    for each in computation.values():
-        if each.opcode == "parameter":
-            read = _partial_reads(program, computation, users, each, updates)
-            if read is not None:
-                reads[int(each.arguments)] = read
-    return reads, in_place
-
-
-def _behind_bitcasts(computation: Computation, each: Instruction) -> Instruction:
-    while each.opcode == "bitcast":
-        each = computation[each.operands[0]]
-    return each
-
-
-def _partial_reads(
-    program: Program,
-    computation: Computation,
-    users: dict[str, list[Instruction]],
-    value: Instruction,
-    updates: set[str],
-) -> list[Array] | None:
-    """The slices that are all that is read of a value; None if something reads it whole."""
-    read = []
-    for user in users.get(value.name, ()):
-        first = user.operands[0] == value.name and value.name not in user.operands[1:]
-        if user.opcode in _SLICES and first:
-            read.extend(user.arrays)
-        elif user.name in updates and first:
-            continue  # written in place
-        elif user.opcode == "bitcast":
-            deeper = _partial_reads(program, computation, users, user, updates)
-            if deeper is None:
-                return None
-            read.extend(deeper)
-        elif user.opcode == "fusion":
-            inner, _ = _fusion_reads(program, user.computation("calls"))
-            for index, operand in enumerate(user.operands):
-                if operand == value.name:
-                    if index not in inner:
-                        return None
-                    read.extend(inner[index])
-        else:
-            return None
-    return _in_space(read, value.arrays[0].space)
-
-
-def _in_space(arrays: Iterable[Array], space: int) -> list[Array]:
-    """A slice lies where the array does that it is read from or written to."""
-    return [dataclasses.replace(array, space=space) for array in arrays]
 
 
 def _only_moves(program: Program, computation: Computation, each: Instruction) -> bool:
@@ -377,8 +265,8 @@ def _arithmetic(program: Program, computation: Computation, each: Instruction) -
         parts = (_arithmetic(program, inside, one) for one in inside.values())
         return functools.reduce(Counts.plus, parts, Counts())
     kind = each.opcode.removesuffix("-start")
-    if kind in _COLLECTIVES:
-        size = float(sum(array.bytes for array in _operand_arrays(computation, each)))
+    if kind in COLLECTIVES:
+        size = float(sum(array.bytes for array in operand_arrays(computation, each)))
         return Counts(collectives=Counter({kind: 1}), all_reduce_bytes=size if kind == "all-reduce" else 0.0)
     if each.opcode in _ARITHMETIC:
         return Counts(elementwise=float(each.arrays[0].size))
@@ -386,74 +274,3 @@ def _arithmetic(program: Program, computation: Computation, each: Instruction) -
         half = len(each.operands) // 2
         return Counts(elementwise=float(sum(computation[name].arrays[0].size for name in each.operands[:half])))
     return Counts(flops=flops(computation, each))
-
-
-def flops(computation: Computation, each: Instruction) -> float:
-    """Operations of a matrix product or convolution, also of one by cuDNN or cuBLAS; 0 of anything else."""
-    target = each.attribute(r'custom_call_target="([^"]*)"') or ""
-    shapes = [computation[name].arrays[0].shape for name in each.operands if computation[name].arrays]
-    if each.opcode == "dot" or target.startswith("__cublas"):
-        contracted = each.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
-        if contracted is None:
-            contracted = (each.attribute(r'"lhs_contracting_dimensions":\[([^\]]*)\]') or "").replace('"', "")
-        axes = [int(axis) for axis in contracted.split(",") if axis]
-        return 2.0 * each.arrays[0].size * math.prod(shapes[0][axis] for axis in axes)
-    result = each.arrays[0].shape if each.arrays else ()
-    if (
-        each.opcode == "convolution"
-        or target.startswith("__cudnn$convForward")
-        or target.startswith("__cudnn$convBias")
-    ):
-        return _convolution(each, shapes[0], shapes[1], result)
-    if target == "__cudnn$convBackwardInput":
-        return _convolution(each, result, shapes[1], shapes[0])
-    if target == "__cudnn$convBackwardFilter":
-        return _convolution(each, shapes[0], result, shapes[1])
-    return 0.0
-
-
-def _convolution(
-    each: Instruction, inputs: tuple[int, ...], kernel: tuple[int, ...], outputs: tuple[int, ...]
-) -> float:
-    """As XLA counts: each output, feature and tap that falls on an input, two operations."""
-    labels = re.match(r"(\w+)_(\w+)->(\w+)", each.attribute(r"dim_labels=([\w>\-]+)"))
-    places = [{label: place for place, label in enumerate(group)} for group in labels.groups()]
-    groups = int(each.attribute(r"batch_group_count=(\d+)") or 1)
-    total = 2.0 * outputs[places[2]["b"]] * outputs[places[2]["f"]] * kernel[places[1]["i"]]
-    if groups > 1:  # each group of images meets its own part of the features only
-        total = 2.0 * inputs[places[0]["b"]] / groups * outputs[places[2]["f"]] * kernel[places[1]["i"]]
-    for axis, window in enumerate(_windows(each)):
-        label = str(axis)
-        total *= _taps(window, inputs[places[0][label]], outputs[places[2][label]])
-    return total
-
-
-def _windows(each: Instruction) -> list[dict[str, int]]:
-    """Size, stride, padding and dilations of each spatial axis."""
-    text = each.attribute(r"window=\{([^}]*)\}")
-    if text is None:
-        return []
-    fields = dict(part.split("=") for part in text.split())
-    axes = len(fields["size"].split("x"))
-    values = {name: fields[name].split("x") if name in fields else [None] * axes for name in _WINDOW}
-    return [
-        {
-            "size": int(values["size"][axis]),
-            "stride": int(values["stride"][axis] or 1),
-            "before": int((values["pad"][axis] or "0_0").split("_")[0]),
-            "inner": int(values["lhs_dilate"][axis] or 1),
-            "outer": int(values["rhs_dilate"][axis] or 1),
-        }
-        for axis in range(axes)
-    ]
-
-
-_WINDOW = ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")
-
-
-def _taps(window: dict[str, int], inputs: int, outputs: int) -> int:
-    """Pairs of an output and a tap of the kernel that meet an input, along one axis."""
-    places = np.arange(outputs)[:, None] * window["stride"] + np.arange(window["size"]) * window["outer"]
-    places = places - window["before"]
-    last = (inputs - 1) * window["inner"]
-    return int(((places >= 0) & (places <= last) & (places % window["inner"] == 0)).sum())

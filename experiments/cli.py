@@ -12,6 +12,7 @@ import os
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar
@@ -81,6 +82,7 @@ def run(
     """
     collect_rarely()
     print_anything()
+    warnings.filterwarnings("ignore", module="PIL")  # of images that it decodes; others are errors
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with signals.heard(_say):

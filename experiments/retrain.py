@@ -146,7 +146,7 @@ def main(config: Config) -> None:
     compilation_cache.enable()
     images, width = open_data(config, result)
     console.print(images.summary(), markup=False, highlight=False, soft_wrap=True)
-    settings = config.training
+    settings, fingerprint = config.training, images.fingerprint()
     supernet_params = inherited_weights(config, width) if config.warm_start else None
     out = config.result.parent / "retrained" if config.out is None else config.out
     for found in chosen:
@@ -173,7 +173,10 @@ def main(config: Config) -> None:
             for start, params in (("seed", None), *([("warm", inherited)] if config.warm_start else [])):
                 folder = out / f"k{found.k}" / f"{start}{seed}"
                 twins = [path / folder.name for path in equal if path != folder.parent]
-                train(retraining, description, folder, seed, params, twins, config, console)
+                try:
+                    train(retraining, description, folder, seed, params, twins, fingerprint, config, console)
+                finally:
+                    images.keep_bad_images()
     console.print(summary_table(training.write_summary(out)))
     logs = {
         "/".join(path.parts[-3:-1]): read_metrics(path)
@@ -181,7 +184,7 @@ def main(config: Config) -> None:
         if (path.parent / saved.DESCRIPTION).exists()
     }
     plot_training(logs, out / "curves.png")
-    console.print(f"results in {out}")
+    console.print(f"results in {out}", soft_wrap=True)
 
 
 def inherited_weights(config: Config, width: float) -> chex.ArrayTree:
@@ -206,6 +209,7 @@ def train(
     seed: int,
     params: chex.ArrayTree | None,
     twins: Sequence[Path],
+    fingerprint: str | None,
     config: Config,
     console: Console,
 ) -> None:
@@ -216,6 +220,7 @@ def train(
         checkpoint_seconds=config.checkpoint_seconds,
         listeners=[display, StallListener(config.stall_seconds, cli.end_at_once)],
         twins=twins,
+        fingerprint=fingerprint,
     )
     if isinstance(trained, Path):
         console.print(f"{folder} is the network of {trained}, which is trained already", soft_wrap=True)

@@ -118,6 +118,9 @@ def test_values_that_are_no_numbers():
     np.testing.assert_array_equal(decoded[0, :3, 0], [0, 255, 0])
     constant = data.decode(encode(Image.fromarray(np.full((16, 16), 7.5, np.float32)), "TIFF"))
     assert np.ptp(constant) == 0
+    for value in (1e30, -1e38):  # beside which 1 is nothing
+        constant = data.decode(encode(Image.fromarray(np.full((4, 4), value, np.float32)), "TIFF"))
+        np.testing.assert_array_equal(constant, 128)
 
 
 def test_white_is_zero_is_turned_round():
@@ -223,8 +226,7 @@ def test_one_colour_declared_transparent(bits, depth):
     colour = np.stack([grey, grey * 0, grey * 0], -1)
     entry = struct.pack(">HHH", *colour[0, 0])
     decoded = data.decode(png(8, 8, bits, 2, [row.astype(depth).tobytes() for row in colour], (b"tRNS", entry)))
-    if bits == 8:  # Pillow drops the low bytes of 16-bit colours before it compares
-        np.testing.assert_array_equal(decoded[0, 0], WHITE)
+    np.testing.assert_array_equal(decoded[0, 0], WHITE)
     np.testing.assert_array_equal(decoded[3, 3, 1:], 0)
 
 
@@ -346,6 +348,18 @@ def test_other_bytes_are_bad_images(encoded):
         data.decode(encoded)
     assert raised.value.name is None
     assert "0x" not in str(raised.value)  # addresses in memory help nobody
+
+
+def test_formats_that_pillow_does_not_read_are_told_from_other_files():
+    """A TIFF of floating-point colours is no file of an unknown format."""
+    fields = ((256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 1, 32), (259, 3, 1, 1), (262, 3, 1, 2), (277, 3, 1, 3))
+    fields += ((273, 4, 1, 98), (278, 3, 1, 4), (279, 4, 1, 192), (339, 3, 1, 3))
+    entries = b"".join(struct.pack("<HHII", *entry) for entry in sorted(fields))
+    encoded = b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4) + bytes(400)
+    with pytest.raises(data.BadImageError, match=r"^a\.tif: damaged, or a kind of image that Pillow does not read$"):
+        data.decode(encoded, name="a.tif")
+    with pytest.raises(data.BadImageError, match=r"^a\.tif: no image of a known format$"):
+        data.decode(b"text", name="a.tif")
 
 
 def test_fuzzed_files_are_images_or_bad_images():

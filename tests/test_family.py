@@ -13,7 +13,8 @@ import pytest
 
 import jaxnas
 from jaxnas.elastic import elastic
-from jaxnas.family.finding import CALIBRATION, search
+from jaxnas.family.finding import search
+from jaxnas.family.members import CALIBRATION
 from jaxnas.family.storing import load
 from jaxnas.report.runs import read_folders
 from jaxnas.selection import picking

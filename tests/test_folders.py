@@ -126,6 +126,26 @@ def test_loops_of_links_end(tmp_path):
     }
 
 
+def test_links_to_folders_above_end(tmp_path):
+    fill(tmp_path / "own", ("cat", "dog"))
+    fill(tmp_path / "other", ("owl",))
+    (tmp_path / "own" / "cat" / "up").symlink_to("../..")
+    (tmp_path / "own" / "dog" / "top").symlink_to("/")
+    (tmp_path / "root").symlink_to(tmp_path / "own")
+    for root in ("own", "root"):
+        source = data.open_folder(tmp_path / root).train
+        assert source.report.images == {"cat": 4, "dog": 4}
+        assert left_out(source) == {"links to a folder above or to one read already": ["cat/up", "dog/top"]}
+
+
+@pytest.mark.parametrize(("link", "target"), [("kitten", "cat"), ("cat/more", "dog"), ("dog/some", "cat/young")])
+def test_one_folder_in_two_classes_is_an_error(tmp_path, link, target):
+    fill(tmp_path, ("cat", "dog", "cat/young"))
+    (tmp_path / link).symlink_to(tmp_path / target)
+    with pytest.raises(ValueError, match=f"one folder in two classes, as {min(link, target)}, {max(link, target)}"):
+        data.open_folder(tmp_path)
+
+
 def test_pipes_and_devices_are_left_out_and_named(tmp_path):
     fill(tmp_path, ("cat", "dog"))
     os.mkfifo(tmp_path / "cat" / "pipe.png")
@@ -158,6 +178,10 @@ def test_folders_below_a_class_belong_to_it(tmp_path):
         (("Training", "VALIDATION", "testing"), True, True),
         (("train", "test"), False, True),
         (("train",), False, False),
+        (("train2017", "val2017"), True, False),
+        (("Training Data", "Test Data"), False, True),
+        (("training_set", "validation-set", "testset"), True, True),
+        (("ILSVRC2012_img_train", "ILSVRC2012_img_val"), True, False),
     ],
 )
 def test_splits_are_no_classes(tmp_path, names, valid, test):
@@ -248,9 +272,40 @@ def test_classes_may_be_called_train_and_test(tmp_path):
     assert counts(tmp_path) == {"bus": 4, "test": 4, "train": 4}
 
 
+def test_words_of_splits_in_names_of_classes_are_no_splits(tmp_path):
+    fill(tmp_path / "own", ("steam train", "test tube"))
+    fill(tmp_path / "nested" / "steam train", ("side", "front"))
+    fill(tmp_path / "nested" / "test tube", ("side",))
+    fill(tmp_path / "nested", ("cat",))
+    for name in ("own", "nested"):
+        assert list(counts(tmp_path / name))[-2:] == ["steam train", "test tube"]
+
+
+def test_classes_that_hold_the_same_folders_are_told(tmp_path):
+    for name in ("part 1", "part 2"):
+        fill(tmp_path / name, ("cat", "dog"))
+    summary = data.open_folder(tmp_path).summary()
+    assert "16 images of 2 classes (part 1 8, part 2 8)" in summary
+    assert "note: all classes hold the same folders (cat, dog); if these are the classes, name" in summary
+    fill(tmp_path, ("part 1",))
+    assert "note:" not in data.open_folder(tmp_path).summary()
+
+
+def test_splits_that_are_one_folder_are_an_error(tmp_path):
+    fill(tmp_path / "own", ("cat", "dog"))
+    (tmp_path / "linked").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / "linked" / name).symlink_to(tmp_path / "own")
+    with pytest.raises(ValueError, match="train and .*val are one folder, for train and valid; networks"):
+        data.open_folder(tmp_path / "linked")
+    with pytest.raises(ValueError, match="are one folder, .*; leave valid_folder out for a share"):
+        data.open_folder(tmp_path / "own", tmp_path / "linked" / "val")
+
+
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
+        (("train1/cat", "val1/cat", "val2/cat"), "val1, val2 for one split"),
         (("val/cat", "val/dog", "test/cat", "test/dog"), "no train"),
         (("train", "val"), "no train with class folders"),
         (("train/cat", "train/dog", "training/cat", "training/dog"), "train, training for one split"),

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 import jaxnas
-from experiments import cli, export, imagenet_search, predict
+from experiments import cli, export, imagenet_search, predict, retrain
+from jaxnas.data import parts
 from jaxnas.data.folders import FolderSource
 from jaxnas.search import build, execute, presets
 from tests import tiny_search  # noqa: F401 (registers the space)
@@ -223,6 +225,24 @@ def test_images_for_testing_are_kept_and_counted(tmp_path):
     assert defaults == {"smoke": 0.0, "small": 0.2, "full": 0.2}
 
 
+def test_too_few_images_for_testing_are_said(capsys, tmp_path):
+    """Not that a share could be kept: it was asked for."""
+    folder = make(tmp_path / "own", count=2)
+    arguments = [*SEARCH, "--folder", folder, "--workdir", tmp_path / "run", "--test-fraction=0.2"]
+    out, _ = run(capsys, imagenet_search, *arguments)
+    assert "images alone that the search reads; each class has too few for test_fraction 0.2" in out
+
+
+def test_drawn_classes_are_named(capsys, tmp_path):
+    folder = make(tmp_path / "own", names=[f"class {number}" for number in range(5)])
+    arguments = [*SEARCH, "--folder", folder, "--workdir", tmp_path / "run", "--classes=2", "--images-per-class=8"]
+    out, _ = run(capsys, imagenet_search, *arguments)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert len(result["classes"]) == 2
+    assert f"of these the search draws 16 images of 2 classes ({', '.join(result['classes'])})" in out
+    assert "in training a random part of 25% to 100% of the area, else the central square with 0.875" in out
+
+
 def test_a_finished_search_can_be_extended(finished, capsys):
     before = records(finished)
     out, _ = run(capsys, imagenet_search, *arguments(finished, "--distribution-steps=5"))
@@ -250,6 +270,51 @@ def test_the_distributions_learn_on_their_own_folder(stopped, capsys, monkeypatc
     found = build.inputs(config, search)
     assert found["images"] == {"cat": 22, "dog": 22, "owl": 22}
     assert found["data"] not in [FolderSource(folder).fingerprint()[:16] for folder in (own, other)]
+
+
+@pytest.fixture
+def searched(tmp_path):
+    """A search that kept a quarter of the images for testing, one of which cannot be read, and has not read it."""
+    own = make(tmp_path / "own")
+    given = [*SEARCH, f"--folder={own}", f"--workdir={tmp_path / 'run'}", "--test-fraction=0.25", "--max-dead-images=0"]
+    cli.run(imagenet_search.main, imagenet_search.Config, given)
+    config = cli.parse(imagenet_search.Config, given)
+    splits = build.open_images(config)
+    source, kept = parts.held_out_part(splits, build.search_parts(config, splits)[0][1], 0.25)
+    bad = own / source.describe(kept.indices[0])
+    bad.write_bytes(bad.read_bytes()[:200] + bytes(bad.stat().st_size - 200))
+    return tmp_path, bad
+
+
+def test_a_bad_image_that_was_kept_for_testing_can_be_removed(searched, capsys):
+    """As the message of the training advises; the same images are kept as before."""
+    root, bad = searched
+    training = ["--result", root / "run" / "result.json", "--epochs=1", "--batch-size=8", "--index=0"]
+    _, err = run(capsys, retrain, *training, code=2)
+    assert "more than the 0 that max_dead_images allows" in err
+    assert bad.name in err
+    assert "remove these images" in err
+    bad.unlink()
+    out, _ = run(capsys, retrain, *training)
+    assert "trained on 27 images" in out
+    assert "tested on 9 images of own, which the search did not read" in out
+    assert "seed0: test accuracy" in out
+
+
+def test_a_training_does_not_go_on_with_other_images(searched, capsys):
+    root, bad = searched
+    bad.unlink()  # without a word of the training
+    training = ["--result", root / "run" / "result.json", "--epochs=1", "--batch-size=8", "--index=0"]
+    run(capsys, retrain, *training)
+    shutil.copy(root / "own" / "dog" / "01.jpg", root / "own" / "dog" / "more.jpg")
+    _, err = run(capsys, retrain, *training, code=2)
+    assert "holds another search, different in data" in err
+    config = root / "run" / "retrained" / "k0" / "seed0" / "config.json"
+    document = json.loads(config.read_text())
+    del document["data"], document["sha256"]
+    config.write_text(json.dumps(document))
+    out, _ = run(capsys, retrain, *training)  # earlier versions did not note the images
+    assert "is trained already" in out
 
 
 @pytest.mark.slow

@@ -77,6 +77,16 @@ def test_a_folder_is_classified_and_bad_images_are_named(model, images, capsys):
     ]
 
 
+def test_images_that_pillow_warns_of_are_classified(model, tmp_path, capsys, recwarn):
+    """Of many pixels, and with damaged EXIF: warnings that name no file help nobody."""
+    Image.new("1", (9500, 9500)).save(tmp_path / "large.png")
+    Image.new("RGB", (40, 40)).save(tmp_path / "exif.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
+    out, err = run(capsys, tmp_path, "--model", model)
+    assert [line.split("\t")[0].split("/")[-1] for line in out] == ["exif.jpg", "large.png"]
+    assert not err
+    assert not recwarn.list
+
+
 def test_the_batch_changes_nothing(model, images):
     network, paths = jaxnas.load(model), [images / "a.png"] * 33 + [images / "bad.png", images / "deep" / "b.jpg"]
     found = list(export.classify(network, paths))

@@ -151,6 +151,10 @@ def test_a_bad_image_is_named_with_its_reason_and_counted_once(folder, caplog):
         batches = stream.batches(start)
         next(batches), next(batches)
     assert caplog.text.count("bad image of own is skipped (1 so far): cat/0.png: no image of a known format") == 1
+    other = Stream(folder, everything(folder), 16, 40, 1, False, max_dead=1)  # of the next training
+    next(other.once())
+    assert caplog.text.count("cat/0.png") == 1
+    assert (folder.met_bad, other.dead) == ({0}, {0})
     (folder.root / "cat" / "1.png").unlink()
     with pytest.raises(ValueError, match=r"more than the 1 .*cat/0\.png: no image.*; cat/1\.png: No such file"):
         next(stream.batches(0))

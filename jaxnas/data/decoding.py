@@ -18,7 +18,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from jaxnas.data.pixels import orientation, oriented, rgb
+from jaxnas.data.pixels import keep_high_byte, orientation, oriented, rgb
 
 Color = tuple[int, int, int]
 
@@ -195,12 +195,19 @@ class EncodedImage:
     def __init__(self, encoded: bytes, max_pixels: int = MAX_PIXELS):
         if not encoded:
             raise BadImageError("an empty file")
-        self._image = Image.open(io.BytesIO(encoded), formats=_readable())
+        try:
+            self._image = Image.open(io.BytesIO(encoded), formats=_readable())
+        except Image.UnidentifiedImageError as error:
+            if not is_image(encoded[:16]):
+                raise
+            raise BadImageError("damaged, or a kind of image that Pillow does not read") from error
         width, height = self._image.size
         if width * height > max_pixels:
             raise BadImageError(f"{width}x{height} pixels, more than the {max_pixels:,} that an image may have")
         if self._image.format == "TIFF":  # Pillow turns it as it loads it
             self._image.load()
+        if self._image.format == "PNG" and encoded[24] == 16:  # bits, in the header that begins each PNG
+            keep_high_byte(self._image)
         self._orientation = orientation(self._image)
 
     @property

@@ -5,6 +5,7 @@ back to a folder above it, or to one that was read already, ends there.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,17 @@ LISTED = 12  # names in a message
 _HELPERS = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r")
     + ("$recycle.bin", "system volume information", "recycler", "found.000", "lost+found")
-    + ("@eadir", "#recycle", "@recycle", "#snapshot", "__pycache__")
+    + (
+        "@eadir",
+        "@synoeastream",
+        "@synoresource",
+        "#recycle",
+        "@recycle",
+        "#snapshot",
+        "@recently-snapshot",
+        "~snapshot",
+    )
+    + ("network trash folder", "temporary items", "__pycache__")
 )
 # Reasons; each reads well after a count.
 HIDDEN, HELPER = "hidden", "helper files or folders of other programs"
@@ -52,23 +63,42 @@ class Scan:
 
 
 def scan(root: Path) -> Scan:
-    """Walks through a folder of class subfolders."""
-    found = Scan()
+    """Walks through a folder of class subfolders.
+
+    Raises:
+      ValueError: if links bring one folder into two classes.
+    """
+    found, above = Scan(), set(map(_identity, _above(root)))
+    first: dict[tuple[int, int], str] = {}  # where a folder was met first
     for entry in _visible(root, "", found):
         if not _is_folder(entry):
             found.leave_out(_problem(entry) or OUTSIDE, entry.name)
             continue
         files: list[str] = []
-        if _walk(root, entry.name, files, {_identity(root)}, found):
-            found.images[entry.name] = sorted(files)
+        met = dict.fromkeys(above, "")
+        if not _walk(root, entry.name, files, met, found):
+            continue
+        found.images[entry.name] = sorted(files)
+        for identity, folder in met.items():
+            other = first.setdefault(identity, folder)
+            if other != folder:
+                raise ValueError(
+                    f"data_dir {shown(root)} has one folder in two classes, as {listed((other, folder))}; remove a link"
+                )
     return found
+
+
+def _above(folder: Path) -> tuple[Path, ...]:
+    """A folder and those that it lies in, without links."""
+    folder = folder.resolve()
+    return folder, *folder.parents
 
 
 def find_images(root: Path) -> tuple[list[str], Scan]:
     """All images in a folder and below it, sorted, relative to it; the scan holds what was left out."""
     files: list[str] = []
     found = Scan()
-    _walk(root, "", files, set(), found)
+    _walk(root, "", files, dict.fromkeys(map(_identity, root.resolve().parents), ""), found)
     return sorted(files), found
 
 
@@ -112,13 +142,21 @@ def find_splits(root: Path) -> dict[str, str]:
         training.
     """
     names = class_folders(root)
-    if not any(name.lower() in words for name in names for words in SPLITS.values()):
+    part_of = {name: part for name in names for part, words in SPLITS.items() if name.lower() in words}
+    longer = not part_of  # then every folder must be a split, since classes may have such words in their names
+    if longer:
+        part_of = {name: part for name in names if (part := _named_part(name)) is not None}
+        if "train" not in part_of.values() or len(set(part_of.values())) < 2:
+            part_of = {}
+    if not part_of:
         return {}  # without a look into folders, which may be thousands
     names = [name for name in names if holds_images(root / name)]
-    part_of = {name: part for name in names for part, words in SPLITS.items() if name.lower() in words}
+    part_of = {name: part for name, part in part_of.items() if name in names}
     others = [name for name in names if name not in part_of]
     splits = {name: part for name, part in part_of.items() if not holds_images(root / name, directly=True)}
     if not part_of or (others and not splits):  # classes; one of them may be called train
+        return {}
+    if longer and (len(splits) < len(names) or "train" not in splits.values()):
         return {}
     if others:
         raise ValueError(
@@ -137,6 +175,13 @@ def find_splits(root: Path) -> dict[str, str]:
     return {part: name for name, part in splits.items()}
 
 
+def _named_part(name: str) -> str | None:
+    """The part that one word of a folder's name says, as of train2017, test_set or Validation Data; else None."""
+    words = [word.removesuffix("set").removesuffix("data") for word in re.findall("[a-z]+", name.lower())]
+    found = {part for part, its in SPLITS.items() if not set(its).isdisjoint(words)}
+    return found.pop() if len(found) == 1 else None
+
+
 def shown(path: Path) -> str:
     """A path for messages."""
     return printable(str(path))
@@ -148,13 +193,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
 
 
-def _walk(root: Path, folder: str, files: list[str], seen: set[tuple[int, int]], found: Scan) -> bool:
-    """Adds the images of a folder and of those below to `files`; False if the folder was `seen`."""
+def _walk(root: Path, folder: str, files: list[str], seen: dict[tuple[int, int], str], found: Scan) -> bool:
+    """Adds the images of a folder and of those below to `files`, and these to `seen`; False if it was there before."""
     identity = _identity(root / folder)
     if identity in seen:
         found.leave_out(LOOP, folder)
         return False
-    seen.add(identity)
+    seen[identity] = folder
     for entry in _visible(root, folder, found):
         name = f"{folder}/{entry.name}" if folder else entry.name
         if _is_folder(entry):

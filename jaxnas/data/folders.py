@@ -12,6 +12,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,13 @@ class FolderReport:
       root: the folder.
       images: number of images of each class, in the order of the labels.
       left_out: for each reason the files and folders that are not used, relative to the root.
+      below: the folders that lie in every class, where these hold the same ones and no images beside them.
     """
 
     root: Path
     images: dict[str, int]
     left_out: dict[str, tuple[str, ...]]
+    below: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """A few lines: classes, images of each, what is left out and why."""
@@ -46,6 +49,11 @@ class FolderReport:
             listed = [*listed[:LISTED], rest]
         total = sum(self.images.values())
         lines = [f"{shown(self.root)}: {total:,} images of {len(self.images):,} classes ({', '.join(listed)})"]
+        if self.below:
+            lines.append(
+                f"  note: all classes hold the same folders ({folder_scan.listed(self.below)}); if these are the "
+                "classes, name the folders above them train, val and test"
+            )
         return "\n".join(lines + [f"  left out: {reason}" for reason in reasons(self.left_out)])
 
 
@@ -73,8 +81,8 @@ class FolderSource:
         images after bad ones were removed.
 
     Raises:
-      ValueError: if there is no such folder, it holds splits and not classes, a class has no image, or two folders have
-        one class name.
+      ValueError: if there is no such folder, it holds splits and not classes, a class has no image, two folders have
+        one class name, or links bring one folder into two classes.
     """
 
     root: Path
@@ -146,13 +154,24 @@ class FolderSource:
     def report(self) -> FolderReport:
         """What was found, and what was left out."""
         left_out = {reason: tuple(sorted(names)) for reason, names in self._scan.left_out.items()}
-        return FolderReport(self.root, {name: len(files) for name, files in self._classes}, left_out)
+        below = [
+            frozenset(file.split("/")[1] if file.count("/") > 1 else "" for file in files)
+            for files in self._scan.images.values()
+        ]
+        same = len(below) > 1 and len(set(below)) == 1 and len(below[0]) > 1 and "" not in below[0]
+        images = {name: len(files) for name, files in self._classes}
+        return FolderReport(self.root, images, left_out, tuple(sorted(below[0])) if same else ())
 
     @functools.cached_property
     def known_bad_numbers(self) -> frozenset[int]:
         """Which images an earlier start could not read."""
         bad = {name for name, _ in self.known_bad}
         return frozenset(number for number, file in enumerate(self._files) if file in bad)
+
+    @functools.cached_property
+    def met_bad(self) -> set[int]:
+        """Images that streams could not read; these add them."""
+        return set()
 
     def size(self, index: int) -> tuple[str, int]:
         """A file and its size in bytes, -1 where it cannot be told: an item of `known_bad`."""
@@ -231,8 +250,10 @@ def open_folder(
     """Opens a folder of class subfolders, or of splits above them.
 
     `train` (or `training`), `val` (`valid`, `validation`) and `test` (`testing`), in any case of letters, are splits
-    where images lie in class folders below them. Weights learn on `train`, distributions on `val`, and `test` is kept
-    for testing trained networks. Without `val` the distributions learn on a share of `train`.
+    where images lie in class folders below them. So are folders with such a word in longer names (`train2017`,
+    `test_set`, `Validation Data`), if there are no other folders and one of them is for training. Weights learn on
+    `train`, distributions on `val`, and `test` is kept for testing trained networks. Without `val` the distributions
+    learn on a share of `train`.
 
     Args:
       root: the folder.
@@ -240,8 +261,8 @@ def open_folder(
       known_bad: of each split, `train`, `valid` or `test`, what `FolderSource.known_bad` holds.
 
     Raises:
-      ValueError: as `FolderSource`, and if splits stand beside classes, the classes of the splits differ, there is only
-        one class, or `valid_folder` is given and `root` has a `val` of its own.
+      ValueError: as `FolderSource`, and if splits stand beside classes, the classes of the splits differ, two splits
+        are one folder, there is only one class, or `valid_folder` is given and `root` has a `val` of its own.
     """
     root = _folder(root)
     splits = folder_scan.find_splits(root)
@@ -258,6 +279,13 @@ def open_folder(
         inside = folder_scan.class_folders(train.root / folder_scan.class_folders(train.root)[0])
         hint = f"; if {listed(inside)} in it are the classes, give that folder" if inside else ""
         raise ValueError(f"data_dir {shown(train.root)} has one class, {name!r}; at least two are needed{hint}")
+    for (one, other), (first, second) in zip(combinations(parts, 2), combinations(parts.values(), 2)):
+        if first.root.samefile(second.root):
+            raise ValueError(
+                f"{shown(first.root)} and {shown(second.root)} are one folder, for {one} and {other}; networks would "
+                "be judged on images that they learn on"
+                + ("; leave valid_folder out for a share of the images" if valid_folder is not None else "")
+            )
     for part in parts.values():
         missing = sorted(set(train.class_names) - set(part.class_names))
         added = sorted(set(part.class_names) - set(train.class_names))

@@ -32,6 +32,13 @@ def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def keep_high_byte(image: Image.Image) -> None:
+    """Brings the transparent colour of an image with colours of 16 bits to the 8 bits that Pillow keeps of them."""
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
 def rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
     """A loaded image of any mode as uint8 [H, W, 3], on a ground where it is transparent."""
     if image.mode in _WIDE_GREY:
@@ -76,4 +83,7 @@ def _range(values: np.ndarray, smallest: object, largest: object) -> tuple[float
     for top in (255.0, 65535.0):
         if low >= 0 and high <= top and (whole or high > top / 2):
             return 0.0, top
-    return (low, high) if low < high else (low - 1, high + 1)
+    if low < high:
+        return low, high
+    around = max(1.0, abs(low))  # 1 is nothing beside a large value
+    return low - around, high + around

@@ -24,10 +24,12 @@ class ImageSource(Protocol):
     Attributes:
       name: of the data set.
       class_names: in the order of the labels.
+      met_bad: images that streams could not read; these add them.
     """
 
     name: str
     class_names: tuple[str, ...]
+    met_bad: set[int]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -67,6 +69,7 @@ class TfdsSource:
         if wrong:
             raise ValueError(f"dataset {name} is no image classification: it has no feature {' and '.join(wrong)}")
         self.name, self.split = name, split
+        self.met_bad: set[int] = set()
         self.class_names = tuple(features["label"].names)
         self.splits = tuple(builder.info.splits)
         self._files = [Path(path) for path in builder.info.splits[split].filepaths]

@@ -79,9 +79,10 @@ class Stream:
         crops.opencv()
         if not len(self.subset.indices):
             raise ValueError(f"data set {self.source.name} has no image in one of its halves; change valid_fraction")
-        for name, least in (("threads", 1), ("workers", 0), ("max_dead", 0), ("size", 8)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        given = (self.threads, self.workers, self.max_dead, self.size)
+        for name, least, value in zip(("threads", "workers", "max_dead_images", "image_size"), (1, 0, 0, 8), given):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
 
     def __len__(self) -> int:
         """Images of one pass."""
@@ -217,11 +218,13 @@ class Stream:
 
     def _report(self, numbers: Iterable[int]) -> None:
         """Warns of dead images that were not met before; DeadImagesError if they are too many."""
-        dead = self._dead
+        dead, met = self._dead, self.source.met_bad
         for number in sorted(set(numbers) - dead - getattr(self.source, "known_bad_numbers", frozenset())):
             dead.add(number)
-            reason = self._reason(number)
-            _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(dead), reason)
+            if number not in met:  # by another stream, such as of another training
+                met.add(number)
+                reason = self._reason(number)
+                _LOGGER.warning("bad image of %s is skipped (%d so far): %s", self.source.name, len(met), reason)
         if len(dead) > self.max_dead:
             raise DeadImagesError(
                 f"{len(dead)} images of {self.source.name} cannot be decoded, more than the {self.max_dead} that "

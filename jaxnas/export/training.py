@@ -31,6 +31,7 @@ def train(
     checkpoint_seconds: float,
     listeners: Sequence[Listener] = (),
     twins: Sequence[pathlib.Path] = (),
+    fingerprint: str | None = None,
 ) -> saved.NetworkDescription | pathlib.Path | None:
     """Trains one network to its end, from its newest checkpoint, tests it and saves it.
 
@@ -43,6 +44,7 @@ def train(
       checkpoint_seconds: seconds between checkpoints.
       listeners: what follows the training.
       twins: folders of equal networks, which may have been trained: one with the same settings is copied.
+      fingerprint: of the images, which a training that goes on must have; None where they do not change.
 
     Returns:
       The description with the test accuracy and the settings; the twin where one was copied; None if the network was
@@ -53,7 +55,11 @@ def train(
     """
     settings = {"seed": seed, "warm_start": params is not None, **dataclasses.asdict(retraining.settings)}
     wanted = {"space": description.space, "encoding": list(description.encoding), "width": description.width}
-    with open_workdir(folder, "retrain", {**wanted, "image_size": description.image_size, **settings}):
+    wanted |= {"image_size": description.image_size, **settings}
+    begun = _config(folder)
+    if fingerprint is not None and (begun is None or "data" in begun):  # earlier versions did not write it
+        wanted["data"] = fingerprint
+    with open_workdir(folder, "retrain", wanted):
         if (folder / saved.DESCRIPTION).exists():
             return None
         for twin in twins:

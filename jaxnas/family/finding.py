@@ -25,11 +25,11 @@ from jaxnas.family.batches import (
     WithMetrics,
     batch_size_of,
     fingerprint,
-    minibatches,
     source_of,
 )
 from jaxnas.family.built_in import BuiltInSpace, built_in
-from jaxnas.family.family import Family, Member, by_network
+from jaxnas.family.family import Family, by_network
+from jaxnas.family.members import measured, trained_members
 from jaxnas.report.progress import SearchDisplay, TrainingDisplay
 from jaxnas.results.evaluations import Evaluations
 from jaxnas.results.metrics_log import read_metrics
@@ -48,7 +48,6 @@ from jaxnas.strategies.fixed import Fixed
 
 SHARES = (0.6, 0.1, 0.3)  # of the steps: weights, distributions, and the networks found
 CANDIDATES = 16  # draws from each distribution that compete with its mode
-CALIBRATION = 8  # minibatches that batch norm is calibrated on
 TOGETHER = "together"  # folder of the steps of the networks found, in that of the search
 
 
@@ -179,8 +178,8 @@ def search(
         )
         trained = runner.train_together(finishing, folder / TOGETHER).params
         records = tuple(read_metrics(folder / "metrics.jsonl"))
-        members = _members(finishing, space, trained, result)
-        result = _measured(result, members)
+        members = trained_members(finishing, space, trained, result)
+        result = measured(result, members)
         result.write(folder / "result.json")
     return Family(space, members, result, evaluations, records, params)
 
@@ -311,44 +310,3 @@ class _Keyed:
     def apply(self, variables: Mapping[str, Any], inputs: Mapping[str, Any], arch: jax.Array) -> Any:
         key = inputs["keys"][0] if "keys" in inputs else None
         return self.space.apply(variables["params"], inputs["inputs"], arch, key)
-
-
-def _members(run: Search, space: ElasticSpace | BuiltInSpace, params: Any, result: SearchResult) -> tuple[Member, ...]:
-    """The networks with their slices of trained weights, as they measure on the whole validation split."""
-    archs = np.asarray(run.strategy.archs)
-    evaluation = jax.tree.map(np.asarray, run.evaluate(params, archs))
-    taken = minibatches(run.train, run.settings.batch_size)
-    batches = [run.prepare.of(batch) for _, batch in zip(range(CALIBRATION), taken)]
-    members = []
-    for k, (arch, found) in enumerate(zip(archs, result.architectures, strict=True)):
-        own = space.extract(params, arch)
-        state = space.calibrate(own, arch, batches)
-        members.append(
-            Member(
-                k=k,
-                arch=tuple(arch.tolist()),
-                hyperparameters=space.hyperparameters(arch),
-                costs={cost.name: int(cost.total(arch)) for cost in space.costs},
-                budgets=found.budgets,
-                loss=float(evaluation.loss[k]),
-                metrics={name: float(values[k]) for name, values in evaluation.metrics.items()},
-                params=own,
-                state=state,
-                model=space.model(arch, own, state),
-                program=jax.jit(space.deployed(arch, own, state)),
-            )
-        )
-    return tuple(members)
-
-
-def _measured(result: SearchResult, members: Sequence[Member]) -> SearchResult:
-    """A result with the losses of its networks as they are trained."""
-    architectures = tuple(
-        dataclasses.replace(
-            found,
-            valid_loss=member.loss if np.isfinite(member.loss) else None,
-            valid_accuracy=member.metrics.get("accuracy"),
-        )
-        for found, member in zip(result.architectures, members, strict=True)
-    )
-    return dataclasses.replace(result, architectures=architectures)

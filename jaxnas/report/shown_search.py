@@ -40,7 +40,8 @@ def run_and_show(config: SearchConfig, console: Console, stalled: Callable[[str]
         where = f"{devices.device_count()} devices of {devices.process()[1]} processes, "
         console.print(
             f"{preset}: {config.space.space} on {config.data.dataset}, {networks} networks, "
-            f"{where if isinstance(config, StreamedConfig) else ''}in {workdir}"
+            f"{where if isinstance(config, StreamedConfig) else ''}in {workdir}",
+            soft_wrap=True,
         )
         total_steps = search.total_steps + config.finish.finish_steps
         listeners: list[Listener] = [SearchDisplay.of(search.strategy, total_steps, console)]
@@ -69,4 +70,4 @@ def run_and_show(config: SearchConfig, console: Console, stalled: Callable[[str]
     if outcome.finished is not None:
         together, apart = (f"{size / 1e6:.2f} MB" for size in (sizes.together, sizes.apart))
         console.print(f"trained networks in {folder}: {together}, as one file each {apart}", soft_wrap=True)
-    console.print(f"results in {outcome.workdir}")
+    console.print(f"results in {outcome.workdir}", soft_wrap=True)

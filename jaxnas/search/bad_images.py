@@ -1,15 +1,14 @@
-"""Images of a folder that a search could not read: noted in its folder, and passed over when it goes on.
+"""Images of a folder that a search, or a training of its networks, could not read: noted, and then passed over.
 
 They may then be removed; the order of the others stays as it was, see `jaxnas.data.FolderSource`.
 """
 
 from pathlib import Path
 
-from jaxnas.data import FolderSource
+from jaxnas.data.folders import FolderSource, FolderSplits
 from jaxnas.data.sources import Splits
 from jaxnas.results.files import write_json
 from jaxnas.results.json_files import read_json
-from jaxnas.search.search import Search
 
 FILE = "bad_images.json"
 
@@ -31,13 +30,13 @@ def read(workdir: Path | None) -> Known:
         raise ValueError(f"{workdir / FILE} cannot be read ({error}); choose another workdir") from error
 
 
-def write(workdir: Path, known: Known, splits: Splits, search: Search) -> None:
-    """Adds what this process met, so that the search can go on after these images are removed."""
+def write(workdir: Path, known: Known, splits: Splits) -> None:
+    """Adds what the streams of this process met, so that the search can go on after these images are removed."""
     found = {part: dict(files) for part, files in known.items()}
-    for source, part in ((search.train, "train"), (search.valid, "train" if splits.valid is None else "valid")):
-        stream = source.stream
-        if isinstance(stream.source, FolderSource):
-            found.setdefault(part, {}).update(map(stream.source.size, sorted(stream.dead)))
-    document = {part: sorted(files.items()) for part, files in found.items() if files}
-    if document:
+    for part in ("train", "valid", "test") if isinstance(splits, FolderSplits) else ():
+        source: FolderSource | None = getattr(splits, part)
+        if source is not None:
+            found.setdefault(part, {}).update(map(source.size, sorted(source.met_bad)))
+    document = {part: [list(item) for item in sorted(files.items())] for part, files in found.items() if files}
+    if document != {part: [list(item) for item in files] for part, files in known.items()}:
         write_json(workdir / FILE, document)

@@ -107,7 +107,9 @@ class MethodSettings:
         tables with names, such as phone=phone.json server=server.json; makes each name a cost.
       samples: architectures drawn from each distribution in a step; by default the method's own number.
       candidates: draws from each distribution that compete with the modes at the end, on the validation images; 0 for
-        the modes alone.
+        the modes alone, whatever main_effects.
+      main_effects: uniformly drawn architectures that are evaluated at the end; the candidates are then the best of
+        many draws by the main effects of their losses. 0 for none: all draws compete.
     """
 
     method: str = DEFAULT_METHOD
@@ -117,12 +119,15 @@ class MethodSettings:
     latency: tuple[str, ...] | Path | None = undecisive()  # the table's content decides, which stands among the inputs
     samples: int | None = None
     candidates: int
+    main_effects: int = 0
 
     def __post_init__(self):
         if self.penalties and self.budgets:
             raise ValueError("give either penalties or budgets, not both")
         if self.candidates < 0:
             raise ValueError(f"candidates must be 0 (the modes alone) or more, got {self.candidates}")
+        if self.main_effects < 0:
+            raise ValueError(f"main_effects must be 0 (none) or more, got {self.main_effects}")
         # In one form, so that equal settings are equal trees.
         object.__setattr__(self, "latency", device_tables.normalised(self.latency))
         object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.data.crops import CENTRAL, SCALE
+from jaxnas.data.folder_scan import listed
 from jaxnas.data.sources import Splits
 from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.json_files import read_sealed
@@ -99,7 +101,9 @@ def execute(
         training_data = devices.together(lambda: finished.open_training_data(config, images, search))
     name = f"{config.data.dataset}-{config.run.preset or 'search'}"
     if streamed:
-        announce(_kept_for_testing(found, images))
+        if config.streams.classes is not None or config.streams.images_per_class is not None:
+            announce(_drawn(found, search))
+        announce(_kept_for_testing(config, found, images))
         announce(_preprocessing(config, found))
     before = _distribution_steps(config) if is_writer else None
     with contextlib.ExitStack() as stack:
@@ -122,7 +126,7 @@ def execute(
             "report": is_writer,
         }
         if streamed and is_writer:
-            stack.callback(bad_images.write, workdir, known_bad, images, search)
+            stack.callback(bad_images.write, workdir, known_bad, images)
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             first = search.init(config.run.seed)
             state, seconds = run(search, first, workdir, checkpoints, keeper=keeper, **common)
@@ -134,6 +138,7 @@ def execute(
                 state,
                 method=config.method.method,
                 candidates=config.method.candidates,
+                uniform=config.method.main_effects,
                 seed=config.run.seed,
                 config=decisive,
                 seconds=seconds,
@@ -204,22 +209,37 @@ class EvaluationsKeeper:
         self._log.write()
 
 
+def _drawn(found: dict[str, Any], search: Search) -> str:
+    """Which of the classes and how many of their images the search draws, for people."""
+    names, count = found["classes"], len(search.train) + len(search.valid)
+    return f"of these the search draws {count:,} images of {len(names):,} classes ({listed(names)})"
+
+
 def _preprocessing(config: StreamedConfig, found: dict[str, Any]) -> str:
     """What happens to the images, for people."""
     mean, std = (" ".join(f"{value:.3f}" for value in found["normalization"][name]) for name in ("mean", "std"))
     mirrored = "mirrored at random" if config.streams.mirror else "not mirrored"
     size = config.data.image_size
-    return f"images are resized to {size}x{size}, {mirrored} in training, and normalised with mean {mean}, std {std}"
+    return (
+        f"images are cropped (in training a random part of {SCALE[0]:.0%} to {SCALE[1]:.0%} of the area, else the "
+        f"central square with {CENTRAL} of the shorter side), resized to {size}x{size}, {mirrored} in training, and "
+        f"normalised with mean {mean}, std {std}"
+    )
 
 
-def _kept_for_testing(found: dict[str, Any], splits: Splits) -> str:
+def _kept_for_testing(config: StreamedConfig, found: dict[str, Any], splits: Splits) -> str:
     """Which images the networks that are found can be tested on, for people."""
     if "test_images" in found:
         count = f"{found['test_images']:,} of these images"
         return f"{count} are kept for testing the networks; the search does not read them"
     if splits.test is not None:
         return "the networks can be tested on a split of their own, which the search does not read"
-    what = "give a folder test beside val" if splits.valid is not None else "--test-fraction 0.2 keeps a fifth of them"
+    if splits.valid is not None:
+        what = "give a folder test beside val"
+    elif config.streams.test_fraction:
+        what = f"each class has too few for test_fraction {config.streams.test_fraction:g}"
+    else:
+        what = "--test-fraction 0.2 keeps a fifth of them"
     return f"the networks can be tested on images alone that the search reads; {what}"
 
 

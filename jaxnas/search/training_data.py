@@ -10,6 +10,7 @@ import flax.linen as nn
 from jaxnas import data
 from jaxnas.data import crops, parts
 from jaxnas.data.decoding import printable
+from jaxnas.data.sources import Splits
 from jaxnas.results.json_files import read_sealed
 from jaxnas.results.settings_tree import INPUTS
 from jaxnas.runtime import devices
@@ -51,6 +52,12 @@ class TrainingData(Protocol):
 
     def summary(self) -> str:
         """What it is trained and tested on, for people."""
+
+    def fingerprint(self) -> str | None:
+        """Of images on disk, equal where they are the same; None for images in memory."""
+
+    def keep_bad_images(self) -> None:
+        """Notes in the search's folder which images could not be read, so that they can be removed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +119,12 @@ class InMemoryData:
         """Numbers of images."""
         return f"trained on {len(self.dataset.train_labels):,} images of {self.name}, tested on {self.tested_on}"
 
+    def fingerprint(self) -> None:
+        """None: these images do not change."""
+
+    def keep_bad_images(self) -> None:
+        """Nothing: all are read."""
+
     @property
     def tested_on(self) -> str:
         """The test images of the data set."""
@@ -128,6 +141,7 @@ class StreamedData:
       tested: images to test on.
       searched: whether the search may have read these.
       normalization: as in the search.
+      opened: the images of which these are parts, and the search's folder; None where the search itself goes on.
     """
 
     config: StreamedConfig
@@ -135,6 +149,7 @@ class StreamedData:
     tested: parts.Part
     searched: bool
     normalization: data.Normalization
+    opened: tuple[Splits, Path] | None = None
     crop = crops.CENTRAL
 
     @property
@@ -174,6 +189,16 @@ class StreamedData:
     def _stream(self, part: parts.Part, batch_size: int, seed: int, augment: bool) -> Streamed:
         return Streamed(build.make_stream(self.config, part, batch_size, augment, seed=seed), convert=as_examples)
 
+    def fingerprint(self) -> str:
+        """Of the images to train and to test on."""
+        return build.fingerprint([self.train[0], self.tested[0]])
+
+    def keep_bad_images(self) -> None:
+        """Notes them beside those that the search could not read."""
+        if self.opened is not None:
+            splits, run = self.opened
+            bad_images.write(run, bad_images.read(run), splits)
+
     def summary(self) -> str:
         """Numbers of images, and where they come from."""
         source, subset = self.train
@@ -205,7 +230,8 @@ def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
     # Of other images than those of the search other ones are held out.
     changed = splits.test is None and _fingerprint_then(run) != build.fingerprint([source for source, _ in learnt])
     normalization = build.normalization(config, learnt[0])
-    return StreamedData(config, chosen.train, chosen.tested, chosen.searched or changed, normalization)
+    searched = chosen.searched or changed
+    return StreamedData(config, chosen.train, chosen.tested, searched, normalization, (splits, run))
 
 
 def _fingerprint_then(run: Path) -> str | None:
