@@ -37,6 +37,7 @@ REQUIRED: Any = tyro.MISSING  # the value of a setting without a default
 BAD_INPUT = 2  # exit code, as of argparse
 FAILED = 1  # exit code of a run that broke off; what it had saved is whole
 INTERRUPTED = 75  # exit code of a run that was asked to stop, and saved its state: EX_TEMPFAIL, "try again"
+NOT_READ = 141  # exit code where nobody reads the output: 128 + SIGPIPE, as shells say it
 SEEDS = ("seed", "first_seed")
 LARGEST_SEED = 2**32 - 1  # what JAX's random keys tell apart without 64-bit integers
 # New objects between two collections of garbage. Tracing a supernet makes millions that live: with Python's 700 a
@@ -70,9 +71,9 @@ def run(
     Whatever is wrong with the input, on the command line or in a file that it names (ValueError, OSError, numbers and
     nesting beyond all measure), becomes its message on stderr, one line, and exit code 2; a run that cannot go on (a
     loss that is not finite, a full disk, no memory, a lost process) the same with exit code 1; one that was asked to
-    stop, by SIGTERM or SIGINT, exits with 75 if it saved its state, and with 143 or 130 if it had none. Other
-    exceptions are faults of the program and keep their traceback. In a job of several processes, what is wrong with the
-    command line of one ends all.
+    stop, by SIGTERM or SIGINT, exits with 75 if it saved its state, and with 143 or 130 if it had none. Where nobody
+    reads the output any more, as after `head`, the exit code is 141. Other exceptions are faults of the program and
+    keep their traceback. In a job of several processes, what is wrong with the command line of one ends all.
 
     Args:
       main: the experiment.
@@ -87,6 +88,13 @@ def run(
     try:
         with signals.heard(_say):
             main(_parse_together(config_type, arguments) if job else parse(config_type, arguments))
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        if error.filename is not None:
+            raise
+        # Who read the output has read enough, as `head`. What Python still holds of it must not be written at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(NOT_READ) from error
     except OSError as error:
         # str() of an OSError opens with its number, which helps nobody.
         where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes | os.PathLike) else ""

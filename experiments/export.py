@@ -11,6 +11,7 @@ cannot be written here, as ONNX without the extra `export`, is one line of the o
 """
 
 import contextlib
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def trained_networks(config: Config) -> dict[str, Trained]:
       ValueError: if there are none.
     """
     trained = config.run / "retrained" if config.trained is None else config.trained
-    retrain = f"python -m experiments.retrain --result {config.run / 'result.json'} --index"
+    retrain = f"python -m experiments.retrain --result {shlex.quote(str(config.run / 'result.json'))} --index"
     found: dict[str, Trained] = {}
     for path in sorted(trained.glob(f"k*/seed*/{saved.DESCRIPTION}"), key=lambda path: int(path.parent.name[4:])):
         name = path.parent.parent.name

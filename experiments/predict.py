@@ -31,12 +31,14 @@ class Config:
     Attributes:
       images: image files, or folders, of which all images below are taken.
       model: folder of a network that `experiments.retrain` or `experiments.export` wrote.
+      index: which network, its k, where the folder is `finished` in that of a search, which holds several.
       top: how many classes to name for each image.
       background: red, green and blue, from 0 to 255, on which transparent images are put.
     """
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     model: Path
+    index: int | None = None
     top: int = 1
     background: tuple[int, int, int] = WHITE
 
@@ -59,7 +61,7 @@ def main(config: Config) -> None:
     """Prints the predictions."""
     if not config.images:
         raise ValueError("images must name at least one file or folder")
-    network = jaxnas.load(config.model)
+    network = jaxnas.load(config.model, index=config.index)
     classes = network.description.num_classes
     if not 1 <= config.top <= classes:
         raise ValueError(f"top must be from 1 to the {classes} classes of the network, got {config.top}")

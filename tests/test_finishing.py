@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 import jaxnas
-from experiments import cli, export
+from experiments import cli, export, predict
 from jaxnas import data, networks, supernet
 from jaxnas.export import saved, shared_weights
+from jaxnas.export.classify import classify
 from jaxnas.results.json_files import seal
 from jaxnas.runtime.loop import NonFiniteLossError
 from jaxnas.search import finished, presets
@@ -257,6 +259,17 @@ def test_one_file_gives_back_each_network(trained, folder):
         inside = module.apply(networks_.variables(k), network.preprocess(images))
         np.testing.assert_allclose(network(images), inside, atol=1e-5)
     assert jaxnas.load(folder / shared_weights.WEIGHTS, index=1).description.encoding == ARCHS[1]
+
+
+def test_one_file_is_enough_to_predict(folder, tmp_path, capsys):
+    Image.fromarray(digits().test_images[0].repeat(4, 0).repeat(4, 1)).save(tmp_path / "a.png")
+    for k in (0, 3):
+        cli.run(predict.main, predict.Config, ["--model", str(folder), f"--index={k}", str(tmp_path / "a.png")])
+        (found,) = classify(jaxnas.load(folder, index=k), [tmp_path / "a.png"])
+        assert capsys.readouterr().out.split("\t")[1:] == [found.class_name, f"{found.probability:.4f}\n"]
+    with pytest.raises(SystemExit):
+        cli.run(predict.main, predict.Config, ["--model", str(folder), str(tmp_path / "a.png")])
+    assert "index must be one of 0, 1, 2, 3" in capsys.readouterr().err
 
 
 def test_what_networks_share_is_in_the_file_once(trained, folder):

@@ -371,18 +371,32 @@ def test_the_summary_of_many_classes_is_short(tmp_path):
     assert "and 88 more classes, of 2 to 101 images" in summary
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+def test_the_summary_of_many_formats_is_short(tmp_path):
     fill(tmp_path, ("cat", "dog"))
-    (tmp_path / "dog" / "secret").mkdir()
+    for number in range(30):
+        for index in range(1 + (number == 7)):
+            (tmp_path / "cat" / f"{index}.x{number:02}").write_text("mine")
+    lines = data.open_folder(tmp_path).summary().splitlines()
+    assert len(lines) == 1 + 12
+    assert "  left out: 2 of no known image format, .x07 (cat/0.x07, cat/1.x07)" in lines
+    assert lines[-1] == "  left out: 19 for 19 more reasons, each of fewer"
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    fill(tmp_path / "train", ("cat", "dog"))
+    fill(tmp_path / "val", ("cat", "dog"))
+    (tmp_path / "train" / "dog" / "val").mkdir()
     scandir = os.scandir
 
     def refuse(path):
-        if str(path).endswith("secret"):  # root may read everything, so permissions would not do
+        if str(path).endswith("val"):  # root may read everything, so permissions would not do
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert left_out(data.open_folder(tmp_path).train) == {"not readable": ["dog/secret"]}
+    splits = data.open_folder(tmp_path)
+    assert left_out(splits.train) == {"not readable": ["dog/val"]}
+    assert splits.summary().endswith("\nleft out: 1 not readable (val)")
 
 
 @pytest.mark.parametrize(

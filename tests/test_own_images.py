@@ -233,6 +233,22 @@ def test_too_few_images_for_testing_are_said(capsys, tmp_path):
     assert "images alone that the search reads; each class has too few for test_fraction 0.2" in out
 
 
+@pytest.mark.parametrize("place", ["own/run", "own", "here"])
+def test_results_do_not_lie_among_the_images(capsys, tmp_path, monkeypatch, stopped, place):
+    """Their pictures would be a class of the next start; where no folder is given, runs/ is made here."""
+    own = make(tmp_path / "own")
+    monkeypatch.chdir(own)
+    given = [] if place == "here" else [f"--workdir={tmp_path / place}"]
+    _, err = run(capsys, imagenet_search, *SEARCH, "--folder=.", *given, code=2)
+    lies = own / "runs" if place == "here" else tmp_path / place
+    assert err.startswith(f"error: workdir {lies} lies in the folder of images {own}, where")
+    assert sorted(path.name for path in own.iterdir()) == ["cat", "dog", "owl"]
+    for elsewhere in (own / ".run", tmp_path / "run"):
+        assert (
+            run(capsys, imagenet_search, *SEARCH, "--folder=.", "--workdir", elsewhere, code=2)[1] == "error: enough\n"
+        )
+
+
 def test_drawn_classes_are_named(capsys, tmp_path):
     folder = make(tmp_path / "own", names=[f"class {number}" for number in range(5)])
     arguments = [*SEARCH, "--folder", folder, "--workdir", tmp_path / "run", "--classes=2", "--images-per-class=8"]

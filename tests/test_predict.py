@@ -1,6 +1,9 @@
 """`experiments.predict`: class and probability of image files, with a network of random weights."""
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,7 @@ from jaxnas.data import crops
 from jaxnas.export import saved
 from tests.tiny_search import tiny
 
+ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "n [i] é")
 
 
@@ -113,6 +117,27 @@ def test_bad_input_is_one_line(model, capsys, arguments, words):
 
 def test_a_folder_that_is_no_model(images, capsys):
     assert "cannot be read" in run(capsys, images, "--model", images, code=2)[1][0]
+
+
+def test_the_folder_of_a_search_leads_to_its_networks(model, images, tmp_path, capsys):
+    network = jaxnas.load(model)
+    folder = tmp_path / "run" / "exports" / "k0"
+    saved.save(folder, network.description, network.variables)
+    for given in (tmp_path / "run", folder.parent, folder / saved.WEIGHTS):
+        _, err = run(capsys, images, "--model", given, code=2)
+        assert err[0].endswith(f"; give the folder of a trained network, such as {folder}")
+    assert run(capsys, images, "--model", images, code=2)[1][0].endswith("; give the folder of a trained network")
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_output_that_nobody_reads_ends_the_command(model, images, count):
+    lines = ["from tests import tiny_search", "from experiments import cli, predict"]
+    lines.append("cli.run(predict.main, predict.Config)")
+    command = [sys.executable, "-c", "\n".join(lines), "--model", str(model), *[str(images / "a.png")] * count]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == cli.NOT_READ
 
 
 def test_classes_and_crop_of_a_description_are_checked(model, tmp_path):

@@ -109,7 +109,10 @@ def beside(root: Path, splits: Iterable[str]) -> Scan:
         if not _is_folder(entry):
             found.leave_out(_problem(entry) or OUTSIDE, entry.name)
         elif entry.name not in splits:
-            found.leave_out(NO_CLASSES if holds_images(Path(entry.path)) else NO_IMAGES, entry.name)
+            inside = Scan()
+            next(_visible(Path(entry.path), "", inside), None)
+            without = NO_CLASSES if holds_images(Path(entry.path)) else NO_IMAGES
+            found.leave_out(UNREADABLE if UNREADABLE in inside.left_out else without, entry.name)
     return found
 
 

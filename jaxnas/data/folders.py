@@ -58,12 +58,18 @@ class FolderReport:
 
 
 def reasons(left_out: dict[str, Iterable[str]]) -> list[str]:
-    """For each reason the count, the reason, and a few names."""
+    """For each reason the count, the reason, and a few names; of many reasons those of most files, and a count."""
+    left_out = {reason: list(names) for reason, names in left_out.items()}
+    most = sorted(sorted(left_out), key=lambda reason: -len(left_out[reason]))
     texts = []
-    for reason, names in sorted(left_out.items()):
+    for reason in sorted(most if len(most) <= LISTED else most[: LISTED - 1]):
+        names = left_out[reason]
         shown = [printable(name) for name in sorted(names)]
         more = ", ..." if len(shown) > _EXAMPLES else ""
         texts.append(f"{len(shown):,} {reason} ({', '.join(shown[:_EXAMPLES])}{more})")
+    if len(most) > LISTED:
+        rest = most[LISTED - 1 :]
+        texts.append(f"{sum(len(left_out[reason]) for reason in rest):,} for {len(rest):,} more reasons, each of fewer")
     return texts
 
 

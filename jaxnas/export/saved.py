@@ -155,10 +155,22 @@ def read_document(path: pathlib.Path, form: str = FORMAT) -> dict[str, Any]:
         if not isinstance(document.get(FILES), dict) or document.get(DIGEST) != seal(document)[DIGEST]:
             raise ValueError(f"it is not what was written: its {DIGEST} is another one")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); give the folder of a trained network") from error
+        near = _networks_near(path.parent)
+        such = f", such as {near}" if near is not None else ""
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); give the folder of a trained network{such}"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path} describes no network: {error}") from error
     return document
+
+
+def _networks_near(given: pathlib.Path) -> pathlib.Path | None:
+    """The folder of a network that lies in the one given, as in that of a search, or around the file given."""
+    if given.is_file():
+        return given.parent if (given.parent / DESCRIPTION).is_file() else None
+    below = (path for levels in ("*", "*/*", "*/*/*") for path in sorted(given.glob(f"{levels}/{DESCRIPTION}")))
+    return next((path.parent for path in below), None)
 
 
 def load(folder: pathlib.Path) -> Network:

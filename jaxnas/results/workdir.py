@@ -13,6 +13,8 @@ from jaxnas.results.files import OF_THE_DISK, write_json
 from jaxnas.results.json_files import read_sealed, seal
 from jaxnas.results.ownership import owned
 
+FRESH = Path("runs")  # where fresh folders are made
+
 
 @contextlib.contextmanager
 def open_workdir(
@@ -57,11 +59,11 @@ def _make(path: Path | None, name: str) -> Path:
         if path is not None:
             Path(path).mkdir(parents=True, exist_ok=True)
             return Path(path)
-        path = Path("runs")
+        path = FRESH
         path.mkdir(exist_ok=True)
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
         for attempt in itertools.count(1):
-            path = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
+            path = FRESH / (stem if attempt == 1 else f"{stem}-{attempt}")
             with contextlib.suppress(FileExistsError):  # another process may have made it a moment ago
                 path.mkdir()
                 return path

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from jaxnas.data.crops import CENTRAL, SCALE
-from jaxnas.data.folder_scan import listed
+from jaxnas.data.folder_scan import listed, shown
 from jaxnas.data.sources import Splits
 from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.json_files import read_sealed
 from jaxnas.results.result import SearchResult
-from jaxnas.results.workdir import open_workdir
+from jaxnas.results.workdir import FRESH, open_workdir
 from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import bad_images, device_tables, finished, memory
@@ -78,6 +78,7 @@ def execute(
     is_writer, streamed = devices.is_host_zero(), isinstance(config, StreamedConfig)
     known_bad: bad_images.Known = {}
     if streamed:
+        devices.together(lambda: _check_outside(config) if is_writer else None)
         began_without = devices.from_first(lambda: _keeps_no_images(config.run.workdir))
         if began_without and config.streams.test_fraction:
             config = settings_tree.replace(config, test_fraction=0.0)
@@ -159,6 +160,21 @@ def execute(
         if is_writer:
             result.write(workdir / "result.json")
     return Outcome(result, workdir, trained)
+
+
+def _check_outside(config: StreamedConfig) -> None:
+    """Raises ValueError if results would lie among the images, where the pictures of a report become a class."""
+    workdir = (config.run.workdir or FRESH).expanduser().resolve()
+    of_dataset = config.data.data_dir if config.data.dataset == "folder" else None
+    for folder in (config.streams.folder, config.streams.valid_folder, of_dataset):
+        root = None if folder is None else folder.expanduser().resolve()
+        if root is None or not workdir.is_relative_to(root):
+            continue
+        if not any(part.startswith(".") for part in workdir.relative_to(root).parts):  # hidden, and not scanned
+            raise ValueError(
+                f"workdir {shown(workdir)} lies in the folder of images {shown(root)}, where its pictures would become "
+                "a class; give --workdir another place"
+            )
 
 
 def run_of(tree: type[SearchConfig], document: Mapping[str, Any]) -> dict[str, Any]:
