@@ -2,6 +2,7 @@
 
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 macs=52e6,params=1e6 --out picks.json
     python -m experiments.pick --run runs/cpu --budgets latency=3e-3 --latency other_device.json
+    python -m experiments.pick --run runs/cpu --budgets phone=5e-3 server=1e-3 --latency phone=a.json server=b.json
     python -m experiments.pick --run runs/cpu --front --cost params --out front.json
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 --evaluations 300 --data-dir DIR
 
@@ -11,6 +12,7 @@ description, costs, expected_loss, interval}; with `--front` also a picture, bes
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,6 @@ import jax
 import numpy as np
 
 from experiments import cli
-from jaxnas.networks import latency
 from jaxnas.report.front import plot_front
 from jaxnas.results import evaluations
 from jaxnas.results.files import write_json
@@ -26,8 +27,9 @@ from jaxnas.results.json_files import read_sealed
 from jaxnas.results.tables import Table
 from jaxnas.runtime import compilation_cache
 from jaxnas.search import budgets as budget_texts
+from jaxnas.search import device_tables
 from jaxnas.search.config import SearchConfig, StreamedConfig
-from jaxnas.search.execute import LATENCY_FILE, run_of
+from jaxnas.search.execute import run_of
 from jaxnas.selection import picking, refinement
 from jaxnas.spaces import SearchSpace
 from jaxnas.tasks.finished_search import load_supernet
@@ -44,7 +46,8 @@ class Config:
       budgets: the largest cost of each network, such as macs=45e6, or of several costs, such as macs=52e6,params=1e6.
       front: instead of budgets, all networks from the cheapest to the most expensive that no other one beats.
       cost: what a number alone is a budget of, and the cost of the front.
-      latency: table of the latencies of a device, see `experiments.measure_latency`; by default the search's.
+      latency: table of the latencies of a device, see `experiments.measure_latency`, or tables of several devices with
+        names, such as phone=phone.json server=server.json; by default the search's.
       evaluations: so many more, of one network on one validation minibatch each, decide among the most promising
         networks for the budgets; of a search on images in memory.
       data_dir: folder of the prepared TFDS data for these; by default TFDS's own.
@@ -56,7 +59,7 @@ class Config:
     budgets: tuple[str, ...] = ()
     front: bool = False
     cost: str = "macs"
-    latency: Path | None = None
+    latency: tuple[str, ...] = ()
     evaluations: int = 0
     data_dir: Path | None = None
     seed: int = 0
@@ -122,8 +125,8 @@ def evaluate_on_supernet(config: Config) -> refinement.Evaluate:
     return evaluate
 
 
-def read(run: Path, table: Path | None) -> tuple[evaluations.Evaluations, SearchSpace]:
-    """The evaluations in the folder of a search, and its space with the latency of a device.
+def read(run: Path, tables: Sequence[str] = ()) -> tuple[evaluations.Evaluations, SearchSpace]:
+    """The evaluations in the folder of a search, and its space with the latencies of devices.
 
     Raises:
       ValueError: if the folder holds none, or those of another search.
@@ -134,11 +137,8 @@ def read(run: Path, table: Path | None) -> tuple[evaluations.Evaluations, Search
     if different := about.differences(expected):
         raise ValueError(f"{path} is of another search than config.json, different in {', '.join(different)}")
     space = evaluations.space_of(about, path)
-    if table is not None:
-        return kept, latency.read(table).added_to(space)
-    if (run / LATENCY_FILE).exists():
-        space = latency.read(run / LATENCY_FILE, about.run.get("latency")).added_to(space)
-    return kept, space
+    latencies = device_tables.read(tables) if tables else device_tables.kept(run, about.run)
+    return kept, device_tables.added_to(space, latencies)
 
 
 def _run_of(run: Path) -> dict:

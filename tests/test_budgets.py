@@ -222,12 +222,14 @@ def test_of_candidates_that_measure_alike_the_most_probable_is_taken():
 
 
 @pytest.mark.slow
-def test_a_supernet_search_keeps_its_budgets(tmp_path):
+@pytest.mark.parametrize("main_effects", [0, 32])
+def test_a_supernet_search_keeps_its_budgets(main_effects, tmp_path):
     """`tiny_search`: two layers, an MBConv or a skip each."""
     space = tiny_search.tiny()
     totals = np.sort(space.cost("macs").total(list(itertools.product(range(2), range(2)))))
     small = {"weight_steps": 2, "distribution_steps": 4, "finish_steps": 0}
     small |= {"batch_size": 16, "samples": 2, "steps_per_dispatch": 2}
+    small |= {"main_effects": main_effects, "candidates": 2}
     config = cifar_search.Config(
         workdir=tmp_path,
         dataset="digits",

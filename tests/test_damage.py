@@ -24,7 +24,8 @@ from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime.checkpoints import CheckpointError, Checkpoints
 from jaxnas.search import presets
 from jaxnas.search.config import SearchConfig
-from jaxnas.search.execute import LATENCY_FILE, run_of
+from jaxnas.search.device_tables import LATENCY_FILE
+from jaxnas.search.execute import run_of
 from jaxnas.tasks.finished_search import read_run
 from tests.tiny_search import tiny
 

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import distribution, knapsack, strategies
+from benchmarks.devices import Reachable
+from benchmarks.picking import cost_of
+from jaxnas import distribution, knapsack, strategies, tasks
 from jaxnas.cost import AdditiveCost, InteractionCost, JointCost
 from jaxnas.spaces import Decision, SearchSpace
 
@@ -156,3 +158,26 @@ def test_a_search_with_budgets_on_a_cost_with_products():
     found = search.modes(run(state))
     assert cost.total(found[0]) <= 40
     assert cost.total(found[1]) == 100
+
+
+def test_the_mean_in_the_program_of_a_search_is_that_of_all_architectures():
+    """jaxlib 0.10 miscompiled a mean with one axis for each decision of a table, in a loop of search steps alone."""
+    archs = np.asarray(list(itertools.product(range(5), repeat=6)), np.int32)
+    totals = np.random.default_rng(0).uniform(1, 2, len(archs))
+    table = tasks.Table.from_arrays(archs, archs.sum(1) / 30, totals)
+    cost, task = cost_of(table, "latency"), tasks.TabularTask.from_table(table)
+    inner = strategies.ImportanceSampling(task.space, (0.1, 0.2), cost=JointCost((cost,)), samples=8)
+    search = Reachable(inner, ((1.4,), (1.6,)))
+
+    def step(state, key):
+        ask_key, noise_key = jax.random.split(key)
+        sampled, state = search.ask.__wrapped__(search, ask_key, state)
+        state, _ = search.tell.__wrapped__(search, state, sampled, task.evaluate(noise_key, sampled))
+        return state, (state.theta, search.cost.expected(state.theta), inner.cost(sampled))
+
+    def run(key):
+        return jax.lax.scan(step, search.init(key), jax.random.split(key, 3))[1]
+
+    theta, mean, _ = jax.jit(jax.vmap(run))(jax.vmap(jax.random.key)(np.arange(1)))
+    probabilities = np.asarray(theta[0], np.float64)[:, :, np.arange(6), archs].prod(-1)  # [T, K, N]
+    np.testing.assert_allclose(mean[0, ..., 0], probabilities @ cost.scale(totals), rtol=1e-4)

@@ -48,7 +48,7 @@ def test_result_round_trip_and_schema(tmp_path):
     ]  # fmt: skip
     assert list(document["architectures"][0]) == [
         "k", "penalty", "encoding", "description", "params", "macs", "probability", "valid_loss", "valid_accuracy",
-        "budgets", "latency", "costs", "test_accuracy",
+        "budgets", "latency", "costs", "test_accuracy", "latencies",
     ]  # fmt: skip
     assert set(document["versions"]) == {"python", "jaxnas", "jax", "jaxlib", "flax", "optax", "numpy"}
     read = results.read_result(tmp_path / "new" / "result.json")

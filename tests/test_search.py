@@ -77,6 +77,19 @@ def test_evaluation_by_hand(memory):
     np.testing.assert_allclose(one.metrics["absolute_error"], errors, rtol=1e-4)
 
 
+@pytest.mark.parametrize("source", ["memory", "stream"])
+def test_groups_are_evaluated_on_the_next_minibatch_each(source, memory):
+    search = memory[0] if source == "memory" else regression_search.streamed()[0]
+    params = search.init(0).params
+    groups = np.random.default_rng(0).integers(0, 2, (9, 2, 2))
+    found = search.evaluate_in_turn(params, groups).loss
+    assert found.shape == (9, 2)
+    for number, group in enumerate(groups):
+        losses = search.evaluate_minibatches(params, group).loss
+        assert 1 < len(losses) < 9
+        np.testing.assert_allclose(found[number], losses[number % len(losses)], rtol=1e-5)
+
+
 def test_a_stream_of_the_same_minibatches_is_the_same_search(plain):
     assert_same(
         {**regression_search.trajectory(*regression_search.streamed()), "evaluation": plain["evaluation"]},
@@ -211,6 +224,23 @@ def test_a_stream_that_ends_is_named(memory):
     search = dataclasses.replace(search, train=Streamed(Short(**vars(search.train.stream))))
     with pytest.raises(ValueError, match="minibatches without end"):
         list(search.run(start))
+
+
+def test_the_best_by_main_effects_compete(memory):
+    """Of the four architectures two for each penalty, which are those of least additive loss and cost."""
+    search, _ = memory
+    *_, (state, _, _) = search.run(search.init(0))
+    settings = {"method": "m", "seed": 0, "config": {}, "seconds": 1.0, "dataset": "sines"}
+    archs = search.strategy.space.enumerate()
+    losses = np.asarray(search.evaluate(state.params, archs).loss, np.float64)
+    square = losses.reshape(2, 2)
+    additive = (square.mean(1, keepdims=True) + square.mean(0) - square.mean()).ravel()
+    costs = np.asarray(search.strategy.cost(archs))
+    found = summarise(search, state, candidates=2, uniform=4096, **settings).architectures
+    pool = {n for penalty in search.strategy.penalties for n in np.argsort(additive + penalty * costs)[:2]}
+    for penalty, each in zip(search.strategy.penalties, found, strict=True):
+        best = min(pool, key=lambda n: losses[n] + penalty * costs[n])
+        assert each.encoding == tuple(archs[best].tolist())
 
 
 def test_a_search_on_a_space_with_costs_of_its_own_has_a_result(memory, tmp_path):

@@ -43,7 +43,7 @@ def another(kind, value, choices):
         return next(choice for choice in inner if choice != value)
     if typing.get_origin(kind) is tuple:
         return {float: (0.125, 0.5, 0.75), int: (1, 2, 3), str: ("macs=2000000.0", "macs=4000000.0")}[inner[0]]
-    kind = inner[0] if inner else kind
+    kind = Path if Path in inner else inner[0] if inner else kind
     if kind is bool:
         return not value
     if kind in (int, float):

@@ -98,11 +98,11 @@ class InteractionCost:
         """Exact mean of the scaled cost under distributions: float [K, D, C] -> float32 [K]."""
         mean = (theta * jnp.asarray(self.scaled_table(), jnp.float32)).sum((-2, -1))
         for decisions, table in self.scaled_interactions():
-            partial = jnp.broadcast_to(jnp.asarray(table, jnp.float32), (len(theta), *table.shape))
-            for d in decisions:  # choices of a product of categoricals are independent
-                probabilities = theta[:, d, : partial.shape[1]]
-                partial = (probabilities.reshape(*probabilities.shape, *[1] * (partial.ndim - 2)) * partial).sum(1)
-            mean += partial
+            # Three axes at most: with one for each of six decisions jaxlib 0.10 miscompiled this in a search, on CPUs.
+            partial = jnp.asarray(table, jnp.float32).reshape(1, -1)
+            for d, count in zip(decisions, table.shape):  # choices of a product of categoricals are independent
+                partial = (theta[:, d, :count, None] * partial.reshape(len(partial), count, -1)).sum(1)
+            mean += partial[:, 0]
         return mean
 
 

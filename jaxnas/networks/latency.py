@@ -77,29 +77,40 @@ class LatencyTable:
     @property
     def cost(self) -> AdditiveCost:
         """The table as a cost called "latency", in seconds."""
-        return AdditiveCost(NAME, "seconds", self.fixed, self.table)
+        return self.named(NAME)
 
-    def added_to(self, space: SearchSpace) -> SearchSpace:
-        """The space with latency among its costs; ValueError if the table is not of this space at this size."""
+    def named(self, name: str) -> AdditiveCost:
+        """The table as a cost of another name, such as that of one of several devices."""
+        return AdditiveCost(name, "seconds", self.fixed, self.table)
+
+    def added_to(self, space: SearchSpace, name: str = NAME) -> SearchSpace:
+        """The space with latency among its costs, under a name.
+
+        Raises:
+          ValueError: if the table is not of this space at this size, or the space has a cost of this name.
+        """
+        this = "the latency table" if name == NAME else f"the latency table of {name}"
+        if any(cost.name == name for cost in space.costs):
+            raise ValueError(f"{this} must not have the name of another cost of space {space.name!r}, got {name!r}")
         choices = tuple(len(row) for row in self.table)
         if self.space != space.name or choices != space.num_choices:
             raise ValueError(
-                f"the latency table is of space {self.space!r} with choices {choices}, the search is on "
+                f"{this} is of space {self.space!r} with choices {choices}, the search is on "
                 f"{space.name!r} with choices {space.num_choices}; measure it: "
                 f"python -m experiments.measure_latency --space {space.name}"
             )
         if self.space_description is not None and space.description is not None:
             if self.space_description != space.description:
                 raise ValueError(
-                    f"the latency table is of {_in_words(self.space_description)}, the search is on "
+                    f"{this} is of {_in_words(self.space_description)}, the search is on "
                     f"{_in_words(space.description)}; measure that one with python -m experiments.measure_latency"
                 )
         elif self.image_size is not None and self.image_size != getattr(space, "image_size", self.image_size):
             raise ValueError(
-                f"the latency table is of images of size {self.image_size}, the search is on {space.name!r} with "
+                f"{this} is of images of size {self.image_size}, the search is on {space.name!r} with "
                 f"image_size {space.image_size}; measure that one with python -m experiments.measure_latency"
             )
-        return dataclasses.replace(space, costs=(*space.costs, self.cost))
+        return dataclasses.replace(space, costs=(*space.costs, self.named(name)))
 
     @property
     def digest(self) -> str:

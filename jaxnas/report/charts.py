@@ -1,5 +1,6 @@
 """The charts of a page, drawn by matplotlib: cost against error, curves, costs by layer, theta over time."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,8 @@ def cost_error(
     error_name: str,
     budgets: Sequence[tuple[float, str]] = (),
     cloud: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    time: bool = False,
 ) -> Markup:
     """Cost against error.
 
@@ -76,14 +79,15 @@ def cost_error(
       error_name: of the axis up, with its unit.
       budgets: (cost, colour) of the largest costs allowed.
       cloud: costs and errors [N] of all networks of a table, drawn faint, those near the points.
+      time: whether the cost is a time, whatever its name.
     """
     canvas = Canvas(410, 300)
-    axes = _axes(canvas, in_words(cost), error_name, lambda value, _: quantity(cost, value, 6))
+    axes = _axes(canvas, in_words(cost), error_name, lambda value, _: quantity(cost, value, 6, time=time))
     axes.margins(0.1, 0.16)
     fronts, panel = [], canvas.color("var(--panel)")
     for budget, tint in budgets:
         line = axes.axvline(budget, color=canvas.color(tint), linewidth=1.5, linestyle=(0, (2, 2)))
-        canvas.hint(line, f"budget {quantity(cost, budget)}")
+        canvas.hint(line, f"budget {quantity(cost, budget, time=time)}")
     for each in series:
         if each.line:
             fronts.append(np.unique(each.places[pareto_front(each.costs, each.errors)], axis=0))
@@ -154,6 +158,7 @@ def layer_costs(space: SearchSpace, archs: np.ndarray, index: int, costs: Sequen
     style = {"color": canvas.color("var(--soft)"), "fontsize": _SIZE}
     for place, name in enumerate(costs):
         cost = space.cost(name)
+        shown = functools.partial(quantity, name, time=cost.unit == "seconds")
         rows = np.array([[*(row[c] for row, c in zip(cost.table, arch)), cost.fixed] for arch in archs], float)
         most = rows.max() or 1.0
         axes = canvas.axes(room + place * (side + room) + (middle - room if place else 0), 20, side, height)
@@ -161,14 +166,14 @@ def layer_costs(space: SearchSpace, archs: np.ndarray, index: int, costs: Sequen
         values = rows[index]
         edges = {"edgecolor": tints, "linewidth": 2 * (values > 0), "joinstyle": "round"}  # rounds the corners
         bars = axes.barh(range(len(names)), values, 0.6, color=tints, **edges)
-        axes.bar_label(bars, [quantity(name, value) if value else "0" for value in values], padding=4, **style)
-        total = f"{in_words(name)} {quantity(name, float(cost.total(archs[index])))}"
+        axes.bar_label(bars, [shown(value) if value else "0" for value in values], padding=4, **style)
+        total = f"{in_words(name)} {shown(float(cost.total(archs[index])))}"
         axes.set_title(total, loc="right" if place == 0 else "left", pad=7, weight="bold", **style)
         if place == 1:
             axes.set_yticks(range(len(names)), names, ha="center", va="center", color=canvas.color("var(--ink)"))
             axes.tick_params(axis="y", pad=middle / 2)
         for bar, value, decision, choice in zip(bars, values, names, chosen):
-            exact = quantity(name, value) if cost.unit == "seconds" else f"{int(value):,} {cost.unit}"
+            exact = shown(value) if cost.unit == "seconds" else f"{int(value):,} {cost.unit}"
             canvas.hint(bar, f"{decision}, {choice}: {exact}")
     return canvas.to_html(f"costs by layer of network {index}")
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from jaxnas.report import charts
 from jaxnas.report.charts import LINES, MARKERS, Points, color
 from jaxnas.report.runs import Baseline, Run, Truth
-from jaxnas.report.wording import costs_of, in_words, label, measures_loss, quantity, total
+from jaxnas.report.wording import costs_of, in_words, is_time, label, measures_loss, quantity, total
 from jaxnas.results.result import FoundArchitecture
 from jaxnas.spaces import SearchSpace
 
@@ -52,7 +52,8 @@ def measured(runs: Sequence[Run]) -> Overview:
         ]
         budgets += limits
         if any_known:
-            drawn.append(charts.cost_error(series, cost, name if by_loss else f"{name} (%)", limits))
+            title = name if by_loss else f"{name} (%)"
+            drawn.append(charts.cost_error(series, cost, title, limits, time=_is_time(cost, runs)))
     return Overview(drawn, [_key(index, run.name) for index, run in enumerate(runs)], bool(budgets))
 
 
@@ -85,7 +86,7 @@ def against_truth(runs: Sequence[Run], baselines: Sequence[Baseline], truth: Tru
             alone = len(runs) == 1 and not baselines
             series.append(_points(run, index, alone, values, range(len(archs)), cost, "true error"))
         cloud = (np.asarray(totals(truth.archs), float), truth.error)
-        drawn.append(charts.cost_error(series, cost, "true error (%)", cloud=cloud))
+        drawn.append(charts.cost_error(series, cost, "true error (%)", cloud=cloud, time=_is_time(cost, runs)))
     keys = [_key(index, run.name) for index, run in shown.items()]
     for index, each in enumerate(fitting):
         name = f"{each.name}, median over {len(each.archs)} seeds"
@@ -111,6 +112,10 @@ def _costs(runs: Sequence[Run]) -> list[str]:
     return sorted(known, key=lambda cost: cost != runs[0].cost)
 
 
+def _is_time(cost: str, runs: Sequence[Run]) -> bool:
+    return is_time(cost, [found for run in runs for found in run.found])
+
+
 def _points(
     run: Run,
     index: int,
@@ -125,7 +130,7 @@ def _points(
     found = [run.found[k] for k in networks]
     details = [
         f"{run.name}, network {each.k}, {label(each)}: {error_name} {format(error, '.2%' if percent else '.4g')}, "
-        f"{quantity(cost, at)} {in_words(cost)}"
+        f"{quantity(cost, at, time=is_time(cost, found))} {in_words(cost)}"
         for each, (at, error) in zip(found, values)
     ]
     return Points(

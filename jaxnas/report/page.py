@@ -21,7 +21,19 @@ from jaxnas.report.charts import color, ranks, shade
 from jaxnas.report.drawings import draw, draw_names
 from jaxnas.report.runs import Baseline, Run, Truth
 from jaxnas.report.svg import to_html
-from jaxnas.report.wording import COSTS, costs_of, duration, in_words, label, quantity, short_name, total, within
+from jaxnas.report.wording import (
+    COSTS,
+    costs_of,
+    duration,
+    in_words,
+    is_time,
+    label,
+    latencies,
+    quantity,
+    short_name,
+    total,
+    within,
+)
 from jaxnas.results.files import replacing
 from jaxnas.results.result import FoundArchitecture
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
@@ -137,7 +149,11 @@ def _network(run: Run, k: int, page: pathlib.Path) -> dict[str, Any]:
         "label": label(found),
         "name": within(found) if found.budgets else f"{found.penalty:.3g}",
         "measured": _measured(found),
-        "totals": [f"{quantity(name, value)} {in_words(name)}" for name, value in totals.items() if value is not None],
+        "totals": [
+            f"{quantity(name, value, time=is_time(name, [found]))} {in_words(name)}"
+            for name, value in totals.items()
+            if value is not None
+        ],
         "drawing": to_html(drawing),
         "links": [(path.name, _address(path, page)) for path in run.exports.get(found.k, ())],
     }
@@ -160,7 +176,7 @@ def _table(run: Run, truth: Truth | None) -> dict[str, list[str]]:
         "validation loss": [None if each.valid_loss is None else f"{each.valid_loss:.4f}" for each in found],
         "multiply-adds": [_known(each.macs, "{:,}".format) for each in found],
         "parameters": [_known(each.params, "{:,}".format) for each in found],
-        "latency": [_known(each.latency, lambda value: quantity("latency", value)) for each in found],
+        "latency": [", ".join(latencies(each)) or None for each in found],
         "probability": [_known(each.probability, "{:.3g}".format) for each in found],
         "test error, finished": [_known(each.test_accuracy, lambda value: f"{1 - value:.2%}") for each in found],
         "test error, trained": [_tested(run.tested.get(each.k, ())) for each in found],

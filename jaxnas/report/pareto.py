@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from jaxnas.metrics import pareto_front
 from jaxnas.report.labels import place_labels
-from jaxnas.report.wording import costs_of, in_words, measures_loss, quantity, searched_cost, total, within
+from jaxnas.report.wording import costs_of, in_words, is_time, measures_loss, quantity, searched_cost, total, within
 from jaxnas.results.files import replacing
 from jaxnas.results.result import OWN_DATA, FoundArchitecture, SearchResult
 
@@ -52,7 +52,7 @@ def draw_pareto(result: SearchResult, cost: str | None = None) -> Figure:
     if cost not in known:
         raise ValueError(f"cost must be one of {', '.join(known)}, got {cost!r}")
     by_loss = measures_loss(result.architectures)
-    points = _points(result.architectures, cost, by_loss)
+    points, time = _points(result.architectures, cost, by_loss), is_time(cost, result.architectures)
     figure = Figure(figsize=(6.4, 4.2), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -62,7 +62,7 @@ def draw_pareto(result: SearchResult, cost: str | None = None) -> Figure:
     axes.set_xlabel(f"{in_words(cost).capitalize()} of one {each}" if cost != "params" else "Parameters", color=_INK)
     if points:
         costs, heights = np.array([point[:2] for point in points]).T
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(cost, value, 6)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: quantity(cost, value, 6, time=time)))
         front = pareto_front(costs, heights if by_loss else -heights)
         line = np.stack([costs[front], heights[front]], axis=1)[np.argsort(costs[front])]
         axes.plot(*line.T, color=_LINE, linewidth=2, zorder=1)

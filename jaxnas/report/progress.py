@@ -1,6 +1,7 @@
 """What a running search shows: a live table on a terminal, a plain line now and then elsewhere."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxnas import strategies
-from jaxnas.report.wording import duration, quantity, within
+from jaxnas.report.wording import duration, latencies, within
 from jaxnas.results import tables
 from jaxnas.results.result import SearchResult
 from jaxnas.results.tables import Column
@@ -52,14 +53,21 @@ class SearchDisplay:
       total_steps: steps of all phases together.
       console: where to write; standard output if None.
       name: what `penalties` are.
+      labels: [K], what is shown of each network in place of its penalty.
     """
 
     def __init__(
-        self, penalties: Sequence[float], total_steps: int, console: Console | None = None, name: str = "penalty"
+        self,
+        penalties: Sequence[float],
+        total_steps: int,
+        console: Console | None = None,
+        name: str = "penalty",
+        labels: Sequence[str] | None = None,
     ):
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.penalties = tuple(float(penalty) for penalty in penalties)
+        self.labels = tuple(labels or (f"{penalty:.4g}" for penalty in self.penalties))
         self.name = name
         self.total_steps = total_steps
         self.console = Console() if console is None else console
@@ -74,7 +82,10 @@ class SearchDisplay:
         budgets = strategy.budgets_by_name
         if budgets is None:
             return cls(strategy.penalties, total_steps, console)
-        return cls([next(iter(budget.values())) for budget in budgets], total_steps, console, "budget")
+        firsts = [next(iter(budget.items()), ("", math.inf)) for budget in budgets]
+        several = len({name for name, _ in firsts}) > 1  # as of several devices
+        labels = [f"{name} {value:.4g}" if several else f"{value:.4g}" for name, value in firsts]
+        return cls([value for _, value in firsts], total_steps, console, "budget", labels)
 
     def __enter__(self) -> "SearchDisplay":
         if self._live is not None:
@@ -192,9 +203,9 @@ class SearchDisplay:
             table.add_column(name, justify="right")
         if shown.convergence is not None:
             table.add_column("")
-        for k, penalty in enumerate(self.penalties):
+        for k, label in enumerate(self.labels):
             row: list[RenderableType] = [
-                f"{penalty:.4g}",
+                label,
                 *(f"{values[k]:.{digits}f}" for _, values, digits in columns),
             ]
             if shown.convergence is not None:
@@ -251,7 +262,7 @@ def result_table(result: SearchResult) -> Group:
         "budget": [within(each).replace(", ", "\n") for each in found],
         "multiply-\nadds": [_optional(each.macs, _count) for each in found],
         "para-\nmeters": [_optional(each.params, _count) for each in found],
-        "latency": [_optional(each.latency, lambda value: quantity("latency", value)) for each in found],
+        "latency": ["\n".join(latencies(each)) or "-" for each in found],
         "loss": [_optional(each.valid_loss, "{:.4f}".format) for each in found],
         "accuracy": [_optional(each.valid_accuracy, "{:.1%}".format) for each in found],
         "prob-\nability": [_optional(each.probability, "{:.3f}".format) for each in found],
@@ -259,7 +270,7 @@ def result_table(result: SearchResult) -> Group:
     }
     # 80 columns hold what tells the networks apart, and no more: budgets take the place of penalties.
     left_out = {"penalty" if any(each.budgets for each in found) else "budget"}
-    left_out |= set() if any(each.latency is not None for each in found) else {"latency"}
+    left_out |= set() if any(latencies(each) for each in found) else {"latency"}
     left_out |= set() if any(each.test_accuracy is not None for each in found) else {"tested"}
     shown = {name: cells for name, cells in columns.items() if name not in left_out}
     title = f"{result.method} on {result.space}, {result.dataset}, seed {result.seed}"

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,14 +12,13 @@ from jaxnas.cost import AdditiveCost
 from jaxnas.export import saved
 from jaxnas.export.card import CARD
 from jaxnas.export.training import STARTS, SUMMARY
-from jaxnas.networks import latency
 from jaxnas.report.wording import searched_cost
 from jaxnas.results.history import History, read_history
 from jaxnas.results.json_files import read_json
 from jaxnas.results.metrics_log import read_whole_lines
 from jaxnas.results.result import FoundArchitecture, SearchResult, read_result, space_of
 from jaxnas.results.settings_tree import INPUTS
-from jaxnas.search.execute import LATENCY_FILE
+from jaxnas.search import device_tables
 from jaxnas.spaces import SearchSpace
 
 # Sizes beyond these make a page that no browser shows, or need more memory than there is.
@@ -151,10 +150,8 @@ def _read_run(folder: pathlib.Path) -> Run:
         raise ValueError(f"{folder / 'result.json'} holds no architectures")
     try:
         space = space_of(result)
-        if space is not None and (folder / LATENCY_FILE).exists():
-            inputs = result.config.get(INPUTS)
-            known = inputs.get("latency") if isinstance(inputs, Mapping) else None
-            space = latency.read(folder / LATENCY_FILE, known).added_to(space)
+        if space is not None:
+            space = device_tables.added_to(space, device_tables.kept(folder, result.config.get(INPUTS)))
     except ValueError as error:
         raise ValueError(f"{folder / 'result.json'}: {error}") from error
     for found in result.architectures:

@@ -15,13 +15,20 @@ def in_words(cost: str) -> str:
 
 def total(found: FoundArchitecture, cost: str) -> float | None:
     """A cost of a network by name; None where it is not known."""
-    return getattr(found, cost) if cost in COSTS else (found.costs or {}).get(cost)
+    return getattr(found, cost) if cost in COSTS else {**(found.costs or {}), **(found.latencies or {})}.get(cost)
+
+
+def is_time(cost: str, architectures: Iterable[FoundArchitecture]) -> bool:
+    """Whether a cost of networks is their latency, on a device of this name if there are several."""
+    return cost == "latency" or any(cost in (found.latencies or ()) for found in architectures)
 
 
 def costs_of(architectures: Iterable[FoundArchitecture]) -> list[str]:
     """The costs that are known of all of some networks."""
     networks = list(architectures)
-    others = sorted({cost for found in networks for cost in found.costs or ()} - COSTS.keys())
+    others = sorted(
+        {cost for found in networks for cost in (*(found.costs or ()), *(found.latencies or ()))} - COSTS.keys()
+    )
     return [cost for cost in (*COSTS, *others) if all(total(found, cost) is not None for found in networks)]
 
 
@@ -53,17 +60,38 @@ def label(found: FoundArchitecture) -> str:
 
 def within(found: FoundArchitecture) -> str:
     """The budgets of a network, such as "macs ≤ 30M"."""
-    return ", ".join(f"{name} ≤ {quantity(name, value)}" for name, value in (found.budgets or {}).items())
+    budgets = found.budgets or {}
+    return ", ".join(
+        f"{name} ≤ {quantity(name, value, time=is_time(name, [found]))}" for name, value in budgets.items()
+    )
 
 
-def quantity(cost: str, value: float, digits: int = 3) -> str:
-    """A cost for people, with the unit of time where it is one.
+def latencies(found: FoundArchitecture) -> list[str]:
+    """The predicted latency of a network, or those on several devices with their names; empty where none is known.
 
-    >>> quantity("macs", 91_849_216), quantity("latency", 0.00314), quantity("latency", 2)
+    >>> network = FoundArchitecture(0, 0.1, (), "", 1, 1, None, None, None, latencies={"phone": 0.005, "server": 2e-4})
+    >>> latencies(network)
+    ['phone 5 ms', 'server 200 µs']
+    """
+    alone = [] if found.latency is None else [quantity("latency", found.latency)]
+    return alone + [f"{device} {seconds(value)}" for device, value in (found.latencies or {}).items()]
+
+
+def quantity(cost: str, value: float, digits: int = 3, *, time: bool = False) -> str:
+    """A cost for people, with the unit of time where it is one: of the name latency, or if the caller knows it.
+
+    >>> quantity("macs", 91_849_216), quantity("latency", 0.00314), quantity("phone", 2, time=True)
     ('91.8M', '3.14 ms', '2 s')
     """
-    if cost != "latency":
-        return count(value, digits)
+    return seconds(value, digits) if time or cost == "latency" else count(value, digits)
+
+
+def seconds(value: float, digits: int = 3) -> str:
+    """A short time for people.
+
+    >>> seconds(2), seconds(0.00314), seconds(4.2e-5)
+    ('2 s', '3.14 ms', '42 µs')
+    """
     for unit, name in ((1.0, "s"), (1e-3, "ms")):
         if abs(value) >= 0.9995 * unit:
             return f"{value / unit:.{digits}g} {name}"

@@ -21,7 +21,8 @@ class FoundArchitecture:
 
     Attributes:
       k: index of the distribution.
-      penalty: its penalty coefficient eps_k; in a search with budgets where it ended, that of the first cost.
+      penalty: its penalty coefficient eps_k; in a search with budgets where it ended, that of the first cost
+        that this network has a budget of.
       encoding: choice of each of the D decisions.
       description: the architecture in words.
       params: number of its parameters; None where the space does not count them.
@@ -31,6 +32,7 @@ class FoundArchitecture:
       valid_accuracy: in [0, 1], likewise.
       budgets: the largest costs by name that the architecture had to keep; None in a search with penalties.
       latency: predicted seconds of a call by the search's latency table; None without one.
+      latencies: likewise by the names of several devices; None without such tables.
       costs: other costs of the space by name; None where there are none.
       test_accuracy: in [0, 1], of the network as it was trained at the end of the search (`finish_steps`), at the
         width and image size of the supernet; None where it was not.
@@ -49,6 +51,7 @@ class FoundArchitecture:
     latency: float | None = None
     costs: Mapping[str, float] | None = None
     test_accuracy: float | None = None
+    latencies: Mapping[str, float] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "encoding", tuple(int(choice) for choice in self.encoding))
@@ -198,6 +201,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "budgets": (dict, type(None)),
     "latency": (*_NUMBER, type(None)),
     "costs": (dict, type(None)),
+    "latencies": (dict, type(None)),
     "test_accuracy": (*_NUMBER, type(None)),
 }
 _NOT_NEGATIVE = (
@@ -223,6 +227,9 @@ def _checked(value: Any, kind: type, where: str) -> dict[str, Any]:
         if field.name in _NOT_NEGATIVE and item is not None and item < 0:
             raise ValueError(f"{field.name!r} of {where} must be at least 0, is {item!r:.60}")
         fields[field.name] = item
+    latencies = fields.get("latencies") or {}
+    if not all(type(seconds) in (int, float) and seconds >= 0 for seconds in latencies.values()):
+        raise ValueError(f"'latencies' of {where} must hold seconds, 0 or more, is {latencies!r:.60}")
     if "encoding" in fields and not all(type(choice) is int for choice in fields["encoding"]):
         raise ValueError(f"'encoding' of {where} must be a list of int, is {fields['encoding']!r:.60}")
     return fields

@@ -188,10 +188,10 @@ def _read(name: str, kind: Any, value: Any) -> Any:
         if value is None and types.NoneType in arguments:
             return None
         inner = [argument for argument in arguments if argument is not types.NoneType]
-        words = [
-            argument for argument in inner if isinstance(value, str) and typing.get_origin(argument) is typing.Literal
-        ]
-        return _read(name, (words or inner)[0], value)
+        # A list is for the tuple of a union, a text for its words, else for its path or text.
+        kinds = {list: (tuple,), str: (typing.Literal, pathlib.Path, str)}.get(type(value), ())
+        fitting = [each for kind in kinds for each in inner if kind in (each, typing.get_origin(each))]
+        return _read(name, (fitting or inner)[0], value)
     if typing.get_origin(kind) is typing.Literal:
         if value not in arguments:
             raise ValueError(f"{name} must be one of {', '.join(arguments)}, got {value!r:.60}")

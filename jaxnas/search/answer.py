@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxnas import selection
+from jaxnas import knapsack, selection
+from jaxnas.cost import by_name, objective
 from jaxnas.networks import latency
+from jaxnas.results import settings_tree
 from jaxnas.results.result import FoundArchitecture, SearchResult, versions
+from jaxnas.search import device_tables
+from jaxnas.selection import main_effects
 from jaxnas.spaces.base import SearchSpace
 
 if TYPE_CHECKING:  # training stands above reports
@@ -24,6 +28,7 @@ def summarise(
     *,
     method: str,
     candidates: int,
+    uniform: int = 0,
     seed: int,
     config: Mapping[str, Any],
     seconds: float,
@@ -39,6 +44,8 @@ def summarise(
       state: the last one that it yielded.
       method: name of the strategy.
       candidates: draws from each distribution that compete with the modes (`jaxnas.selection`); 0 for the modes alone.
+      uniform: architectures drawn uniformly that are evaluated on a minibatch each, so that those of many draws compete
+        that agree with their main effects (`jaxnas.selection.main_effects`), the modes only with budgets; 0 for none.
       seed: of the search.
       config: everything needed to repeat it, JSON-ready.
       seconds: how long it took.
@@ -57,8 +64,11 @@ def summarise(
     space = strategy.space
     key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
     theta = np.asarray(state.strategy.theta)
-    archs = selection.candidates(key, state.strategy.theta, candidates)
-    if strategy.budgets_by_name is not None:  # the modes may exceed budgets
+    if uniform and candidates:
+        archs = _agreeing(search, state, key, candidates, uniform)
+    else:
+        archs = selection.candidates(key, state.strategy.theta, candidates)
+    if strategy.budgets_by_name is not None:  # the modes of the distributions may exceed budgets
         archs = np.unique(np.concatenate([strategy.modes(state.strategy), archs]), axis=0)
     penalties = strategy.penalties_in_use(state.strategy)
     minibatches = jax.tree.map(np.asarray, search.evaluate_minibatches(state.params, archs))
@@ -66,13 +76,14 @@ def summarise(
     budgets = strategy.budgets_by_name or [None] * len(penalties)
     evaluation = jax.tree.map(lambda leaf: leaf.mean(0), minibatches)
     archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
+    devices = tuple(config.get(settings_tree.INPUTS, {}).get(device_tables.DEVICES, ()))
     found = tuple(
         FoundArchitecture(
             k=k,
             penalty=penalty,
             encoding=tuple(arch.tolist()),
             description=space.describe(arch),
-            **costs_of(space, arch),
+            **costs_of(space, arch, devices),
             probability=float(np.prod(theta[k, np.arange(len(arch)), arch])),
             valid_loss=float(evaluation.loss[k]),
             valid_accuracy=float(evaluation.metrics["accuracy"][k]) if "accuracy" in evaluation.metrics else None,
@@ -98,10 +109,38 @@ def summarise(
     )
 
 
-def costs_of(space: SearchSpace, arch: np.ndarray) -> dict[str, Any]:
-    """What a `FoundArchitecture` holds of the costs of an architecture, as far as its space knows them."""
+def _agreeing(search: Search, state: State, key: jax.Array, count: int, evaluations: int) -> np.ndarray:
+    """Of many draws from the distributions, for each k the `count` best by main effects and cost: int32 [N, D]."""
+    strategy = search.strategy
+    draws_key, uniform_key = jax.random.split(key)
+    num_choices = strategy.space.num_choices
+    uniform = main_effects.groups(uniform_key, num_choices, evaluations)
+    losses = np.asarray(search.evaluate_in_turn(state.params, uniform).loss)
+    effects = main_effects.fit(num_choices, uniform, losses)
+    archs = selection.candidates(draws_key, state.strategy.theta, main_effects.DRAWS)
+    if strategy.budgets_by_name is None:
+        objectives = objective(effects(archs), strategy.penalties, strategy.cost(archs))
+    else:
+        costs = strategy.cost.costs
+        within = [
+            knapsack.within(archs, [by_name(costs, name) for name in row], list(row.values())) if row else True
+            for row in strategy.budgets_by_name
+        ]
+        objectives = np.stack([np.where(each, effects(archs), np.inf) for each in within])
+    return main_effects.best(archs, np.asarray(objectives), count)
+
+
+def costs_of(space: SearchSpace, arch: np.ndarray, devices: Sequence[str] = ()) -> dict[str, Any]:
+    """What a `FoundArchitecture` holds of the costs of an architecture, as far as its space knows them.
+
+    Args:
+      space: the space.
+      arch: int [D].
+      devices: which of its costs are latencies on devices of these names.
+    """
     totals = {cost.name: cost.total(arch) for cost in space.costs}
     counts = {name: int(totals.pop(name)) if name in totals else None for name in ("params", "macs")}
     seconds = float(totals.pop(latency.NAME)) if latency.NAME in totals else None
+    by_device = {name: float(totals.pop(name)) for name in devices}
     others = {name: float(total) for name, total in totals.items()}
-    return {**counts, "latency": seconds, "costs": others or None}
+    return {**counts, "latency": seconds, "latencies": by_device or None, "costs": others or None}

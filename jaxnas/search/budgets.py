@@ -3,12 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 
+COSTS = ("macs", "params", "latency")  # that need no name of a device
+
 
 def parse(texts: Sequence[str], cost: str) -> tuple[dict[str, float], ...]:
     """Reads budgets, one text for each network.
 
+    All networks have budgets of the same costs, unless devices are named, which are all names other than `COSTS`: then
+    each network has the budgets that its own text names.
+
     Args:
-      texts: such as "30e6", or "macs=60e6,params=1e6".
+      texts: such as "30e6", "macs=60e6,params=1e6" or "phone=5e-3,params=1e6".
       cost: what a number alone is a budget of.
 
     Raises:
@@ -18,16 +23,19 @@ def parse(texts: Sequence[str], cost: str) -> tuple[dict[str, float], ...]:
     ({'macs': 30000000.0}, {'macs': 60000000.0})
     >>> parse(["macs=60e6,params=1e6"], "macs")
     ({'macs': 60000000.0, 'params': 1000000.0},)
+    >>> parse(["phone=5e-3", "server=1e-3"], "macs")
+    ({'phone': 0.005}, {'server': 0.001})
     """
     budgets = tuple(_parse_one(text, cost) for text in texts)
     if not budgets:
         raise ValueError("budgets must name at least one, such as 30e6, got none")
+    named = dict.fromkeys(name for budget in budgets for name in budget)
     for budget in budgets:
-        if budget.keys() != budgets[0].keys():
+        if named.keys() <= set(COSTS) and budget.keys() != budgets[0].keys():
             raise ValueError(
                 f"budgets must all name the same costs, got {', '.join(budgets[0])} and then {', '.join(budget)}"
             )
-    return tuple({name: budget[name] for name in budgets[0]} for budget in budgets)
+    return tuple({name: budget[name] for name in named if name in budget} for budget in budgets)
 
 
 def to_texts(budgets: Sequence[Mapping[str, float]]) -> tuple[str, ...]:

@@ -2,15 +2,15 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxnas import data, strategies, supernet
 from jaxnas.data import parts, preprocessing, sources
 from jaxnas.data.streams import Stream
-from jaxnas.networks import latency
 from jaxnas.runtime import devices
-from jaxnas.search import budgets
+from jaxnas.search import budgets, device_tables
 from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
 from jaxnas.search.image_search import image_search, streamed_image_search
 from jaxnas.search.search import Search
@@ -143,15 +143,16 @@ def _gather(config: SearchConfig) -> bool:
 
 
 def search_space(config: SearchConfig, space: SearchSpace) -> SearchSpace:
-    """The space, with latency among its costs where a table of it is given."""
-    return space if config.method.latency is None else latency.read(config.method.latency).added_to(space)
+    """The space, with latencies among its costs where tables of them are given."""
+    return device_tables.added_to(space, device_tables.read(config.method.latency))
 
 
 def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
     """The method, with penalties or within budgets.
 
     Raises:
-      ValueError: on an unknown method or cost, or a budget that no network of the space meets.
+      ValueError: on an unknown method or cost, or a budget that no network of the space meets, or of a device without
+        a latency table.
     """
     settings = config.method
     strategies.check_name(settings.method, METHODS)
@@ -160,9 +161,18 @@ def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
     if not settings.budgets:
         return strategies.make(settings.method, space, settings.penalties, cost=cost, **samples)
     parsed = budgets.parse(settings.budgets, settings.cost)
-    costs = [space.cost(name) for name in parsed[0]]
-    method = strategies.STRATEGIES[settings.method]
-    return strategies.within_budgets(method, space, costs, [list(budget.values()) for budget in parsed], **samples)
+    names = list(dict.fromkeys(name for budget in parsed for name in budget))
+    known = [cost.name for cost in space.costs]
+    for name in names:
+        if name not in known and name not in budgets.COSTS:
+            raise ValueError(
+                f"budgets name {name!r}, which is none of {', '.join(known)}, nor a device with a latency table; "
+                f"give its table: --latency {name}=FILE.json"
+            )
+    costs = [space.cost(name) for name in names]
+    # A network that does not name a cost may have as much of it as it likes.
+    rows = [[budget.get(name, math.inf) for name in names] for budget in parsed]
+    return strategies.within_budgets(strategies.STRATEGIES[settings.method], space, costs, rows, **samples)
 
 
 def inputs(config: SearchConfig, search: Search | None = None, splits: sources.Splits | None = None) -> dict[str, Any]:
@@ -174,10 +184,7 @@ def inputs(config: SearchConfig, search: Search | None = None, splits: sources.S
         known without reading all records, counts.
       splits: what `open_images` opened, where images are streamed; None to open it here.
     """
-    found: dict[str, Any] = {}
-    if config.method.latency is not None:
-        table = latency.read(config.method.latency)
-        found["latency"] = {"device": table.device, "batch_size": table.batch_size, "digest": table.digest}
+    found: dict[str, Any] = device_tables.describe(device_tables.read(config.method.latency))
     if search is not None and isinstance(search.train, Streamed):
         streams = search.train.stream, search.valid.stream
         found["data"] = fingerprint([stream.source for stream in streams])

@@ -10,16 +10,15 @@ from pathlib import Path
 from jaxnas import strategies
 from jaxnas.data.decoding import WHITE, check_background
 from jaxnas.data.preprocessing import Normalization
-from jaxnas.networks import latency as latency_tables
 from jaxnas.results.settings_tree import undecisive
 from jaxnas.search import budgets as budget_texts
+from jaxnas.search import device_tables
 from jaxnas.search.settings import FinishSettings, SearchSettings
 
 # Strategies for supernets: they keep distributions, and weigh the samples of all for each.
 METHODS = strategies.distribution_strategies()
 # What needs the fewest evaluations on recorded supernets (docs/results.md).
 DEFAULT_METHOD = next(name for name in METHODS if strategies.STRATEGIES[name] is strategies.SharedModel)
-COSTS = ("macs", "params", latency_tables.NAME)
 
 
 @dataclass(frozen=True)
@@ -101,28 +100,36 @@ class MethodSettings:
       method: search strategy; importance_sampling is the paper's form.
       penalties: one coefficient for each network, the loss worth paying for the whole span of the cost; in any order.
       budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
-        such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget.
+        such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget. With
+        several devices each network has the budgets that it names, such as phone=5e-3 or server=1e-3,params=1e6.
       cost: what is penalised or has a budget; latency needs a table of it.
-      latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost.
+      latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost. Of several devices,
+        tables with names, such as phone=phone.json server=server.json; makes each name a cost.
       samples: architectures drawn from each distribution in a step; by default the method's own number.
       candidates: draws from each distribution that compete with the modes at the end, on the validation images; 0 for
-        the modes alone.
+        the modes alone, whatever main_effects.
+      main_effects: uniformly drawn architectures that are evaluated at the end; the candidates are then the best of
+        many draws by the main effects of their losses. 0 for none: all draws compete.
     """
 
     method: str = DEFAULT_METHOD
     penalties: tuple[float, ...]
     budgets: tuple[str, ...] = ()
     cost: str = "macs"
-    latency: Path | None = undecisive()  # the table's content decides, which stands among the inputs
+    latency: tuple[str, ...] | Path | None = undecisive()  # the table's content decides, which stands among the inputs
     samples: int | None = None
     candidates: int
+    main_effects: int = 0
 
     def __post_init__(self):
         if self.penalties and self.budgets:
             raise ValueError("give either penalties or budgets, not both")
         if self.candidates < 0:
             raise ValueError(f"candidates must be 0 (the modes alone) or more, got {self.candidates}")
+        if self.main_effects < 0:
+            raise ValueError(f"main_effects must be 0 (none) or more, got {self.main_effects}")
         # In one form, so that equal settings are equal trees.
+        object.__setattr__(self, "latency", device_tables.normalised(self.latency))
         object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
         if self.budgets:
             parsed = budget_texts.parse(self.budgets, self.cost)

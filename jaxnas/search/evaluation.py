@@ -1,7 +1,7 @@
 """Losses of architectures on the validation split, or on one minibatch, whatever the source and the devices."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,21 +41,51 @@ class Evaluator:
             params, archs = self.placement.put((params, jnp.asarray(archs, jnp.int32)))
             if isinstance(self.source, InMemory):
                 return self.placement.get(self._split(params, self.examples, archs, None))
-            whole = max(len(self.source) // self.source.stream.batch_size, 1)
-            count = min(self.source.evaluation_batches, whole)
-            feed = Feed(self.source, self.placement.spread, 0, 1, count)
-            try:
-                measured = [self._minibatch(params, feed.take(), archs, None) for _ in range(count)]
-                measured = [jax.device_get(self.placement.get(one)) for one in measured]
-            finally:
-                feed.close()
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *measured)
+            return _stacked(self._streamed(params, [archs] * self._count))
+
+    def in_turn(self, params: chex.ArrayTree, archs: jax.Array) -> Evaluation:
+        """Each group of architectures on the next minibatch of the split: int [T, S, D] -> arrays [T, S].
+
+        After the M-th minibatch the first one is next.
+        """
+        archs = np.asarray(archs, np.int32)
+        if isinstance(self.source, InMemory):
+            count, size = self._count, self._size
+            starts = (number % count * size for number in range(len(archs)))
+            batches = (self.source.take(jnp.arange(start, start + size)) for start in starts)
+            return _stacked([self.on_batch(params, batch, group) for batch, group in zip(batches, archs)])
+        with devices.noticing_lost_processes():
+            params, *groups = self.placement.put((params, *map(jnp.asarray, archs)))
+            passes = [groups[first : first + self._count] for first in range(0, len(groups), self._count)]
+            return _stacked([one for each in passes for one in self._streamed(params, each)])
 
     def on_batch(self, params: chex.ArrayTree, batch: Any, archs: jax.Array) -> Evaluation:
         """On one minibatch [B, ...]: int [S, D] -> arrays [S]."""
         params, archs = self.placement.put((params, archs))
         minibatches = self.placement.spread(jax.tree.map(lambda leaf: leaf[None], batch))
         return self.placement.get(self._minibatch(params, minibatches, archs, None))
+
+    @property
+    def _count(self) -> int:
+        """M."""
+        if isinstance(self.source, InMemory):
+            return min(-(-len(self.source) // self.batch_size), len(self.source) // self.placement.count)
+        return min(self.source.evaluation_batches, max(len(self.source) // self.source.stream.batch_size, 1))
+
+    @property
+    def _size(self) -> int:
+        """Examples in each minibatch of a split in memory, on all devices together."""
+        across = self.placement.count
+        return len(self.source) // (self._count * across) * across
+
+    def _streamed(self, params: chex.ArrayTree, groups: Sequence[jax.Array]) -> list[Evaluation]:
+        """Groups of architectures on the first minibatches of a stream, one each."""
+        feed = Feed(self.source, self.placement.spread, 0, 1, len(groups))
+        try:
+            measured = [self._minibatch(params, feed.take(), archs, None) for archs in groups]
+            return [jax.device_get(self.placement.get(one)) for one in measured]
+        finally:
+            feed.close()
 
     @functools.cached_property
     def _minibatch(self) -> Callable[..., Evaluation]:
@@ -69,9 +99,7 @@ class Evaluator:
 
     @functools.cached_property
     def _split(self) -> Callable[..., Evaluation]:
-        across = self.placement.count
-        count = min(-(-len(self.source) // self.batch_size), len(self.source) // across)
-        size = len(self.source) // (count * across) * across
+        count, size = self._count, self._size
 
         def evaluate(params: chex.ArrayTree, examples: Any, archs: jax.Array, unused: None) -> Evaluation:
             """On all minibatches of a split that every device has."""
@@ -87,3 +115,7 @@ class Evaluator:
             return jax.lax.map(one, minibatches)
 
         return self.placement.compile(evaluate)
+
+
+def _stacked(evaluations: Sequence[Evaluation]) -> Evaluation:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *evaluations)

@@ -13,14 +13,13 @@ import numpy as np
 from jaxnas.data.crops import CENTRAL, SCALE
 from jaxnas.data.folder_scan import listed, shown
 from jaxnas.data.sources import Splits
-from jaxnas.networks import latency
 from jaxnas.results import evaluations, settings_tree
 from jaxnas.results.json_files import read_sealed
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import FRESH, open_workdir
 from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import Checkpoints
-from jaxnas.search import bad_images, finished, memory
+from jaxnas.search import bad_images, device_tables, finished, memory
 from jaxnas.search.answer import summarise
 from jaxnas.search.build import build, inputs, open_images
 from jaxnas.search.config import SearchConfig, StreamedConfig
@@ -29,7 +28,6 @@ from jaxnas.search.loop import Listener, run
 from jaxnas.search.search import Search
 from jaxnas.search.steps import LEARNS_FROM_TRAIN, LEARNS_FROM_VALID, StepMetrics
 
-LATENCY_FILE = "latency.json"
 EXTENDABLE = ("distribution_steps", "finish_steps")  # the last phases, on which nothing before depends
 
 
@@ -118,9 +116,10 @@ def execute(
         workdir = devices.together(enter)
         if before is not None and before < config.training.distribution_steps:
             announce(f"extends the search from {before} to {config.training.distribution_steps} distribution_steps")
-        if is_writer and config.method.latency is not None:
-            # What later reads the folder finds it there.
-            latency.read(config.method.latency).write(workdir / LATENCY_FILE)
+        if is_writer:
+            for cost, table in device_tables.read(config.method.latency).items():
+                # What later reads the folder finds it there.
+                table.write(workdir / device_tables.file_name(cost))
         keeper = EvaluationsKeeper(search, workdir, run_of(type(config), document)) if is_writer else None
         common = {
             "checkpoint_seconds": config.run.checkpoint_seconds,
@@ -140,6 +139,7 @@ def execute(
                 state,
                 method=config.method.method,
                 candidates=config.method.candidates,
+                uniform=config.method.main_effects,
                 seed=config.run.seed,
                 config=decisive,
                 seconds=seconds,

@@ -36,7 +36,8 @@ from jaxnas import data, strategies
 from jaxnas.data import folder_scan
 from jaxnas.data.parts import TEST_FRACTION
 from jaxnas.results import settings_tree
-from jaxnas.search.config import COSTS, METHODS, SearchConfig, StreamedConfig
+from jaxnas.search.budgets import COSTS
+from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
 from jaxnas.spaces import SPACES
 from jaxnas.supernet.backend import resolve_backend
 
@@ -172,7 +173,8 @@ MEMORY = Presets(
             space="nasbench_macro",
             width=0.5,
             penalties=(0.01, 0.06, 0.18, 0.5),
-            candidates=16,
+            candidates=8,
+            main_effects=1024,
             weight_steps=5000,
             distribution_steps=250,
             batch_size=128,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnas.results import settings_tree
-from jaxnas.search import presets
+from jaxnas.search import device_tables, presets
 from jaxnas.search.config import SearchConfig
 
 COMMANDS = {"cifar_search": presets.MEMORY, "imagenet_search": presets.STREAMED}
@@ -54,8 +54,12 @@ def _options(
     decides = {name for name, setting in settings_tree.settings(type(config)).items() if setting.decides}
     wanted = settings_tree.values(config)
     options: dict[str, Any] = {"preset": preset}
-    if "latency" in description.get(settings_tree.INPUTS, {}):
-        options["latency"] = Path(PLACE, "latency.json")
+    found = description.get(settings_tree.INPUTS, {})
+    if "latency" in found:
+        options["latency"] = Path(PLACE, device_tables.file_name("latency"))
+    if device_tables.DEVICES in found:
+        files = {name: Path(PLACE, device_tables.file_name(name)) for name in device_tables.names(found)}
+        options["latency"] = device_tables.normalised([f"{name}={path}" for name, path in files.items()])
     if wanted["dataset"] == presets.FOLDER:
         options["folder"] = Path(PLACE)
     # Twice: what the first options bring with them may have to be taken back.

@@ -273,6 +273,10 @@ class Search:
         """As `evaluate`, for each of the M minibatches: arrays [M, S]."""
         return self._evaluator.on_minibatches(params, archs)
 
+    def evaluate_in_turn(self, params: chex.ArrayTree, archs: jax.Array) -> Evaluation:
+        """Groups of architectures, each on the next of the M minibatches: int32 [T, S, D] -> arrays [T, S]."""
+        return self._evaluator.in_turn(params, archs)
+
     def evaluate_batch(self, params: chex.ArrayTree, batch: Any, archs: jax.Array) -> Evaluation:
         """As `evaluate`, on one minibatch, such as `valid.take(indices)` or `valid.sample(key, batch_size)`."""
         return self._evaluator.on_batch(params, batch, archs)

@@ -9,9 +9,13 @@ budget and lowers it while it is under (Boyd et al., "Distributed Optimization a
 Alternating Direction Method of Multipliers", 2011, section 2.1). Steps are taken in log eps, so that losses of any
 scale will do; expected costs are exact, as the costs are additive. An expected cost is no promise: what is returned is
 the most probable architecture *within* the budgets, by `knapsack.most_probable`.
+
+A network need not have a budget of every cost: of several devices, each has budgets of the one that it is for. A cost
+that it has no budget of is no constraint and has no multiplier, its penalty is 0.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +70,7 @@ class WithinBudgets(base.DistributionStrategy):
       inner: a strategy that keeps penalties in its state, `ImportanceSampling` or `SharedModel`, on a `JointCost` of
         the costs that have budgets; its own penalties only say how many networks there are. Build both with
         `within_budgets`.
-      budgets: J for each of the K networks, in the units of the costs.
+      budgets: J for each of the K networks, in the units of the costs; infinite where a network has none.
       rate: step in log eps for each step of the search and each unit of scaled cost beyond the budget.
 
     Raises:
@@ -115,10 +119,14 @@ class WithinBudgets(base.DistributionStrategy):
         costs = self.cost.costs
         return np.asarray([[cost.scale(b) for cost, b in zip(costs, row)] for row in self.budgets], np.float32)
 
+    def _bound(self) -> jax.Array:
+        """Which networks have a budget of which costs, bool [K, J]."""
+        return jnp.isfinite(jnp.asarray(self._scaled_budgets()))
+
     def init(self, key: jax.Array) -> State:
         """The inner state; penalties begin with the first losses."""
         inner = self.inner.init(key)
-        inner = inner.replace(penalties=jnp.ones((len(self.budgets), len(self.cost.costs)), jnp.float32))
+        inner = inner.replace(penalties=self._bound().astype(jnp.float32))
         return State(inner, jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -139,7 +147,8 @@ class WithinBudgets(base.DistributionStrategy):
         told = base.evaluations(self.cost, archs, losses)
         begins = (state.first_penalty == 0) & (told.usable.sum() > 1)
         first = jnp.where(begins, self._first_penalty(told), state.first_penalty)
-        penalties = jnp.where(begins, first, state.inner.penalties)
+        bound = self._bound()
+        penalties = jnp.where(begins, jnp.where(bound, first, 0), state.inner.penalties)
         inner, info = self.inner.tell(state.inner.replace(penalties=penalties), told.archs, told.losses)
         step = state.step + 1
         moves = (inner.theta != state.inner.theta).any()
@@ -148,7 +157,7 @@ class WithinBudgets(base.DistributionStrategy):
         ascent = jnp.clip(self.rate * (step - state.moved) * excess, -LONGEST_STEP, LONGEST_STEP)
         lowest, highest = PENALTY_RANGE
         ascended = jnp.clip(penalties * jnp.exp(ascent), lowest * first, highest * first)
-        inner = inner.replace(penalties=jnp.where(moves & (first > 0), ascended, penalties))
+        inner = inner.replace(penalties=jnp.where(bound & moves & (first > 0), ascended, penalties))
         return State(inner, first, step, jnp.where(moves, step, state.moved)), info
 
     def _first_penalty(self, told: base.Evaluations) -> jax.Array:
@@ -160,12 +169,14 @@ class WithinBudgets(base.DistributionStrategy):
 
     @property
     def budgets_by_name(self) -> tuple[dict[str, float], ...]:
-        """What each of the K networks may cost, by the names of the costs and in their units."""
-        return tuple(dict(zip((cost.name for cost in self.cost.costs), row, strict=True)) for row in self.budgets)
+        """What each of the K networks may cost, by the names of the costs that it has budgets of, in their units."""
+        pairs = [list(zip(self.cost.costs, row, strict=True)) for row in self.budgets]
+        return tuple({cost.name: budget for cost, budget in row if math.isfinite(budget)} for row in pairs)
 
     def penalties_in_use(self, state: State) -> tuple[float, ...]:
-        """The penalties that dual ascent has come to, on the first cost."""
-        return tuple(np.asarray(state.penalties)[:, 0].tolist())
+        """The penalties that dual ascent has come to, on the first cost that each network has a budget of."""
+        first = np.isfinite(self.budgets).argmax(1)  # a network without budgets has no penalties
+        return tuple(np.asarray(state.penalties)[np.arange(len(first)), first].tolist())
 
     def select(self, state: State, archs: np.ndarray, losses: np.ndarray) -> np.ndarray:
         """Of N candidates the most probable within each budget, of those that measure as well as the best: int [K].
@@ -187,9 +198,11 @@ class WithinBudgets(base.DistributionStrategy):
 
     def most_probable(self, theta: np.ndarray) -> np.ndarray:
         """The most probable architectures within the budgets: float [K, D, C] -> int32 [K, D]."""
-        costs = self.cost.costs
-        pairs = zip(theta, self.budgets, strict=True)
-        return np.stack([knapsack.most_probable(one, costs, budget) for one, budget in pairs])
+        found = []
+        for one, row in zip(theta, self.budgets, strict=True):
+            bounds = [(cost, b) for cost, b in zip(self.cost.costs, row, strict=True) if b != math.inf]
+            found.append(knapsack.most_probable(one, [cost for cost, _ in bounds], [b for _, b in bounds]))
+        return np.stack(found)
 
 
 def within_budgets(
@@ -205,7 +218,7 @@ def within_budgets(
       method: `ImportanceSampling` or `SharedModel`.
       space: the search space.
       costs: J additive costs.
-      budgets: J for each of the K networks, in their units.
+      budgets: J for each of the K networks, in their units; infinite where a network has none.
       **settings: of the method.
 
     Raises:

@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-from jaxnas.networks import latency
 from jaxnas.results import settings_tree
 from jaxnas.results.json_files import read_sealed
 from jaxnas.runtime.checkpoints import Checkpoints
+from jaxnas.search import device_tables
 from jaxnas.search.build import build
 from jaxnas.search.config import SearchConfig, StreamedConfig
-from jaxnas.search.execute import LATENCY_FILE
 from jaxnas.tasks.supernet import FrozenSupernet
 
 
 def read_run(run: Path) -> SearchConfig:
-    """The configuration of the search in a folder, with the latency table that lies there.
+    """The configuration of the search in a folder, with the latency tables that lie there.
 
     Raises:
       ValueError: if the folder holds no search of images in memory.
@@ -23,9 +22,8 @@ def read_run(run: Path) -> SearchConfig:
         config = settings_tree.from_json(SearchConfig, document)
     except (OSError, ValueError) as error:
         raise ValueError(f"run {run} is not the folder of a search; give one of cifar_search ({error})") from error
-    if config.method.latency is not None:
-        latency.read(run / LATENCY_FILE, document.get(settings_tree.INPUTS, {}).get("latency"))
-        config = settings_tree.replace(config, latency=run / LATENCY_FILE)
+    config = settings_tree.replace(config, latency=device_tables.in_folder(run, config.method.latency))
+    device_tables.read(config.method.latency, document.get(settings_tree.INPUTS))
     return config
 
 

@@ -1,0 +1,168 @@
+"""Latency tables from measured whole networks: of a file that others made, or of a few on a new device.
+
+The additive model of `jaxnas.networks.latency` is fitted by ridge regression, its strength chosen by leave-one-out
+errors, which are exact without fitting again (Golub, Heath, Wahba: "Generalized cross-validation as a method for
+choosing a good ridge parameter", Technometrics 21, 1979). Where the table of another device is known, its prediction is
+one more feature, which is not shrunk: few measurements then tell how the new device differs, and no more.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxnas.networks.latency import LatencyTable, compare
+from jaxnas.spaces import SearchSpace
+
+FEWEST = 8  # measured networks
+LARGEST_FILE = 2**26  # bytes
+_STRENGTHS = np.geomspace(1e-4, 1e6, 41)  # from what the features explain alone to nothing
+_FOLDS = 5
+_ENCODING = re.compile(r"[\[(]?\s*\d+(?:[\s,;-]+\d+)*\s*[\])]?")
+
+
+def read_csv(path: str | os.PathLike[str], space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
+    """Reads measured networks, a row each: the encoding, in one cell or in one for each decision, and milliseconds.
+
+    A first row of names is passed over.
+
+    Args:
+      path: the file, such as the lines "encoding,milliseconds" and "0 2 1 1,3.25".
+      space: that the encodings are of.
+
+    Returns:
+      Architectures int32 [N, D] and seconds float64 [N].
+
+    Raises:
+      ValueError: in one line, naming the line of the file, if it cannot be read or a row is not of the space.
+    """
+    counts, archs, seconds = space.num_choices, [], []
+    try:
+        if os.stat(path).st_size > LARGEST_FILE:
+            raise ValueError(f"{path} is larger than {LARGEST_FILE} bytes")
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                cells = [cell.strip() for cell in row if cell.strip()]
+                if not cells or (number == 1 and not re.search(r"\d", cells[-1])):
+                    continue
+                text = " ".join(cells[:-1])
+                choices = [int(digits) for digits in re.findall(r"\d{1,9}", text)] if _ENCODING.fullmatch(text) else []
+                if len(choices) != len(counts) or any(c >= n for c, n in zip(choices, counts)):
+                    raise ValueError(
+                        f"{path}, line {number}: an encoding must be {len(counts)} choices below {list(counts)}, "
+                        f"got {text!r:.60}"
+                    )
+                try:
+                    milliseconds = float(cells[-1])
+                except ValueError:
+                    milliseconds = np.nan
+                if not 0 < milliseconds < np.inf:
+                    raise ValueError(f"{path}, line {number}: milliseconds must be positive, got {cells[-1]!r:.60}")
+                archs.append(choices)
+                seconds.append(milliseconds / 1000)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise ValueError(f"measurements {path} cannot be read ({error})") from error
+    return np.asarray(archs, np.int32).reshape(-1, len(counts)), np.asarray(seconds, np.float64)
+
+
+def fit(
+    space: SearchSpace,
+    archs: np.ndarray,
+    seconds: np.ndarray,
+    *,
+    device: str,
+    batch_size: int = 1,
+    known: LatencyTable | None = None,
+    seed: int = 0,
+) -> LatencyTable:
+    """The additive model of measured networks, as a latency table.
+
+    Args:
+      space: of the networks.
+      archs: int [N, D]; `FEWEST` or more.
+      seconds: float [N], measured.
+      device: in words.
+      batch_size: images of one call.
+      known: the table of another device of the same space, to begin from: 20 measurements may do then.
+      seed: of the parts of the cross-validation.
+
+    Returns:
+      The table. Its `check` compares predictions with networks that were not fitted, in five-fold cross-validation: the
+      error to expect, though the table itself is fitted to all.
+
+    Raises:
+      ValueError: on too few measurements, equal ones, or a known table of another space.
+    """
+    archs, seconds = np.asarray(archs, int), np.asarray(seconds, np.float64)
+    if len(archs) < FEWEST:
+        raise ValueError(f"measurements must be of {FEWEST} networks or more, got {len(archs)}")
+    if len(np.unique(archs, axis=0)) < FEWEST:
+        raise ValueError(f"measurements must be of {FEWEST} different networks or more")
+    if known is not None:
+        known.added_to(space, "known")  # refuses one of another space
+    parts = np.random.default_rng(seed).permutation(len(archs)) % _FOLDS
+    held_out = np.empty(len(archs))
+    for part in range(_FOLDS):
+        rest = parts != part
+        fixed, table = _fitted(space, archs[rest], seconds[rest], known)
+        held_out[~rest] = predict(fixed, table, archs[~rest])
+    fixed, table = _fitted(space, archs, seconds, known)
+    return LatencyTable(
+        space=space.name,
+        device=device,
+        batch_size=batch_size,
+        fixed=fixed,
+        table=table,
+        image_size=getattr(space, "image_size", None),
+        space_description=space.description,
+        check=compare(held_out, seconds),
+    )
+
+
+def predict(fixed: float, table: Sequence[Sequence[float]], archs: np.ndarray) -> np.ndarray:
+    """Seconds of architectures [N, D] by the additive model."""
+    return fixed + sum(np.asarray(row)[archs[:, d]] for d, row in enumerate(table))
+
+
+def _fitted(
+    space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, known: LatencyTable | None
+) -> tuple[float, tuple[tuple[float, ...], ...]]:
+    """The constant and the table of the model, no entry below 0."""
+    counts = space.num_choices
+    one_hot = np.concatenate([np.eye(n)[archs[:, d]] for d, n in enumerate(counts)], axis=1)
+    # What a choice costs, of which each decision's own cost is a deviation: the ridge shrinks both.
+    names = [choice for decision in space.decisions for choice in decision.choices]
+    shared = np.equal.outer(names, list(dict.fromkeys(names))).astype(float)
+    expand = np.concatenate([np.eye(len(names)), shared], axis=1)
+    unit = seconds.mean()
+    target = seconds / unit
+    free = [np.ones(len(archs))]  # what is not shrunk
+    if known is not None:
+        other = np.concatenate([np.asarray(row) for row in known.table])
+        other = other / max((one_hot @ other).std(), 1e-300)
+        free.append(one_hot @ other)
+    basis, _ = np.linalg.qr(np.stack(free, axis=1))
+    features = one_hot @ expand
+    inner_x = features - basis @ (basis.T @ features)
+    inner_y = target - basis @ (basis.T @ target)
+    left, singular, right = np.linalg.svd(inner_x, full_matrices=False)
+    leverage_free = (basis**2).sum(1)
+    best = (np.inf, np.zeros(expand.shape[1]))
+    for strength in _STRENGTHS:
+        shrunk = singular**2 / (singular**2 + strength)
+        residual = inner_y - left @ (shrunk * (left.T @ inner_y))
+        spare = 1 - leverage_free - (left**2) @ shrunk
+        error = np.mean((residual / np.maximum(spare, 1e-9)) ** 2) if (spare > 1e-9).all() else np.inf
+        if error < best[0]:
+            best = (error, right.T @ ((singular / (singular**2 + strength)) * (left.T @ inner_y)))
+    weights = expand @ best[1]
+    coefficients = np.linalg.lstsq(np.stack(free, axis=1), target - one_hot @ weights, rcond=None)[0]
+    if known is not None:
+        # A device on which more of the same takes less time is not to be had from few measurements.
+        weights = weights + max(coefficients[1], 0.0) * other
+    rows = np.split(unit * weights, np.cumsum(counts)[:-1])
+    table = tuple(tuple((row - row.min()).tolist()) for row in rows)
+    operations = sum(np.asarray(row)[archs[:, d]] for d, row in enumerate(table))
+    return max(0.0, float((seconds - operations).mean())), table
