@@ -71,7 +71,7 @@ def read_arrays(
         raise
     except _UNREADABLE as fault:
         reason = "pickled objects are not read" if "pickle" in str(fault).lower() else str(fault) or "it ends early"
-        raise ValueError(f"{path} is not a readable npz file of plain arrays: {reason}") from fault
+        raise ValueError(f"{path} is not a readable npz file of plain arrays: {reason:.200}") from fault
 
 
 def _claimed_bytes(archive: zipfile.ZipFile, name: str) -> int:
