@@ -1,5 +1,6 @@
 # make search   install, then search on real images (no download)
 # make test     install, then run the tests
+# make test-long  install, then run those that take a person too long and continuous integration runs
 # make test-x64 install, then run tests with 64-bit numbers, and with JAX's check for NaN
 # make bench    install, then time the supernet and the search
 PYTHON ?= python3
@@ -9,25 +10,34 @@ RUNS ?=
 # Not empty: the newest releases of everything, in place of those in constraints/.
 NEWEST ?=
 
-.PHONY: search test test-x64 test-slow test-notebooks lint format install constraints bench docs clean
+.PHONY: search test test-long test-x64 test-slow test-notebooks lint format install constraints bench docs clean
 
 search: install
 	$(BIN)/python -m experiments.cifar_search --preset quickstart $(RUNS)
 
 # Nothing in these tests runs long: they compile fast instead of well, also in the commands that they start. What costs
 # is the number of kernels: jaxlib 0.10 can emit them the short way, jaxlib 0.12 can leave out checks of each. An option
-# that a release does not know would end every process. From Python 3.12 on coverage need not trace every line.
+# that a release does not know would end every process.
 COMPILE_FAST = flags="$(XLA_FLAGS) --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"; \
-	for flag in --xla_cpu_use_fusion_emitters=false --xla_cpu_emitter_verification_level=0; do \
+	for flag in --xla_cpu_use_fusion_emitters=false --xla_cpu_emitter_verification_level=0 \
+			--xla_cpu_parallel_codegen_split_count=1; do \
 		if XLA_FLAGS="$$flag" $(BIN)/python -c "import jax; jax.devices()" > /dev/null 2>&1; then flags="$$flags $$flag"; fi; \
 	done; \
-	if $(BIN)/python -c "import sys; sys.monitoring" 2> /dev/null; then export COVERAGE_CORE=sysmon; fi; \
 	export XLA_FLAGS="$$flags" OPENBLAS_NUM_THREADS=1
 
-# One file stays with one worker, so that its fixtures are made once.
+# Coverage costs next to nothing from Python 3.12 on, which need not trace every line, and a quarter of the time before:
+# there it is measured with COVERAGE=1 alone. One file stays with one worker, so that its fixtures are made once.
 test: install
-	@$(COMPILE_FAST); set -x; $(BIN)/python -m pytest -m "not slow" --dist loadfile --doctest-modules --cov=jaxnas \
-		--cov-fail-under=85 --cov-report=term:skip-covered -n auto jaxnas tests
+	@$(COMPILE_FAST); coverage=; \
+	if $(BIN)/python -c "import sys; sys.monitoring" 2> /dev/null; then export COVERAGE_CORE=sysmon COVERAGE=1; fi; \
+	if [ -n "$$COVERAGE" ]; then \
+		coverage="--cov=jaxnas --cov-fail-under=85 --cov-report=term:skip-covered"; \
+	fi; \
+	set -x; $(BIN)/python -m pytest -m "not slow and not long" --dist loadfile --doctest-modules $$coverage -n auto \
+		jaxnas tests
+
+test-long: install
+	@$(COMPILE_FAST); set -x; $(BIN)/python -m pytest -m "long and not slow" --dist loadfile -n auto tests
 
 # Strategies and short searches with 64-bit numbers, and with JAX's check for NaN.
 test-x64: install

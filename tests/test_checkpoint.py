@@ -342,6 +342,7 @@ POINTS = {
 }
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_of_a_save(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(KILLED), str(tmp_path), *POINTS]
     root = pathlib.Path(checkpoints_module.__file__).parents[2]

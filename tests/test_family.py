@@ -18,6 +18,7 @@ from jaxnas.family.members import CALIBRATION
 from jaxnas.family.storing import load
 from jaxnas.report.runs import read_folders
 from jaxnas.selection import picking
+from jaxnas.spaces.mbconv import Operation
 from tests import family_search
 
 RNG = np.random.default_rng(0)
@@ -155,6 +156,7 @@ def test_bad_settings_are_named(space):
         run(jaxnas.spaces.SearchSpace("mine", space.decisions, space.costs), penalties=(0.1,))
 
 
+@pytest.mark.long
 def test_a_search_that_was_cut_while_its_networks_were_trained_goes_on(space, tmp_path, monkeypatch):
     settings = {"budgets": {"params": (60, 200)}, "checkpoint_seconds": 0.0, "steps": 200, "batch_size": 4}
     whole = run(space, **settings)
@@ -284,6 +286,7 @@ class Part(nn.Module):
         return nn.Dense(6, dtype=jnp.bfloat16)(nn.Dropout(0.3, deterministic=not train)(y))
 
 
+@pytest.mark.long
 def test_dropout_half_precision_and_rematerialisation_under_vmap():
     space = elastic(Modern, X[:4], hidden=[(4, 8)] * 2)
     settings = {"budgets": {"params": (200, 300)}, "steps": 12}
@@ -316,7 +319,15 @@ def test_batches_from_grain(space):
 
 
 def test_a_built_in_space_is_searched_by_the_same_call(tmp_path):
-    space = jaxnas.spaces.nasbench_macro(width=0.125, image_size=8, num_classes=2)
+    space = jaxnas.spaces.mbconv_space(
+        "three layers",
+        image_size=8,
+        stem_channels=4,
+        stages=[(4, 1, 1), (8, 2, 2)],
+        operations=[Operation(3, 1), Operation(3, 2), Operation()],
+        head_channels=16,
+        num_classes=2,
+    )
     images = np.random.default_rng(0).standard_normal((24, 8, 8, 3)).astype(np.float32)
     labels = (images.mean((1, 2, 3)) > 0).astype(np.int32)
 
@@ -352,6 +363,7 @@ def assert_devices_agree(path, source, counts):
             np.testing.assert_allclose(other[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.long
 def test_two_devices_find_what_one_does(tmp_path):
     assert_devices_agree(tmp_path, "memory", [2])
 

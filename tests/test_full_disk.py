@@ -111,6 +111,7 @@ def newest(folder):
     return 0 if restored is None else restored.step
 
 
+@pytest.mark.long
 def test_each_file_in_turn_cannot_be_made(full_disk, tmp_path, capsys):
     steps = []
     for number in range(200):
@@ -150,6 +151,7 @@ def fill(disk, pages):
         os.posix_fallocate(file.fileno(), 0, max(free.f_bavail - pages, 1) * free.f_frsize)
 
 
+@pytest.mark.long
 def test_each_page_of_a_run_in_turn_does_not_fit(small_disk, capsys):
     """On a disk with 1, 2, 3 ... free pages, each a write further; then there is room again."""
     steps = []

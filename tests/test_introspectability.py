@@ -108,6 +108,7 @@ def test_on_a_supernet_it_is_the_definition_on_the_active_path():
     assert np.ptp(measured) > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", [NSGA2, ImportanceSampling])
 def test_a_search_for_it(strategy):
     """The penalty pulls towards introspectable networks: what is found for 10 costs less than what 0 finds."""

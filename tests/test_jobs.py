@@ -74,6 +74,7 @@ def test_the_coordinator_listens_on_the_given_address_alone(host):
     assert (process.returncode, errors) == (0, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_wrong_options_on_one_process_end_all_with_a_line(wrong):
     address = f"--coordinator=127.0.0.1:{free_port()}"

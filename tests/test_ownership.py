@@ -72,6 +72,7 @@ def check_one_owner(folder):
     assert re.fullmatch(rf"workdir \S+ is in use by process {winner[2]} on \S+; wait .*", loser[0])
 
 
+@pytest.mark.long
 def test_of_two_starts_at_once_one_owns_the_folder(tmp_path):
     check_one_owner(tmp_path / "run")
 
@@ -84,6 +85,7 @@ def test_of_two_starts_at_once_one_owns_the_folder_in_fifty_rounds(tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == 100
 
 
+@pytest.mark.long
 def test_two_fresh_starts_at_once_get_a_folder_each(tmp_path):
     lines, codes, _ = zip(*race("fresh", tmp_path))
     assert codes == (0, 0)

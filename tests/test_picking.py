@@ -133,6 +133,7 @@ def test_losses_that_are_not_finite_or_heavy_do_little():
     assert np.isfinite(model.estimate(ARCHS)).all()
 
 
+@pytest.mark.long
 def test_intervals_hold_where_pairs_do_not_explain_all():
     held = []
     space = SearchSpace("binary", tuple(Decision(f"d{d}", ("a", "b", "c")) for d in range(5)))

@@ -150,6 +150,7 @@ def test_transparent_images_are_put_on_the_ground_of_the_training(model, tmp_pat
     assert "Transparent images are put on [0, 0, 0] (red, green, blue)." in card
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 200])
 def test_output_that_nobody_reads_ends_the_command(model, images, count):
     lines = ["from tests import tiny_search", "from experiments import cli, predict"]

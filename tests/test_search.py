@@ -99,6 +99,7 @@ def test_a_stream_of_the_same_minibatches_is_the_same_search(plain):
     )
 
 
+@pytest.mark.long
 def test_two_devices_do_the_steps_of_one(memory, plain, two_devices):
     assert two_devices.pop("devices") == 2
     of = {
