@@ -2,6 +2,7 @@
 
 from jaxnas import asng, cost, distribution, elastic, importance, search, spaces, strategies, tasks
 from jaxnas.family.loading import load
+from jaxnas.family.measuring import measure_latency
 from jaxnas.search.search import Search
 from jaxnas.strategies import ImportanceSampling, SharedModel
 from jaxnas.version import __version__
@@ -17,6 +18,7 @@ __all__ = [
     "elastic",
     "importance",
     "load",
+    "measure_latency",
     "search",
     "spaces",
     "strategies",

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import cli, measure_latency
 from jaxnas import networks, spaces
-from jaxnas.networks import latency
+from jaxnas.networks import latency, timing
 from jaxnas.networks.latency import LatencyTable
 from jaxnas.results import settings_tree
 from jaxnas.search import build, presets
@@ -28,7 +28,7 @@ def exact_clock(monkeypatch):
         return 0.001 + sum(layer.operations[choice].kernel / 1000 for layer, choice in choices)
 
     monkeypatch.setattr(latency, "_program", lambda module, shape: module)
-    monkeypatch.setattr(latency, "_seconds", seconds)
+    monkeypatch.setattr(timing, "seconds_of_call", seconds)
 
 
 def test_additive_latencies_are_found_exactly(exact_clock):
@@ -45,7 +45,7 @@ def test_additive_latencies_are_found_exactly(exact_clock):
 def test_networks_of_equal_latency_are_tied_whatever_the_order_of_their_sums():
     measured = np.array([0.015, 0.3, 0.6, 0.7])
     predicted = np.array([0.015, 0.1 + 0.2, 0.3 + 0.1 + 0.2, 0.7])
-    tied = latency.compare(np.append(predicted, 0.3), np.append(measured, 0.1 + 0.2))
+    tied = timing.compare(np.append(predicted, 0.3), np.append(measured, 0.1 + 0.2))
     assert tied["spearman"] == pytest.approx(1, abs=1e-12)
     assert tied["largest_absolute_error"] == pytest.approx(0, abs=1e-12)
 

@@ -52,13 +52,13 @@ class AdditiveCost:
     table: tuple[tuple[float, ...], ...]
 
     def __post_init__(self):
-        object.__setattr__(self, "fixed", _real(self.fixed, f"fixed part of cost {self.name!r}"))
+        object.__setattr__(self, "fixed", real(self.fixed, f"fixed part of cost {self.name!r}"))
         rows = []
         for d, row in enumerate(self.table):
             where = f"table of cost {self.name!r}, row {d}"
             if not hasattr(row, "__len__") or isinstance(row, str) or not len(row):
                 raise ValueError(f"{where} must list the cost of each choice of a decision, got {row!r}")
-            rows.append(tuple(_real(value, f"{where}, choice {c}") for c, value in enumerate(row)))
+            rows.append(tuple(real(value, f"{where}, choice {c}") for c, value in enumerate(row)))
         object.__setattr__(self, "table", tuple(rows))
 
     @property
@@ -108,7 +108,7 @@ class AdditiveCost:
         return (theta * jnp.asarray(self.scaled_table(), jnp.float32)).sum((-2, -1))
 
 
-def _real(value: float, name: str) -> float:
+def real(value: float, name: str) -> float:
     """The value as a Python number (integers stay exact); ValueError unless it is a finite real number."""
     plain = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
     if isinstance(plain, bool) or not isinstance(plain, int | float) or not math.isfinite(plain):

@@ -1,6 +1,7 @@
 """A cost with products of decisions, and its exact bounds."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.cost.additive import scale
+from jaxnas.cost.additive import AdditiveCost, real, scale
 
 LARGEST_TABLE = 2**22  # entries of a table that the elimination of decisions may make
 
@@ -25,7 +26,10 @@ class InteractionCost:
       fixed: cost of the parts that no decision changes.
       table: D rows; entry c of row d is the cost of choice c of decision d, and row d has C_d entries.
       interactions: (decisions in ascending order, their table of shape [C_d, ...], flat in C order), each set of
-        decisions once.
+        decisions once. Lists and arrays become tuples of Python numbers.
+
+    Raises:
+      ValueError: if an entry is not a finite real number, or a table has not one for each combination of choices.
 
     >>> cost = InteractionCost("macs", "multiply-adds", 1, ((0, 2), (0, 0)), (((0, 1), (1, 2, 3, 6)),))
     >>> cost.total([[1, 1], [0, 1]]).tolist(), cost.lowest, cost.highest
@@ -37,6 +41,21 @@ class InteractionCost:
     fixed: float
     table: tuple[tuple[float, ...], ...]
     interactions: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
+
+    def __post_init__(self):
+        single = AdditiveCost(self.name, self.unit, self.fixed, self.table)  # which checks them
+        object.__setattr__(self, "fixed", single.fixed)
+        object.__setattr__(self, "table", single.table)
+        checked = []
+        for decisions, flat in self.interactions:
+            ds = tuple(map(int, decisions))
+            known = min(ds, default=-1) >= 0 and max(ds) < len(self.table) and list(ds) == sorted(set(ds))
+            sizes = [len(self.table[d]) for d in ds] if known else None
+            if not known or len(flat) != math.prod(sizes):
+                raise ValueError(f"cost {self.name!r} needs a table of {sizes} numbers for decisions {ds}")
+            where = f"table of cost {self.name!r} for decisions {ds}"
+            checked.append((ds, tuple(real(value, where) for value in flat)))
+        object.__setattr__(self, "interactions", tuple(checked))
 
     @functools.cached_property
     def _tables(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:

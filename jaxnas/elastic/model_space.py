@@ -59,19 +59,20 @@ class ModelSpace(SearchSpace):
         state = self._state(arch) if state is None else self.models.adapter.state_from_model(state)
         return self.models.adapter.model(values, {"params": params, "state": state})
 
-    def deployed(self, arch: Sequence[int] | np.ndarray, params: Any, state: Any) -> Callable[[Any], Any]:
+    def deployed(self, arch: Sequence[int] | np.ndarray, params: Any, state: Any = None) -> Callable[[Any], Any]:
         """What an architecture's own model computes when it is in use.
 
         Args:
           arch: int [D].
           params: of that model.
-          state: what else it has, in the form of its framework.
+          state: what else it has, in the form of its framework; None for that of a fresh model.
 
         Returns:
           Inputs to outputs, with dropout off and batch norm with its running averages; may be traced.
         """
         values, adapter = self.hyperparameters(arch), self.models.adapter
-        variables = {"params": params, "state": adapter.state_from_model(state)}
+        state = self._state(arch) if state is None else adapter.state_from_model(state)
+        variables = {"params": params, "state": state}
         return lambda inputs: adapter.apply(values, variables, inputs, running=True)[0]
 
     def calibrate(self, params: Any, arch: Sequence[int] | np.ndarray, batches: Iterable[Any]) -> Any:
@@ -89,6 +90,19 @@ class ModelSpace(SearchSpace):
         arch = self.validate(arch)
         state = calibration.calibrate(self.models, arch, {"params": params, "state": self._state(arch)}, batches)
         return self.models.adapter.state_of_model(state)
+
+    def init_own_params(self, key: jax.Array) -> Callable[[Sequence[int] | np.ndarray], Any]:
+        """Fresh parameters of any architecture's own model: int [D] to parameters in the form of its framework."""
+        return lambda arch: comparisons.initial(self.models, self.validate(arch), key)["params"]
+
+    def check_inputs(self, inputs: Any) -> None:
+        """Raises ValueError unless inputs have the shapes that the space was built with, but for the first axis."""
+        expected, given = (jax.tree.map(lambda leaf: np.shape(leaf)[1:], tree) for tree in (self.models.inputs, inputs))
+        if expected != given:
+            raise ValueError(
+                f"inputs must have the shapes that the space was built with but for the first axis, {expected}, "
+                f"got {given}; build the space with inputs of the shape that is searched"
+            )
 
     def count(self, name: str, arch: Sequence[int] | np.ndarray) -> int:
         """Parameters ("params") or multiply-adds ("macs") of an architecture, counted on its own model."""

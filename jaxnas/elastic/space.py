@@ -68,7 +68,7 @@ class ElasticSpace(ModelSpace):
         Raises:
           ValueError: if the inputs have another shape.
         """
-        self._check_inputs(inputs)
+        self.check_inputs(inputs)
         variables = self.layout.mask({"params": params, "state": self.state}, jnp.asarray(arch))
         values = self.choices.values(self.choices.largest)
         return self.models.adapter.apply(values, variables, inputs, key)[0]
@@ -80,6 +80,11 @@ class ElasticSpace(ModelSpace):
     def extract(self, params: Any, arch: Sequence[int] | np.ndarray) -> Any:
         """The parameters of an architecture's own model, sliced from those of the largest; on the host."""
         return self.extract_variables({"params": params, "state": self.state}, arch)["params"]
+
+    def init_own_params(self, key: jax.Array) -> Callable[[Sequence[int] | np.ndarray], Any]:
+        """See `ModelSpace`; slices of fresh parameters of the largest model, which are made once."""
+        params = self.init_params(key)
+        return lambda arch: self.extract(params, arch)
 
     def extract_variables(self, variables: Any, arch: Sequence[int] | np.ndarray) -> Any:
         """As `extract`, with all else that the model has: {"params": ..., "state": ...}."""
@@ -142,14 +147,6 @@ class ElasticSpace(ModelSpace):
         abstract = self.models.largest
         placeholders = {path: leaves.get(path, 0) for path in abstract.leaves}
         return abstract.tree(placeholders)["params"]
-
-    def _check_inputs(self, inputs: Any) -> None:
-        expected, given = (jax.tree.map(lambda leaf: np.shape(leaf)[1:], tree) for tree in (self.models.inputs, inputs))
-        if expected != given:
-            raise ValueError(
-                f"inputs must have the shapes that the space was built with but for the first axis, {expected}, "
-                f"got {given}; build the space with inputs of the shape that is searched"
-            )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ transposition is that of the images. A scale or shift of channels, as batch norm
 convolution before it; max(x, 0) becomes Relu, and Clip if a minimum follows.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,16 +76,23 @@ class Graph:
         return self.node("Expand", values, self.node("Concat", batch, integers(*values.shape[1:]), axis=0))
 
     def model(
-        self, name: str, images: onnx.ValueInfoProto, output: onnx.ValueInfoProto, result: str
+        self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Mapping[str, onnx.ValueInfoProto]
     ) -> onnx.ModelProto:
-        """The finished model: the nodes that `result`, which becomes the output, needs."""
-        needed, nodes = {result}, [onnx.helper.make_node("Identity", [result], [output.name])]
+        """The finished model.
+
+        Args:
+          name: of the graph.
+          inputs: of the graph.
+          outputs: results by their names in the graph, and what they become; the nodes that they need are kept.
+        """
+        needed = set(outputs)
+        nodes = [onnx.helper.make_node("Identity", [result], [output.name]) for result, output in outputs.items()]
         for node in reversed(self.nodes):
-            if node.output[0] in needed:
+            if needed & set(node.output):
                 needed |= set(node.input)
                 nodes.append(node)
         arrays = [onnx.numpy_helper.from_array(array, key) for key, array in self.constants.items() if key in needed]
-        graph = onnx.helper.make_graph(nodes[::-1], name, [images], [output], arrays)
+        graph = onnx.helper.make_graph(nodes[::-1], name, list(inputs), list(outputs.values()), arrays)
         opset = [onnx.helper.make_opsetid("", OPSET)]
         model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="jaxnas")
         onnx.checker.check_model(model)

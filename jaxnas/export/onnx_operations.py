@@ -21,10 +21,16 @@ from jax.extend import core
 
 from jaxnas.export.onnx_graph import CHANNELS_FIRST, Graph, Tensor, Value, integers
 
-_ELEMENTWISE = {
+ELEMENTWISE = {
     "abs": "Abs", "add": "Add", "div": "Div", "erf": "Erf", "exp": "Exp", "log": "Log", "logistic": "Sigmoid",
     "max": "Max", "min": "Min", "mul": "Mul", "neg": "Neg", "pow": "Pow", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
 }  # fmt: skip
+
+
+_LOOPS = ("scan", "while", "cond", "shard_map", "pallas_call")
+
+# (equation, values of its operands) -> values of its results.
+Add = Callable[[core.JaxprEqn, list[Value]], list[Value]]
 
 
 class UnsupportedOperationError(ValueError):
@@ -50,25 +56,29 @@ def to_onnx(
     traced = jax.jit(function).trace(jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)).jaxpr
     (image,), (out,) = traced.in_avals, traced.out_avals
     chex.assert_rank([image, out], [4, 2])
-    _require(
-        out.shape[0] == batch and not jax.export.is_symbolic_dim(out.shape[1]), "outputs that are not [B, outputs]"
-    )
+    require(out.shape[0] == batch and not jax.export.is_symbolic_dim(out.shape[1]), "outputs that are not [B, outputs]")
     graph = Graph()
     images = Tensor(graph.channels_first(input_name, 4), image.shape, image.dtype)
-    (result,) = _run(graph, traced.jaxpr, traced.consts, [images])
+    (result,) = run(traced.jaxpr, traced.consts, [images], lambda eqn, operands: [_add(graph, eqn, operands)])
     # A result that no image has a say in is constant, as where no cell has an operation.
     output = graph.repeated(result, input_name) if isinstance(result, np.ndarray) else result.name
     return graph.model(
         name,
-        onnx.helper.make_tensor_value_info(input_name, onnx.TensorProto.FLOAT, ["batch", *image_shape]),
-        onnx.helper.make_tensor_value_info(output_name, onnx.TensorProto.FLOAT, ["batch", out.shape[1]]),
-        output,
+        [onnx.helper.make_tensor_value_info(input_name, onnx.TensorProto.FLOAT, ["batch", *image_shape])],
+        {output: onnx.helper.make_tensor_value_info(output_name, onnx.TensorProto.FLOAT, ["batch", out.shape[1]])},
     )
 
 
-def _run(graph: Graph, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
-    """Adds the operations of a traced function to the graph; returns its outputs."""
-    values: dict[Any, Value] = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+def run(jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value], add: Add) -> list[Value]:
+    """Adds the operations of a traced function to a graph; returns its outputs.
+
+    Args:
+      jaxpr: of the function.
+      consts: its constants.
+      inputs: its arguments; what depends on constants alone is computed here.
+      add: adds an operation on values, and returns its results.
+    """
+    values: dict[Any, Value] = dict(zip(jaxpr.constvars, map(_known, consts), strict=True))
     values |= zip(jaxpr.invars, inputs, strict=True)
 
     def read(atom: Any) -> Value:
@@ -77,14 +87,22 @@ def _run(graph: Graph, jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequenc
     for eqn in jaxpr.eqns:
         operands = [read(atom) for atom in eqn.invars]
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        if isinstance(inner, core.ClosedJaxpr):  # a function that is jitted, or has a derivative of its own
-            results = _run(graph, inner.jaxpr, inner.consts, operands)
+        # A function that is jitted or has a derivative of its own, or a part that is computed again for derivatives.
+        if isinstance(inner, core.ClosedJaxpr) and eqn.primitive.name not in _LOOPS:
+            results = run(inner.jaxpr, inner.consts, operands, add)
+        elif isinstance(inner, core.Jaxpr) and eqn.primitive.name not in _LOOPS:
+            results = run(inner, (), operands, add)
         elif all(isinstance(operand, np.ndarray) for operand in operands):
             results = _evaluate(eqn, operands)
         else:
-            results = [_add(graph, eqn, operands)]
+            results = add(eqn, operands)
         values |= zip(eqn.outvars, results, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _known(constant: Any) -> Any:
+    """A constant as an array of numpy; keys of random streams, which a model in use does not need, as they are."""
+    return constant if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key) else np.asarray(constant)
 
 
 def _evaluate(eqn: core.JaxprEqn, operands: list[np.ndarray]) -> list[np.ndarray]:
@@ -102,19 +120,26 @@ def _evaluate(eqn: core.JaxprEqn, operands: list[np.ndarray]) -> list[np.ndarray
 
 def _add(graph: Graph, eqn: core.JaxprEqn, operands: list[Value]) -> Tensor:
     kind, out = eqn.primitive.name, eqn.outvars[0].aval
-    if kind in _ELEMENTWISE:
-        name = graph.elementwise(_ELEMENTWISE[kind], *operands)
+    if kind in ELEMENTWISE:
+        name = graph.elementwise(ELEMENTWISE[kind], *operands)
     elif kind in _CONVERTERS:
         name = _CONVERTERS[kind](graph, operands, out, eqn.params)
     else:
-        known = ", ".join(sorted([*_ELEMENTWISE, *_CONVERTERS]))
-        raise UnsupportedOperationError(f"the network has the operation {kind!r}; ONNX is written of {known}")
+        raise unknown(kind, [*ELEMENTWISE, *_CONVERTERS])
     return Tensor(name, out.shape, out.dtype)
 
 
-def _require(condition: bool, what: str) -> None:
+def unknown(kind: str, known: Sequence[str]) -> UnsupportedOperationError:
+    """The error of an operation that is none of those known."""
+    return UnsupportedOperationError(
+        f"the network has the operation {kind!r}; ONNX is written of {', '.join(sorted(known))}"
+    )
+
+
+def require(condition: bool, what: str) -> None:
+    """Raises UnsupportedOperationError unless a condition holds, for what does not meet it."""
     if not condition:
-        raise UnsupportedOperationError(f"the network has {what}; jaxnas.export.onnx_operations does not know it")
+        raise UnsupportedOperationError(f"the network has {what}, for which there is no conversion to ONNX")
 
 
 def _axis(axis: int, rank: int) -> int:
@@ -125,9 +150,9 @@ def _axis(axis: int, rank: int) -> int:
 def _convolution(graph: Graph, operands: list[Value], out: Any, params: Mapping[str, Any]) -> str:
     x, kernel = operands
     numbers = params["dimension_numbers"]
-    _require(isinstance(x, Tensor) and isinstance(kernel, np.ndarray), "a convolution with a kernel that is computed")
+    require(isinstance(x, Tensor) and isinstance(kernel, np.ndarray), "a convolution with a kernel that is computed")
     plain = params["batch_group_count"] == 1 and set(params["lhs_dilation"]) == {1}
-    _require(
+    require(
         plain and tuple(numbers.lhs_spec) == tuple(numbers.out_spec) == CHANNELS_FIRST,
         "a convolution that is not of images [B, H, W, C], or is transposed",
     )
@@ -147,17 +172,17 @@ def _convolution(graph: Graph, operands: list[Value], out: Any, params: Mapping[
 def _dense(graph: Graph, operands: list[Value], out: Any, params: Mapping[str, Any]) -> str:
     x, weights = operands
     (left, right), batch = params["dimension_numbers"]
-    _require(isinstance(x, Tensor) and isinstance(weights, np.ndarray), "a product of two arrays that are computed")
+    require(isinstance(x, Tensor) and isinstance(weights, np.ndarray), "a product of two arrays that are computed")
     plain = tuple(left) == (len(x.shape) - 1,) and weights.ndim == 2 and not any(map(len, batch))
-    _require(plain, "a product of another form than [..., in] x [in, out]")
+    require(plain, "a product of another form than [..., in] x [in, out]")
     name = graph.node("MatMul", graph.channels_last(x), weights if tuple(right) == (0,) else weights.T)
     return graph.channels_first(name, len(x.shape))
 
 
 def _reshape(graph: Graph, operands: list[Value], out: Any, params: Mapping[str, Any]) -> str:
-    _require(params.get("dimensions") is None, "a reshape that permutes")
+    require(params.get("dimensions") is None, "a reshape that permutes")
     shape = [-1 if jax.export.is_symbolic_dim(size) else size for size in out.shape]
-    _require(shape.count(-1) == 1, "a reshape that splits or joins images")
+    require(shape.count(-1) == 1, "a reshape that splits or joins images")
     name = graph.node("Reshape", graph.channels_last(operands[0]), integers(*shape))
     return graph.channels_first(name, len(shape))
 
@@ -165,7 +190,7 @@ def _reshape(graph: Graph, operands: list[Value], out: Any, params: Mapping[str,
 def _broadcast(graph: Graph, operands: list[Value], out: Any, params: Mapping[str, Any]) -> str:
     x, axes = operands[0], params["broadcast_dimensions"]
     kept = all(size == (x.shape[axes.index(axis)] if axis in axes else 1) for axis, size in enumerate(out.shape))
-    _require(kept, "a broadcast to new sizes")  # elementwise operations broadcast by themselves
+    require(kept, "a broadcast to new sizes")  # elementwise operations broadcast by themselves
     return _reshape(graph, operands, out, {})
 
 
@@ -178,7 +203,7 @@ def _sum(graph: Graph, operands: list[Value], out: Any, params: Mapping[str, Any
     x, rank = operands[0], len(operands[0].shape)
     axes = sorted(_axis(axis, rank) for axis in params["axes"])
     left = [axis for axis in (CHANNELS_FIRST if rank == 4 else range(rank)) if axis not in params["axes"]]
-    _require(left == sorted(left), "a sum that leaves its axes in another order")
+    require(left == sorted(left), "a sum that leaves its axes in another order")
     return graph.node("ReduceSum", x.name, integers(*axes), keepdims=0)
 
 
@@ -186,7 +211,7 @@ def _window_sum(graph: Graph, operands: list[Value], out: Any, params: Mapping[s
     x, window, padding = operands[0], params["window_dimensions"], params["padding"]
     dilated = set(params["base_dilation"]) | set(params["window_dilation"])
     plain = len(window) == 4 and window[0] == window[3] == 1 and dilated == {1}
-    _require(plain, "a pooling that is not over the height and width of images")
+    require(plain, "a pooling that is not over the height and width of images")
     low, high = zip(*padding[1:3])
     average = graph.node(
         "AveragePool",
@@ -201,9 +226,9 @@ def _window_sum(graph: Graph, operands: list[Value], out: Any, params: Mapping[s
 
 def _pad(graph: Graph, operands: list[Value], out: Any, params: Mapping[str, Any]) -> str:
     x, value = operands
-    _require(isinstance(x, Tensor) and isinstance(value, np.ndarray), "padding by a value that is computed")
+    require(isinstance(x, Tensor) and isinstance(value, np.ndarray), "padding by a value that is computed")
     config = params["padding_config"]
-    _require(all(inner == 0 and low >= 0 and high >= 0 for low, high, inner in config), "padding between elements")
+    require(all(inner == 0 and low >= 0 and high >= 0 for low, high, inner in config), "padding between elements")
     config = [config[axis] for axis in CHANNELS_FIRST] if len(config) == 4 else config
     low, high, _ = zip(*config)
     return graph.node("Pad", x.name, integers(*low, *high), value)
@@ -217,7 +242,7 @@ def _slice(graph: Graph, operands: list[Value], out: Any, params: Mapping[str, A
         for axis, (begin, end, step) in enumerate(zip(params["start_indices"], params["limit_indices"], steps))
         if (begin, end, step) != (0, x.shape[axis], 1)
     ]
-    _require(not any(jax.export.is_symbolic_dim(end) for _, end, _, _ in cuts), "a slice of images")
+    require(not any(jax.export.is_symbolic_dim(end) for _, end, _, _ in cuts), "a slice of images")
     return graph.node("Slice", x.name, *(integers(*column) for column in zip(*cuts))) if cuts else x.name
 
 

@@ -1,6 +1,6 @@
 """The built-in spaces as `search` takes a space: supernets and discrete networks behind the calls of `elastic`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,11 @@ class BuiltInSpace(ModelSpace):
         """
         del key
         return self.supernet.apply({"params": params}, inputs, arch)
+
+    def init_own_params(self, key: jax.Array) -> Callable[[Sequence[int] | np.ndarray], Any]:
+        """See `ModelSpace`; the parts of the supernet's fresh weights, which are made once."""
+        params = self.init_params(key)
+        return lambda arch: self.extract(params, arch)
 
     def extract(self, params: Any, arch: Sequence[int] | np.ndarray) -> Any:
         """The parameters of an architecture's own network."""

@@ -65,16 +65,9 @@ def choices_of(document: Mapping[str, Any]) -> Choices:
 
 def _cost(document: Mapping[str, Any]) -> Cost:
     name, unit, fixed = (document[key] for key in ("name", "unit", "fixed"))
-    rows = tuple(map(tuple, document["table"]))
-    single = AdditiveCost(name, unit, fixed, rows)  # which checks them
     if "interactions" not in document:
-        return single
-    interactions = tuple((tuple(map(int, ds)), tuple(flat)) for ds, flat in document["interactions"])
-    for ds, flat in interactions:
-        sizes = [len(rows[d]) for d in ds]
-        if len(flat) != np.prod(sizes) or not all(type(value) in (int, float) for value in flat):
-            raise ValueError(f"cost {name!r} needs a table of {sizes} numbers for decisions {ds}")
-    return InteractionCost(name, unit, single.fixed, single.table, interactions)
+        return AdditiveCost(name, unit, fixed, document["table"])
+    return InteractionCost(name, unit, fixed, document["table"], document["interactions"])
 
 
 def _shapes(inputs: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnas.cost import Cost
-from jaxnas.report.wording import within
+from jaxnas.report.wording import quantity, within
 from jaxnas.results import tables
 from jaxnas.results.evaluations import Evaluations
 from jaxnas.results.history import read_history
@@ -40,7 +40,7 @@ class Member:
     k: int
     arch: tuple[int, ...]
     hyperparameters: Mapping[str, Any]
-    costs: Mapping[str, int]
+    costs: Mapping[str, float]
     budgets: Mapping[str, float] | None
     loss: float
     metrics: Mapping[str, float]
@@ -90,7 +90,10 @@ class Family(Sequence):
             (
                 str(member.k),
                 within(found) if found.budgets else f"{found.penalty:.3g}",
-                *(f"{total:,}" for total in member.costs.values()),
+                *(
+                    quantity(name, total, time=True) if self.space.cost(name).unit == "seconds" else f"{total:,}"
+                    for name, total in member.costs.items()
+                ),
                 f"{member.loss:.4g}",
                 *(f"{value:.4g}" for value in member.metrics.values()),
                 ", ".join(f"{name}={value!r}" for name, value in member.hyperparameters.items()),

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from jaxnas import strategies
+from jaxnas.cost import Cost
 from jaxnas.elastic import ElasticSpace
 from jaxnas.family.batches import (
     Prepare,
@@ -32,6 +33,8 @@ from jaxnas.family.family import Family, by_network
 from jaxnas.family.members import measured, trained_members
 from jaxnas.report.progress import SearchDisplay, TrainingDisplay
 from jaxnas.results.evaluations import Evaluations
+from jaxnas.results.files import to_plain
+from jaxnas.results.json_files import DIGEST, seal
 from jaxnas.results.metrics_log import read_metrics
 from jaxnas.results.result import OWN_DATA, SearchResult
 from jaxnas.results.workdir import open_workdir
@@ -160,6 +163,8 @@ def search(
         "seed": seed,
         "data": {name: fingerprint(source) for name, source in sources.items()},
     }
+    if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit == "seconds"}:
+        described["latency"] = measured_costs
     runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -254,6 +259,11 @@ def _built_in(space: Any, batching: str) -> BuiltInSpace:
             f"{type(space).__name__}; a supernet of your own is searched with jaxnas.Search"
         )
     return built_in(space, batching)
+
+
+def _digest(cost: Cost) -> str:
+    """Tells measured costs apart."""
+    return seal(to_plain(cost))[DIGEST][:16]
 
 
 def _adamw(learning_rate: float, steps: int) -> optax.GradientTransformation:

@@ -34,7 +34,7 @@ def trained_members(
                 k=k,
                 arch=tuple(arch.tolist()),
                 hyperparameters=space.hyperparameters(arch),
-                costs={cost.name: int(cost.total(arch)) for cost in space.costs},
+                costs={cost.name: cost.total(arch).item() for cost in space.costs},
                 budgets=found.budgets,
                 loss=float(evaluation.loss[k]),
                 metrics={name: float(values[k]) for name, values in evaluation.metrics.items()},

@@ -1,37 +1,36 @@
-"""Measured latency as an additive cost: seconds of every choice of every decision on the user's device.
+"""Measured latency as a cost: tables of seconds on the user's device, and those of built-in spaces choice by choice.
 
 A network's latency is predicted, as by ProxylessNAS (arXiv 1812.00332), to be the sum of what its chosen operations
 take, each timed alone; a constant for the rest is the median residual of some whole networks. Other whole networks tell
-how good the prediction is. Everything is timed in turn, round by round, and a time is the median over the rounds: what
-else a machine does then spreads over all figures alike, where back-to-back timings would drift apart.
+how good the prediction is. Where sizes multiply, as in models of one's own, a table has entries for combinations of
+choices too, see `jaxnas.networks.latency_model`.
 
 The file, for tables from other devices too:
 
     {"format": "jaxnas latency 1", "space": "nasbench_macro", "device": "...", "batch_size": 1,
      "fixed": seconds, "table": [D][C_d] seconds, ...}
+
+With "interactions": [[decisions], [seconds, one for each combination of their choices, in C order]] ..., the format is
+"jaxnas latency 2".
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-import pathlib
 import platform
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from jaxnas import networks
-from jaxnas.cost import AdditiveCost
+from jaxnas.cost import AdditiveCost, Cost, InteractionCost
+from jaxnas.networks import timing
 from jaxnas.networks.cell import Cell
 from jaxnas.networks.mbconv import MBConvLayer
 from jaxnas.results.files import to_plain, write_json
@@ -39,18 +38,16 @@ from jaxnas.results.json_files import read_json
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.spaces.nasbench201 import EDGES, OPERATIONS
 
-FORMAT = "jaxnas latency 1"
+FORMATS = ("jaxnas latency 1", "jaxnas latency 2")  # of single choices, and with combinations of choices
 NAME = "latency"
 CALIBRATION = 10  # networks that give the constant
-_LEAST_SECONDS = 0.003  # of one timing: as many calls as it takes
-_PICOSECONDS = 12  # decimals of a second; no clock tells less apart
 
 Shape = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class LatencyTable:
-    """Latencies of a space on a device.
+    """Latencies of a space on a device; `write` keeps them in a file, `read` gives them back.
 
     Attributes:
       space: its name.
@@ -62,6 +59,9 @@ class LatencyTable:
       space_description: what the space was built from, see `SearchSpace.description`; None where unknown.
       check: how predictions compare with measured whole networks; empty where they were not.
       versions: of the software.
+      interactions: what combinations of choices take beyond that: decisions in ascending order and the seconds of all
+        combinations of their choices, in C order, also negative ones; see `InteractionCost`.
+      counts: {name: (lowest, highest)} of the space's own costs, to tell spaces apart that have no description.
     """
 
     space: str
@@ -73,14 +73,18 @@ class LatencyTable:
     space_description: Mapping[str, Any] | None = None
     check: Mapping[str, float] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    interactions: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...] = ()
+    counts: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @property
-    def cost(self) -> AdditiveCost:
+    def cost(self) -> Cost:
         """The table as a cost called "latency", in seconds."""
         return self.named(NAME)
 
-    def named(self, name: str) -> AdditiveCost:
+    def named(self, name: str) -> Cost:
         """The table as a cost of another name, such as that of one of several devices."""
+        if self.interactions:
+            return InteractionCost(name, "seconds", self.fixed, self.table, self.interactions)
         return AdditiveCost(name, "seconds", self.fixed, self.table)
 
     def added_to(self, space: SearchSpace, name: str = NAME) -> SearchSpace:
@@ -96,9 +100,15 @@ class LatencyTable:
         if self.space != space.name or choices != space.num_choices:
             raise ValueError(
                 f"{this} is of space {self.space!r} with choices {choices}, the search is on "
-                f"{space.name!r} with choices {space.num_choices}; measure it: "
-                f"python -m experiments.measure_latency --space {space.name}"
+                f"{space.name!r} with choices {space.num_choices}; measure it: {_how_to_measure(space)}"
             )
+        for cost in space.costs:
+            measured = self.counts.get(cost.name, (cost.lowest, cost.highest))
+            if tuple(measured) != (cost.lowest, cost.highest):
+                raise ValueError(
+                    f"{this} is of models with {measured[0]:,} to {measured[1]:,} {cost.unit}, those of the search "
+                    f"have {cost.lowest:,} to {cost.highest:,}; measure them: {_how_to_measure(space)}"
+                )
         if self.space_description is not None and space.description is not None:
             if self.space_description != space.description:
                 raise ValueError(
@@ -115,12 +125,22 @@ class LatencyTable:
     @property
     def digest(self) -> str:
         """Tells tables apart: the first digits of the SHA-256 of what costs are made from."""
-        numbers = json.dumps([self.space_description or self.space, self.fixed, self.table])
+        together = [self.interactions] if self.interactions else []
+        numbers = json.dumps([self.space_description or self.space, self.fixed, self.table, *together])
         return hashlib.sha256(numbers.encode()).hexdigest()[:16]
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, whole or not at all."""
-        write_json(path, {"format": FORMAT, **to_plain(self)}, indent=1)
+        document = to_plain(self)
+        if not self.interactions:
+            del document["interactions"]
+        write_json(path, {"format": FORMATS[bool(self.interactions)], **document}, indent=1)
+
+
+def _how_to_measure(space: SearchSpace) -> str:
+    if space.description is None:
+        return "table = jaxnas.measure_latency(space, inputs)"
+    return f"python -m experiments.measure_latency --space {space.name}"
 
 
 def _in_words(description: Mapping[str, Any]) -> str:
@@ -139,16 +159,24 @@ def read(path: str | os.PathLike[str], known: Any = None) -> LatencyTable:
     """
     try:
         document = read_json(path)
-        if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
+        if document["format"] not in FORMATS:
+            raise ValueError(f"its format is {document['format']!r}, not one of {', '.join(FORMATS)}")
         names = [field.name for field in dataclasses.fields(LatencyTable)]
         fields = {name: document[name] for name in names if name in document}
         fields["table"] = tuple(tuple(float(seconds) for seconds in row) for row in fields["table"])
         fields["fixed"] = float(fields["fixed"])
+        fields["interactions"] = tuple(
+            (tuple(map(int, decisions)), tuple(map(float, seconds)))
+            for decisions, seconds in fields.get("interactions", ())
+        )
+        fields["counts"] = {
+            str(name): (lowest + 0, highest + 0) for name, (lowest, highest) in fields.get("counts", {}).items()
+        }
         table = LatencyTable(**fields)
         seconds = [table.fixed, *(seconds for row in table.table for seconds in row)]
-        if not all(np.isfinite(value) and value >= 0 for value in seconds) or not all(table.table):
+        if not all(table.table) or not (table.interactions or all(value >= 0 for value in seconds)):
             raise ValueError("fixed and table must hold seconds, 0 or more")
+        _ = table.cost  # which checks the tables
         if not isinstance(table.space_description, Mapping | None):
             raise ValueError(f"space_description must be an object, is {table.space_description!r:.60}")
     except OSError as error:
@@ -205,7 +233,7 @@ def measure(
     rounds: int = 15,
     check_networks: int = 50,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: timing.Progress = timing.no_progress,
 ) -> LatencyTable:
     """Times every choice of a space on JAX's default device, and whole random networks to check the prediction.
 
@@ -222,13 +250,7 @@ def measure(
     Raises:
       ValueError: on numbers that are too small, or a space that cannot be timed.
     """
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("rounds", rounds, 1),
-        ("check_networks", check_networks, 2),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    check_at_least(batch_size=(batch_size, 1), rounds=(rounds, 1), check_networks=(check_networks, 2))
     timed = operations(space)
     shapes = {part: shape for row in timed for choice in row for part, shape in choice}
     archs = space.sample_uniform(np.random.default_rng(seed), CALIBRATION + check_networks)
@@ -239,7 +261,7 @@ def measure(
     for module, shape in shapes.items():
         programs[module] = _program(module, (batch_size, *shape))
         progress("compiling", len(programs), len(shapes))
-    medians = np.median(list(_rounds(list(programs.values()), rounds, progress)), axis=0)
+    medians = timing.median_seconds(list(programs.values()), rounds, progress)
     seconds = dict(zip(programs, medians.tolist()))
     table = tuple(tuple(float(sum(seconds[part] for part, _ in choice)) for choice in row) for row in timed)
     measured = np.array([seconds[network] for network in whole])
@@ -247,42 +269,22 @@ def measure(
     fixed = max(0.0, float(np.median((measured - operations_only)[:CALIBRATION])))
     return LatencyTable(
         space=space.name,
-        device=device_name(),
+        device=timing.device_name(),
         batch_size=batch_size,
         fixed=fixed,
         table=table,
         image_size=space.image_size,
         space_description=space.description,
-        check=compare((operations_only + fixed)[CALIBRATION:], measured[CALIBRATION:]),
+        check=timing.compare((operations_only + fixed)[CALIBRATION:], measured[CALIBRATION:]),
         versions={"python": platform.python_version(), "jax": jax.__version__},
     )
 
 
-def device_name() -> str:
-    """JAX's default device in words."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    with contextlib.suppress(OSError):  # Linux alone has the file
-        models = re.findall(r"^model name\s*: (.+)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if models:
-            return f"{models[0]}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def compare(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    """How predicted seconds [N] compare with measured ones: rank correlation and relative errors."""
-    errors = np.abs(predicted / measured - 1)
-    # Networks of equal operations take the same time, whatever rounding makes of sums in another order.
-    ranked = (np.round(seconds, _PICOSECONDS) for seconds in (predicted, measured))
-    return {
-        "networks": len(measured),
-        "spearman": float(scipy.stats.spearmanr(*ranked).statistic),
-        "median_absolute_error": float(np.median(errors)),
-        "largest_absolute_error": float(errors.max()),
-        "fastest_seconds": float(measured.min()),
-        "slowest_seconds": float(measured.max()),
-    }
+def check_at_least(**numbers: tuple[int, int]) -> None:
+    """Raises ValueError unless each number, by the name of its argument, reaches the least one beside it."""
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _program(module: nn.Module, shape: tuple[int, ...]) -> Callable[[], jax.Array]:
@@ -291,25 +293,4 @@ def _program(module: nn.Module, shape: tuple[int, ...]) -> Callable[[], jax.Arra
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     # The values are of no matter, but for denormal numbers, which are slow.
     variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1, leaf.dtype), shapes)
-    compiled = jax.jit(module.apply).lower(variables, x).compile()
-    return lambda: compiled(variables, x)
-
-
-def _rounds(
-    programs: list[Callable[[], jax.Array]], rounds: int, progress: Callable[[str, int, int], None]
-) -> Iterator[list[float]]:
-    """Seconds of a call of each program, round by round; a first round that warms up is left out."""
-    for index in range(rounds + 1):
-        seconds = [_seconds(program) for program in programs]
-        if index:
-            yield seconds
-        progress("timing", index, rounds)
-
-
-def _seconds(program: Callable[[], jax.Array]) -> float:
-    began, calls, passed = time.perf_counter(), 0, 0.0
-    while passed < _LEAST_SECONDS:
-        jax.block_until_ready(program())
-        calls += 1
-        passed = time.perf_counter() - began
-    return passed / calls
+    return timing.compiled(module.apply, variables, x)

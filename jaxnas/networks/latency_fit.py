@@ -1,9 +1,8 @@
 """Latency tables from measured whole networks: of a file that others made, or of a few on a new device.
 
-The additive model of `jaxnas.networks.latency` is fitted by ridge regression, its strength chosen by leave-one-out
-errors, which are exact without fitting again (Golub, Heath, Wahba: "Generalized cross-validation as a method for
-choosing a good ridge parameter", Technometrics 21, 1979). Where the table of another device is known, its prediction is
-one more feature, which is not shrunk: few measurements then tell how the new device differs, and no more.
+The additive model of `jaxnas.networks.latency` is fitted by ridge regression (`jaxnas.networks.ridge`). Where the table
+of another device is known, its prediction is one more feature, which is not shrunk: few measurements then tell how the
+new device differs, and no more.
 """
 
 import csv
@@ -13,12 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnas.networks.latency import LatencyTable, compare
+from jaxnas.networks.latency import LatencyTable
+from jaxnas.networks.ridge import ridge, shared_choices
+from jaxnas.networks.timing import compare
 from jaxnas.spaces import SearchSpace
 
 FEWEST = 8  # measured networks
 LARGEST_FILE = 2**26  # bytes
-_STRENGTHS = np.geomspace(1e-4, 1e6, 41)  # from what the features explain alone to nothing
 _FOLDS = 5
 _ENCODING = re.compile(r"[\[(]?\s*\d+(?:[\s,;-]+\d+)*\s*[\])]?")
 
@@ -93,7 +93,7 @@ def fit(
       error to expect, though the table itself is fitted to all.
 
     Raises:
-      ValueError: on too few measurements, equal ones, or a known table of another space.
+      ValueError: on too few measurements, equal ones, or a known table of another space or with interactions.
     """
     archs, seconds = np.asarray(archs, int), np.asarray(seconds, np.float64)
     if len(archs) < FEWEST:
@@ -101,6 +101,8 @@ def fit(
     if len(np.unique(archs, axis=0)) < FEWEST:
         raise ValueError(f"measurements must be of {FEWEST} different networks or more")
     if known is not None:
+        if known.interactions:
+            raise ValueError("known must be a table of single choices, got one with interactions of choices")
         known.added_to(space, "known")  # refuses one of another space
     parts = np.random.default_rng(seed).permutation(len(archs)) % _FOLDS
     held_out = np.empty(len(archs))
@@ -132,10 +134,7 @@ def _fitted(
     """The constant and the table of the model, no entry below 0."""
     counts = space.num_choices
     one_hot = np.concatenate([np.eye(n)[archs[:, d]] for d, n in enumerate(counts)], axis=1)
-    # What a choice costs, of which each decision's own cost is a deviation: the ridge shrinks both.
-    names = [choice for decision in space.decisions for choice in decision.choices]
-    shared = np.equal.outer(names, list(dict.fromkeys(names))).astype(float)
-    expand = np.concatenate([np.eye(len(names)), shared], axis=1)
+    expand = np.concatenate([np.eye(sum(counts)), shared_choices(space)], axis=1)
     unit = seconds.mean()
     target = seconds / unit
     free = [np.ones(len(archs))]  # what is not shrunk
@@ -143,25 +142,11 @@ def _fitted(
         other = np.concatenate([np.asarray(row) for row in known.table])
         other = other / max((one_hot @ other).std(), 1e-300)
         free.append(one_hot @ other)
-    basis, _ = np.linalg.qr(np.stack(free, axis=1))
-    features = one_hot @ expand
-    inner_x = features - basis @ (basis.T @ features)
-    inner_y = target - basis @ (basis.T @ target)
-    left, singular, right = np.linalg.svd(inner_x, full_matrices=False)
-    leverage_free = (basis**2).sum(1)
-    best = (np.inf, np.zeros(expand.shape[1]))
-    for strength in _STRENGTHS:
-        shrunk = singular**2 / (singular**2 + strength)
-        residual = inner_y - left @ (shrunk * (left.T @ inner_y))
-        spare = 1 - leverage_free - (left**2) @ shrunk
-        error = np.mean((residual / np.maximum(spare, 1e-9)) ** 2) if (spare > 1e-9).all() else np.inf
-        if error < best[0]:
-            best = (error, right.T @ ((singular / (singular**2 + strength)) * (left.T @ inner_y)))
-    weights = expand @ best[1]
-    coefficients = np.linalg.lstsq(np.stack(free, axis=1), target - one_hot @ weights, rcond=None)[0]
+    fitted = ridge(np.stack(free, axis=1), one_hot @ expand, target)
+    weights = expand @ fitted.weights
     if known is not None:
         # A device on which more of the same takes less time is not to be had from few measurements.
-        weights = weights + max(coefficients[1], 0.0) * other
+        weights = weights + max(fitted.free[1], 0.0) * other
     rows = np.split(unit * weights, np.cumsum(counts)[:-1])
     table = tuple(tuple((row - row.min()).tolist()) for row in rows)
     operations = sum(np.asarray(row)[archs[:, d]] for d, row in enumerate(table))

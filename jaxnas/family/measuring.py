@@ -1,0 +1,167 @@
+"""Latency of any model on this device, or any other: `measure_latency` times whole random networks of a space."""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.elastic.model_space import ModelSpace
+from jaxnas.family.built_in import BuiltInSpace, built_in
+from jaxnas.networks import latency_model, timing
+from jaxnas.networks.latency import LatencyTable, check_at_least
+from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
+
+Runtime = Literal["jax", "onnxruntime"]
+Timer = Callable[[np.ndarray], np.ndarray]  # architectures int [N, D] -> seconds [N]
+
+_DRAWS = 20  # for each network that is wanted, until there are so many different ones
+_LEAST_CHECKED = 2
+
+
+def measure_latency(
+    space: SearchSpace,
+    inputs: Any = None,
+    *,
+    runtime: Runtime = "jax",
+    networks: int = 80,
+    check_networks: int = 40,
+    rounds: int = 15,
+    seed: int = 0,
+    timer: Timer | None = None,
+    device: str | None = None,
+    progress: timing.Progress = timing.no_progress,
+) -> LatencyTable:
+    """Times whole random networks of a space, and fits a cost that predicts the latency of all others.
+
+        table = jaxnas.measure_latency(space, inputs[:1])
+        family = jaxnas.search(table.added_to(space), ..., budgets={"latency": (1e-3, 2e-3)})
+
+    Each network has its own size and fresh weights, and computes what it computes in use: batch norm with running
+    averages, dropout off. All are compiled, held at once, and timed in turn, round by round; let nothing else run
+    meanwhile. The model is chosen and fitted as `jaxnas.networks.latency_model` describes.
+
+    Args:
+      space: of `jaxnas.elastic`, or a built-in one; with `timer` any. Its costs are features of the model: that of
+        another device (`other.added_to(space, "laptop")`) lets some 20 networks do.
+      inputs: of one call, of the batch size of interest; None for those that the space was built with.
+      runtime: "jax" on JAX's default device, or "onnxruntime" on this machine's processor.
+      networks: that the model is fitted to, drawn at random; all are different models.
+      check_networks: others, that it is held against.
+      rounds: timings of each network, whose median counts.
+      seed: of the draws.
+      timer: in place of a runtime, what measures elsewhere: architectures int [N, D] to seconds [N], once for all.
+      device: in words; None for what the runtime runs on.
+      progress: called with "compiling" or "timing", and how many of how many are done.
+
+    Returns:
+      The table: `added_to(space, name="latency")` makes it a cost, in seconds, `write` and
+      `jaxnas.networks.latency.read` keep it. Its `check` says how well it predicts networks that were not fitted:
+      Spearman's correlation, the median and the largest relative error.
+
+    Raises:
+      ValueError: on numbers that are too small, inputs of another shape, a space with too few networks, or a runtime
+        that is not there or does not know an operation of the model.
+    """
+    check_at_least(
+        networks=(networks, latency_model.FEWEST), check_networks=(check_networks, _LEAST_CHECKED), rounds=(rounds, 1)
+    )
+    if runtime not in get_args(Runtime):
+        raise ValueError(f"runtime must be one of {', '.join(get_args(Runtime))}, got {runtime!r}")
+    models = built_in(space) if isinstance(space, MBConvSpace | CellSpace) else space
+    versions = {"python": platform.python_version()}
+    if timer is None:
+        if not isinstance(models, ModelSpace):
+            raise ValueError(
+                f"space must be of jaxnas.elastic, or one of the built-in spaces of jaxnas.spaces, got "
+                f"{type(space).__name__}; give timer=, a function that measures its networks"
+            )
+        inputs = models.models.inputs if inputs is None else inputs
+        models.check_inputs(inputs)
+        own = _Timer(models, jax.tree.map(jnp.asarray, inputs), runtime, rounds, progress)
+        timer, device = own, own.device if device is None else device
+        versions |= {name: importlib.metadata.version(name) for name in dict.fromkeys(("jax", runtime))}
+    archs, fitted = _drawn(models, networks, check_networks, np.random.default_rng(seed))
+    seconds = np.asarray(timer(archs), np.float64)
+    if seconds.shape != (len(archs),):
+        raise ValueError(f"timer must return seconds for each of {len(archs)} networks, got shape {seconds.shape}")
+    cost = latency_model.fit(space, archs[:fitted], seconds[:fitted])
+    return LatencyTable(
+        space=space.name,
+        device=device or "unknown",
+        batch_size=len(jax.tree.leaves(inputs)[0]) if jax.tree.leaves(inputs) else 1,
+        fixed=cost.fixed,
+        table=cost.table,
+        image_size=getattr(space, "image_size", None),
+        space_description=space.description,
+        check=timing.compare(cost.total(archs[fitted:]), seconds[fitted:]),
+        versions=versions,
+        interactions=getattr(cost, "interactions", ()),
+        counts={c.name: (c.lowest, c.highest) for c in space.costs if isinstance(c.lowest, int)},
+    )
+
+
+class _Timer:
+    """Times networks on this machine.
+
+    Args:
+      space: of the networks.
+      inputs: of a call, arrays of JAX.
+      runtime: that runs them.
+      rounds: timings of each.
+      progress: see `measure_latency`.
+    """
+
+    def __init__(self, space: ModelSpace, inputs: Any, runtime: Runtime, rounds: int, progress: timing.Progress):
+        self.device = timing.device_name() if runtime == "jax" else timing.cpu_name()
+        self._space, self._inputs, self._rounds, self._progress = space, inputs, rounds, progress
+        self._compile = timing.compiled if runtime == "jax" else _onnxruntime()
+
+    def __call__(self, archs: np.ndarray) -> np.ndarray:
+        params = self._space.init_own_params(jax.random.key(0))
+        programs = []
+        for arch in archs:
+            programs.append(self._compile(self._space.deployed(arch, params(arch)), self._inputs))
+            self._progress("compiling", len(programs), len(archs))
+        return timing.median_seconds(programs, self._rounds, self._progress)
+
+
+def _onnxruntime() -> Callable[..., timing.Program]:
+    try:
+        from jaxnas.export.onnx_function import compiled
+    except ImportError as error:
+        raise ValueError(
+            f"runtime 'onnxruntime' needs packages: pip install 'jaxnas[export]' ({error}); or measure with "
+            f"runtime='jax'"
+        ) from error
+    return compiled
+
+
+def _drawn(space: SearchSpace, networks: int, checked: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Architectures of different models, int32 [N, D], and how many of them are to be fitted, the first ones.
+
+    A space that has fewer is divided in proportion.
+    """
+    wanted, found = networks + checked, {}
+    for arch in space.sample_uniform(rng, _DRAWS * wanted):
+        found.setdefault(_identity(space, arch), arch)
+        if len(found) == wanted:
+            break
+    fitted = networks if len(found) == wanted else len(found) - max(_LEAST_CHECKED, len(found) * checked // wanted)
+    if fitted < latency_model.FEWEST:
+        raise ValueError(
+            f"space must have {latency_model.FEWEST + _LEAST_CHECKED} different models or more to fit the latency of "
+            f"the others, {space.name!r} has {len(found)}; time them all"
+        )
+    return rng.permutation(np.stack(list(found.values()))), fitted
+
+
+def _identity(space: SearchSpace, arch: np.ndarray) -> tuple[Any, ...]:
+    """What tells two models apart: with a block left out its width is of no matter."""
+    if isinstance(space, ModelSpace) and not isinstance(space, BuiltInSpace):
+        leaves = space.models.abstract(arch).leaves  # each choice changes shapes, else `elastic` refuses it
+        return tuple((path, leaf.shape) for path, leaf in leaves.items())
+    return tuple(arch.tolist())
