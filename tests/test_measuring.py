@@ -1,4 +1,4 @@
-"""Latency of any model: models are found again from times, predictions are held against others, searches keep budgets."""
+"""Latency of any model: what is fitted is found again, and held against other networks; searches keep budgets of it."""
 
 import dataclasses
 import itertools
@@ -6,7 +6,6 @@ import json
 import sys
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -67,7 +66,7 @@ def test_models_of_choices_and_of_pairs_are_found_exactly(seed, make, unit):
 
 def gated(space, rng):
     """Seconds of networks of `Net`: of each block that is there some, and some for each of its units."""
-    fixed, block, unit = rng.uniform(1e-5, 1e-4, 3)
+    fixed, block, unit = rng.uniform(1e-7, 1e-6, 3)
 
     def seconds(archs):
         values = [space.hyperparameters(arch) for arch in archs]
@@ -182,7 +181,7 @@ def test_spaces_that_cannot_be_measured_are_one_line(elastic):
 
 def test_without_onnxruntime_the_remedy_is_named(elastic, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "jaxnas.export.onnx_function", raising=False)
+    monkeypatch.delitem(sys.modules, "jaxnas.export.onnx_calls", raising=False)
     with pytest.raises(ValueError, match=r"pip install 'jaxnas\[export\]'"):
         jaxnas.measure_latency(elastic, runtime="onnxruntime")
 
@@ -253,7 +252,3 @@ def test_real_networks_are_timed(runtime):
     assert table.check["spearman"] > 0.6
     small, large = space.choices.largest * 0, space.choices.largest
     assert 0 < table.cost.total(small) < table.cost.total(large)
-    assert jax.tree.leaves(space.deployed(small, space.init_own_params(jax.random.key(0))(small))(X))[0].shape == (
-        24,
-        1,
-    )

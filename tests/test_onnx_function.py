@@ -9,7 +9,7 @@ from flax import nnx
 
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
-from jaxnas.export import onnx_function  # noqa: E402
+from jaxnas.export import onnx_calls, onnx_function  # noqa: E402
 from jaxnas.export.onnx_operations import UnsupportedOperationError  # noqa: E402
 
 X = np.random.default_rng(0).standard_normal((2, 6, 8)).astype(np.float32)
@@ -19,7 +19,7 @@ TOKENS = np.random.default_rng(2).integers(0, 11, (2, 6)).astype(np.int32)
 
 def check(function, *arguments):
     expected = jax.tree.leaves(jax.jit(function)(*arguments))
-    found = onnx_function.compiled(function, *arguments)()
+    found = onnx_calls.compiled(function, *arguments)()
     assert len(found) == len(expected)
     for one, other in zip(found, expected):
         assert one.dtype == other.dtype
@@ -103,5 +103,5 @@ def test_what_is_not_known_is_one_line(function, words):
     with pytest.raises(UnsupportedOperationError, match=words):
         onnx_function.to_onnx(function, X)
     with pytest.raises(ValueError, match=r"cannot be run by onnxruntime.* use runtime='jax'") as raised:
-        onnx_function.compiled(function, X)
+        onnx_calls.compiled(function, X)
     assert "\n" not in str(raised.value)

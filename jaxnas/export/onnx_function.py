@@ -1,4 +1,4 @@
-"""Any JAX function of arrays of fixed shapes as an ONNX model, and its calls by ONNX Runtime.
+"""Any JAX function of arrays of fixed shapes as an ONNX model.
 
 Arrays keep JAX's order of axes; ONNX Runtime takes transpositions around convolutions out where it can. What depends on
 weights alone is computed here. For networks of images there is `jaxnas.export.onnx_operations`, whose graphs take any
@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import onnx
 import onnx.helper
-import onnxruntime
 from jax.extend import core
 from jax.interpreters import partial_eval
 
@@ -51,32 +50,6 @@ def to_onnx(function: Callable[..., Any], *arguments: Any) -> onnx.ModelProto:
         name = graph.node("Identity", result if isinstance(result, np.ndarray) else result.name)
         outputs[name] = _information(f"output_{place}", aval)
     return graph.model("function", [_information(each.name, each) for each in inputs], outputs)
-
-
-def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[[], list[np.ndarray]]:
-    """A call of a function by ONNX Runtime, on the processor: to the leaves of what the function returns.
-
-    Args:
-      function: arrays to arrays.
-      *arguments: of the call.
-
-    Raises:
-      ValueError: in one line, if the function has an operation that is not known here, or ONNX Runtime refuses it.
-    """
-    try:
-        model = to_onnx(function, *arguments)
-    except UnsupportedOperationError as error:
-        raise ValueError(f"the model cannot be run by onnxruntime: {error}; use runtime='jax'") from error
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common class but this
-        raise ValueError(
-            f"onnxruntime {onnxruntime.__version__} refuses the model, use runtime='jax': "
-            f"{str(error).splitlines()[0]:.300}"
-        ) from error
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(arguments)]
-    given = {each.name: leaves[int(each.name.removeprefix("input_"))] for each in session.get_inputs()}
-    return lambda: session.run(None, given)
 
 
 def _information(name: str, like: Any) -> onnx.ValueInfoProto:

@@ -164,7 +164,7 @@ def search(
         "data": {name: fingerprint(source) for name, source in sources.items()},
     }
     if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit == "seconds"}:
-        described["latency"] = measured_costs
+        described["measured_costs"] = measured_costs
     runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
     with (
         tempfile.TemporaryDirectory() as temporary,

@@ -131,7 +131,7 @@ class _Timer:
 
 def _onnxruntime() -> Callable[..., timing.Program]:
     try:
-        from jaxnas.export.onnx_function import compiled
+        from jaxnas.export.onnx_calls import compiled
     except ImportError as error:
         raise ValueError(
             f"runtime 'onnxruntime' needs packages: pip install 'jaxnas[export]' ({error}); or measure with "
