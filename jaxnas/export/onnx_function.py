@@ -17,7 +17,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from jaxnas.export.onnx_graph import Graph, Tensor, Value, integers
-from jaxnas.export.onnx_operations import ELEMENTWISE, UnsupportedOperationError, require, run, unknown
+from jaxnas.export.onnx_operations import ELEMENTWISE, require, run, unknown
 
 _NODES = {
     **ELEMENTWISE,

@@ -105,27 +105,34 @@ def fit(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, name: str = 
     pairs, counted = _pairs(space), [scope for cost in space.costs for scope, _ in _tables(cost) if len(scope) > 1]
     singles = [(d,) for d in range(len(space.num_choices))]
     parts = _Parts((*singles, *dict.fromkeys([*counted, *pairs])), space.num_choices)
-    owner = np.repeat(np.arange(len(parts.scopes)), np.diff(parts.ends, prepend=0))
-    single = np.flatnonzero(owner < len(singles))
-    of_pairs = np.flatnonzero(np.isin(owner, [place for place, scope in enumerate(parts.scopes) if scope in pairs]))
-    names = shared_choices(space)
-    shared = np.zeros((len(owner), names.shape[1]))
-    shared[single] = names
-    each = sparse.eye_array(len(owner), format="csc")
-    choices = [each[:, single], sparse.csc_array(shared)]
-    groups, totals = _counted(space, parts)
-    models = [(choices, [])]
-    if len(totals):
-        models.append(([*choices, sparse.csc_array(groups.T)], totals))
-    if len(pairs):
-        models.append(([*models[-1][0], each[:, of_pairs]], totals))
     chosen, least, best = parts.chosen(archs).astype(np.float64), np.inf, None
-    for columns, known in models:
-        cost, errors = _fitted(parts, chosen, seconds, sparse.hstack(columns, format="csc"), known, name)
+    for columns, known in _models(space, parts, pairs):
+        cost, errors = _fitted(parts, chosen, seconds, columns, known, name)
         error = np.mean(np.maximum(errors**2, _ROUNDING**2))
         if best is None or (error < least and _is_positive(cost)):
             least, best = error, cost
     return best
+
+
+def _models(
+    space: SearchSpace, parts: _Parts, pairs: Sequence[Scope]
+) -> list[tuple[sparse.csc_array, Sequence[np.ndarray]]]:
+    """The features of each model as sums of tables: those that are shrunk [entries, F], and those that are not."""
+    table = np.repeat(np.arange(len(parts.scopes)), np.diff(parts.ends, prepend=0))  # of each entry
+    single = np.flatnonzero(table < len(space.num_choices))
+    of_pairs = np.flatnonzero(np.isin(table, [place for place, scope in enumerate(parts.scopes) if scope in pairs]))
+    names = shared_choices(space)
+    shared = np.zeros((len(table), names.shape[1]))
+    shared[single] = names
+    each = sparse.eye_array(len(table), format="csc")
+    columns, totals = [each[:, single], sparse.csc_array(shared)], []
+    models = [(columns, totals)]
+    groups, totals = _counted(space, parts)
+    if totals:
+        models.append((columns := [*columns, sparse.csc_array(groups.T)], totals))
+    if pairs:
+        models.append(([*columns, each[:, of_pairs]], totals))
+    return [(sparse.hstack(columns, format="csc"), totals) for columns, totals in models]
 
 
 def _is_positive(cost: Cost) -> bool:
