@@ -72,6 +72,8 @@ def measure_latency(
     if runtime not in get_args(Runtime):
         raise ValueError(f"runtime must be one of {', '.join(get_args(Runtime))}, got {runtime!r}")
     models = built_in(space) if isinstance(space, MBConvSpace | CellSpace) else space
+    if inputs is None and isinstance(models, ModelSpace):
+        inputs = models.models.inputs
     versions = {"python": platform.python_version()}
     if timer is None:
         if not isinstance(models, ModelSpace):
@@ -79,7 +81,6 @@ def measure_latency(
                 f"space must be of jaxnas.elastic, or one of the built-in spaces of jaxnas.spaces, got "
                 f"{type(space).__name__}; give timer=, a function that measures its networks"
             )
-        inputs = models.models.inputs if inputs is None else inputs
         models.check_inputs(inputs)
         own = _Timer(models, jax.tree.map(jnp.asarray, inputs), runtime, rounds, progress)
         timer, device = own, own.device if device is None else device
@@ -89,18 +90,14 @@ def measure_latency(
     if seconds.shape != (len(archs),):
         raise ValueError(f"timer must return seconds for each of {len(archs)} networks, got shape {seconds.shape}")
     cost = latency_model.fit(space, archs[:fitted], seconds[:fitted])
-    return LatencyTable(
-        space=space.name,
+    leaves = jax.tree.leaves(inputs)
+    return LatencyTable.of(
+        space,
+        cost,
         device=device or "unknown",
-        batch_size=len(jax.tree.leaves(inputs)[0]) if jax.tree.leaves(inputs) else 1,
-        fixed=cost.fixed,
-        table=cost.table,
-        image_size=getattr(space, "image_size", None),
-        space_description=space.description,
+        batch_size=len(leaves[0]) if leaves and np.ndim(leaves[0]) else 1,
         check=timing.compare(cost.total(archs[fitted:]), seconds[fitted:]),
         versions=versions,
-        interactions=getattr(cost, "interactions", ()),
-        counts={c.name: (c.lowest, c.highest) for c in space.costs if isinstance(c.lowest, int)},
     )
 
 

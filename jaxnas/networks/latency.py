@@ -76,6 +76,20 @@ class LatencyTable:
     interactions: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...] = ()
     counts: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def of(cls, space: SearchSpace, cost: Cost, **fields: Any) -> "LatencyTable":
+        """The table of a cost in seconds of a space; the other fields as they are given."""
+        return cls(
+            space=space.name,
+            fixed=cost.fixed,
+            table=cost.table,
+            interactions=getattr(cost, "interactions", ()),
+            image_size=getattr(space, "image_size", None),
+            space_description=space.description,
+            counts={c.name: (c.lowest, c.highest) for c in space.costs if isinstance(c.lowest, int)},
+            **fields,
+        )
+
     @property
     def cost(self) -> Cost:
         """The table as a cost called "latency", in seconds."""
@@ -102,13 +116,6 @@ class LatencyTable:
                 f"{this} is of space {self.space!r} with choices {choices}, the search is on "
                 f"{space.name!r} with choices {space.num_choices}; measure it: {_how_to_measure(space)}"
             )
-        for cost in space.costs:
-            measured = self.counts.get(cost.name, (cost.lowest, cost.highest))
-            if tuple(measured) != (cost.lowest, cost.highest):
-                raise ValueError(
-                    f"{this} is of models with {measured[0]:,} to {measured[1]:,} {cost.unit}, those of the search "
-                    f"have {cost.lowest:,} to {cost.highest:,}; measure them: {_how_to_measure(space)}"
-                )
         if self.space_description is not None and space.description is not None:
             if self.space_description != space.description:
                 raise ValueError(
@@ -120,6 +127,13 @@ class LatencyTable:
                 f"{this} is of images of size {self.image_size}, the search is on {space.name!r} with "
                 f"image_size {space.image_size}; measure that one with python -m experiments.measure_latency"
             )
+        for cost in space.costs:
+            measured = self.counts.get(cost.name, (cost.lowest, cost.highest))
+            if tuple(measured) != (cost.lowest, cost.highest):
+                raise ValueError(
+                    f"{this} is of models with {measured[0]:,} to {measured[1]:,} {cost.unit}, those of the search "
+                    f"have {cost.lowest:,} to {cost.highest:,}; measure them: {_how_to_measure(space)}"
+                )
         return dataclasses.replace(space, costs=(*space.costs, self.named(name)))
 
     @property
@@ -267,14 +281,11 @@ def measure(
     measured = np.array([seconds[network] for network in whole])
     operations_only = AdditiveCost(NAME, "seconds", 0.0, table).total(archs)
     fixed = max(0.0, float(np.median((measured - operations_only)[:CALIBRATION])))
-    return LatencyTable(
-        space=space.name,
+    return LatencyTable.of(
+        space,
+        AdditiveCost(NAME, "seconds", fixed, table),
         device=timing.device_name(),
         batch_size=batch_size,
-        fixed=fixed,
-        table=table,
-        image_size=space.image_size,
-        space_description=space.description,
         check=timing.compare((operations_only + fixed)[CALIBRATION:], measured[CALIBRATION:]),
         versions={"python": platform.python_version(), "jax": jax.__version__},
     )

@@ -2,22 +2,24 @@
 
 The additive model of `jaxnas.networks.latency` is fitted by ridge regression (`jaxnas.networks.ridge`). Where the table
 of another device is known, its prediction is one more feature, which is not shrunk: few measurements then tell how the
-new device differs, and no more.
+new device differs, and no more. Where the space counts products of choices, as models of one's own do, the models of
+`jaxnas.networks.latency_model` take its place.
 """
 
 import csv
 import os
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnas.networks.latency import LatencyTable
+from jaxnas.cost import AdditiveCost, Cost
+from jaxnas.networks import latency_model
+from jaxnas.networks.latency import NAME, LatencyTable
+from jaxnas.networks.latency_model import FEWEST
 from jaxnas.networks.ridge import ridge, shared_choices
 from jaxnas.networks.timing import compare
 from jaxnas.spaces import SearchSpace
 
-FEWEST = 8  # measured networks
 LARGEST_FILE = 2**26  # bytes
 _FOLDS = 5
 _ENCODING = re.compile(r"[\[(]?\s*\d+(?:[\s,;-]+\d+)*\s*[\])]?")
@@ -77,7 +79,7 @@ def fit(
     known: LatencyTable | None = None,
     seed: int = 0,
 ) -> LatencyTable:
-    """The additive model of measured networks, as a latency table.
+    """A model of measured networks, as a latency table.
 
     Args:
       space: of the networks.
@@ -93,7 +95,7 @@ def fit(
       error to expect, though the table itself is fitted to all.
 
     Raises:
-      ValueError: on too few measurements, equal ones, or a known table of another space or with interactions.
+      ValueError: on too few measurements, equal ones, or a known table of another space.
     """
     archs, seconds = np.asarray(archs, int), np.asarray(seconds, np.float64)
     if len(archs) < FEWEST:
@@ -101,31 +103,28 @@ def fit(
     if len(np.unique(archs, axis=0)) < FEWEST:
         raise ValueError(f"measurements must be of {FEWEST} different networks or more")
     if known is not None:
-        if known.interactions:
-            raise ValueError("known must be a table of single choices, got one with interactions of choices")
         known.added_to(space, "known")  # refuses one of another space
     parts = np.random.default_rng(seed).permutation(len(archs)) % _FOLDS
     held_out = np.empty(len(archs))
     for part in range(_FOLDS):
         rest = parts != part
-        fixed, table = _fitted(space, archs[rest], seconds[rest], known)
-        held_out[~rest] = predict(fixed, table, archs[~rest])
-    fixed, table = _fitted(space, archs, seconds, known)
-    return LatencyTable(
-        space=space.name,
+        held_out[~rest] = _cost(space, archs[rest], seconds[rest], known).total(archs[~rest])
+    return LatencyTable.of(
+        space,
+        _cost(space, archs, seconds, known),
         device=device,
         batch_size=batch_size,
-        fixed=fixed,
-        table=table,
-        image_size=getattr(space, "image_size", None),
-        space_description=space.description,
         check=compare(held_out, seconds),
     )
 
 
-def predict(fixed: float, table: Sequence[Sequence[float]], archs: np.ndarray) -> np.ndarray:
-    """Seconds of architectures [N, D] by the additive model."""
-    return fixed + sum(np.asarray(row)[archs[:, d]] for d, row in enumerate(table))
+def _cost(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, known: LatencyTable | None) -> Cost:
+    """The cost of measured networks: of single choices, unless the space or the known table has products of choices."""
+    costs = [*space.costs, *([] if known is None else [known.cost])]
+    if all(isinstance(cost, AdditiveCost) for cost in costs):
+        fixed, table = _fitted(space, archs, seconds, known)
+        return AdditiveCost(NAME, "seconds", fixed, table)
+    return latency_model.fit(space if known is None else known.added_to(space, "known"), archs, seconds)
 
 
 def _fitted(

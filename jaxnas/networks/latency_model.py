@@ -24,7 +24,7 @@ from jaxnas.cost import LARGEST_TABLE, AdditiveCost, Cost, InteractionCost
 from jaxnas.networks.ridge import Ridge, ridge, shared_choices, without_place
 from jaxnas.spaces import SearchSpace
 
-FEWEST = 8  # measured networks
+FEWEST = 8  # measured networks that a fit can be trusted with
 _ROUNDING = 1e-7  # relative error that is none
 _NOTHING = 1e-9  # of the mean: a table with entries below is left out
 
@@ -87,7 +87,7 @@ def fit(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, name: str = 
 
     Args:
       space: of the networks; its costs are features.
-      archs: int [N, D], different networks, `FEWEST` or more.
+      archs: int [N, D], different networks.
       seconds: float [N], measured, positive.
       name: of the cost.
 
@@ -95,11 +95,9 @@ def fit(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, name: str = 
       A cost in seconds, additive or with products of decisions.
 
     Raises:
-      ValueError: on too few networks, or times that are not positive.
+      ValueError: if times are not positive.
     """
     archs, seconds = np.asarray(archs, int), np.asarray(seconds, np.float64)
-    if len(archs) < FEWEST:
-        raise ValueError(f"archs must be {FEWEST} networks or more, got {len(archs)}")
     if not (np.isfinite(seconds) & (seconds > 0)).all():
         raise ValueError(f"seconds must be positive, got {seconds[~(np.isfinite(seconds) & (seconds > 0))][0]}")
     pairs, counted = _pairs(space), [scope for cost in space.costs for scope, _ in _tables(cost) if len(scope) > 1]
