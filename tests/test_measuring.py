@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import jaxnas
 from jaxnas import spaces
 from jaxnas.cost import AdditiveCost, InteractionCost
-from jaxnas.networks import latency, latency_model, timing
+from jaxnas.networks import latency, latency_fit, latency_model, timing
 from jaxnas.spaces.base import Decision, SearchSpace
 from tests.tiny_search import tiny
 
@@ -126,6 +126,19 @@ def test_models_that_are_the_same_are_timed_once(elastic):
     effective = {tuple(elastic.hyperparameters(arch)["widths"][: arch[0] + 1]) for arch in timed}
     assert len(effective) == len(timed) == 3 + 9 + 27
     assert table.check["networks"] == 39 // 3
+
+
+def test_files_of_measured_networks_serve_too(elastic, tmp_path):
+    seconds = gated(elastic, np.random.default_rng(5))
+    archs = elastic.enumerate()[::4]
+    lines = [f"{' '.join(map(str, arch))},{1000 * time!r}" for arch, time in zip(archs, seconds(archs).tolist())]
+    (tmp_path / "phone.csv").write_text("\n".join(lines))
+    phone = latency_fit.fit(elastic, *latency_fit.read_csv(tmp_path / "phone.csv", elastic), device="phone")
+    np.testing.assert_allclose(phone.cost.total(archs), seconds(archs), rtol=1e-3)
+    assert phone.check["largest_absolute_error"] < 1e-3
+    few = archs[::2]
+    server = latency_fit.fit(elastic, few, 3 * phone.cost.total(few) + 1e-6, device="server", known=phone)
+    np.testing.assert_allclose(server.cost.total(archs), 3 * phone.cost.total(archs) + 1e-6, rtol=1e-3)
 
 
 def test_a_table_with_interactions_comes_back_as_it_was_written(elastic, tmp_path):
