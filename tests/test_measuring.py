@@ -104,7 +104,8 @@ def test_the_check_is_of_networks_that_were_not_fitted():
         return 0.01 * np.exp(np.random.default_rng(1).normal(0, 0.5, len(archs)))  # no network explains another
 
     table = jaxnas.measure_latency(SPACE, networks=30, check_networks=20, timer=timer)
-    (archs,), seconds = timed, timer(timed[0])
+    archs = timed[0]
+    seconds = timer(archs)
     assert len(np.unique(archs, axis=0)) == 50
     predicted = latency_model.fit(SPACE, archs[:30], seconds[:30]).total(archs[30:])
     errors = np.abs(predicted - seconds[30:]) / seconds[30:]

@@ -25,7 +25,7 @@ _NODES = {
     "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "not": "Not", "or": "Or", "sign": "Sign", "sin": "Sin",
     "xor": "Xor",
 }  # fmt: skip
-_SAME = ("copy", "copy_p", "name", "optimization_barrier", "reduce_precision", "sharding_constraint")
+_SAME = ("copy", "copy_p", "name", "optimization_barrier", "reduce_precision", "sharding_constraint", "stop_gradient")
 
 
 def to_onnx(function: Callable[..., Any], *arguments: Any) -> onnx.ModelProto:
@@ -263,7 +263,6 @@ _CONVERTERS: dict[str, Callable[[Graph, list[Value], Any, Mapping[str, Any]], st
     "erfc": lambda graph, operands, out, params: graph.node(
         "Sub", np.ones((), out.dtype), graph.node("Erf", _name(operands[0]))
     ),
-    "expand_dims": _reshape,
     "expm1": lambda graph, operands, out, params: graph.node(
         "Sub", graph.node("Exp", _name(operands[0])), np.ones((), out.dtype)
     ),
@@ -286,6 +285,6 @@ _CONVERTERS: dict[str, Callable[[Graph, list[Value], Any, Mapping[str, Any]], st
     "select_n": _select,
     "slice": _slice,
     "square": _power,
-    "squeeze": _reshape,
+    "squeeze": lambda graph, operands, out, params: _reshape(graph, operands, out, {}),
     "transpose": lambda graph, operands, out, params: _permuted(graph, _name(operands[0]), params["permutation"]),
 }

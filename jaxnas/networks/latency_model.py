@@ -205,4 +205,4 @@ def _counted(space: SearchSpace, parts: _Parts) -> tuple[np.ndarray, list[np.nda
             by_keywords.setdefault(frozenset(names[d] for d in scope), []).append((scope, table / span))
         groups += [parts.vector(tables) for tables in by_keywords.values()]
         totals.append(parts.vector([each for tables in by_keywords.values() for each in tables]))
-    return np.reshape(groups, (len(groups), -1)), totals
+    return np.reshape(groups, (len(groups), parts.ends[-1])), totals
