@@ -1,8 +1,10 @@
 """Latency of any model on this device, or any other: `measure_latency` times whole random networks of a space."""
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
@@ -27,6 +29,7 @@ def measure_latency(
     inputs: Any = None,
     *,
     runtime: Runtime = "jax",
+    threads: int = 1,
     networks: int = 80,
     check_networks: int = 40,
     rounds: int = 15,
@@ -49,6 +52,7 @@ def measure_latency(
         another device (`other.added_to(space, "laptop")`) lets some 20 networks do.
       inputs: of one call, of the batch size of interest; None for those that the space was built with.
       runtime: "jax" on JAX's default device, or "onnxruntime" on this machine's processor.
+      threads: of onnxruntime; JAX decides for itself.
       networks: that the model is fitted to, drawn at random; all are different models.
       check_networks: others, that it is held against.
       rounds: timings of each network, whose median counts.
@@ -67,7 +71,10 @@ def measure_latency(
         that is not there or does not know an operation of the model.
     """
     check_at_least(
-        networks=(networks, latency_model.FEWEST), check_networks=(check_networks, _LEAST_CHECKED), rounds=(rounds, 1)
+        networks=(networks, latency_model.FEWEST),
+        check_networks=(check_networks, _LEAST_CHECKED),
+        rounds=(rounds, 1),
+        threads=(threads, 1),
     )
     if runtime not in get_args(Runtime):
         raise ValueError(f"runtime must be one of {', '.join(get_args(Runtime))}, got {runtime!r}")
@@ -82,8 +89,9 @@ def measure_latency(
                 f"{type(space).__name__}; give timer=, a function that measures its networks"
             )
         models.check_inputs(inputs)
-        own = _Timer(models, jax.tree.map(jnp.asarray, inputs), runtime, rounds, progress)
-        timer, device = own, own.device if device is None else device
+        compiled, runs_on = _runtime(runtime, threads)
+        timer = _Timer(models, jax.tree.map(jnp.asarray, inputs), compiled, rounds, progress)
+        device = runs_on if device is None else device
         versions |= {name: importlib.metadata.version(name) for name in dict.fromkeys(("jax", runtime))}
     archs, fitted = _drawn(models, networks, check_networks, np.random.default_rng(seed))
     seconds = np.asarray(timer(archs), np.float64)
@@ -101,32 +109,38 @@ def measure_latency(
     )
 
 
+@dataclass(frozen=True)
 class _Timer:
     """Times networks on this machine.
 
-    Args:
+    Attributes:
       space: of the networks.
       inputs: of a call, arrays of JAX.
-      runtime: that runs them.
+      compiled: makes a call of a function ready.
       rounds: timings of each.
       progress: see `measure_latency`.
     """
 
-    def __init__(self, space: ModelSpace, inputs: Any, runtime: Runtime, rounds: int, progress: timing.Progress):
-        self.device = timing.device_name() if runtime == "jax" else timing.cpu_name()
-        self._space, self._inputs, self._rounds, self._progress = space, inputs, rounds, progress
-        self._compile = timing.compiled if runtime == "jax" else _onnxruntime()
+    space: ModelSpace
+    inputs: Any
+    compiled: Callable[..., timing.Program]
+    rounds: int
+    progress: timing.Progress
 
     def __call__(self, archs: np.ndarray) -> np.ndarray:
-        params = self._space.init_own_params(jax.random.key(0))
+        """Seconds [N] of architectures [N, D]."""
+        params = self.space.init_own_params(jax.random.key(0))
         programs = []
         for arch in archs:
-            programs.append(self._compile(self._space.deployed(arch, params(arch)), self._inputs))
-            self._progress("compiling", len(programs), len(archs))
-        return timing.median_seconds(programs, self._rounds, self._progress)
+            programs.append(self.compiled(self.space.deployed(arch, params(arch)), self.inputs))
+            self.progress("compiling", len(programs), len(archs))
+        return timing.median_seconds(programs, self.rounds, self.progress)
 
 
-def _onnxruntime() -> Callable[..., timing.Program]:
+def _runtime(name: Runtime, threads: int) -> tuple[Callable[..., timing.Program], str]:
+    """What makes a call of a function ready, and what it runs on, in words."""
+    if name == "jax":
+        return timing.compiled, timing.device_name()
     try:
         from jaxnas.export.onnx_calls import compiled
     except ImportError as error:
@@ -134,7 +148,7 @@ def _onnxruntime() -> Callable[..., timing.Program]:
             f"runtime 'onnxruntime' needs packages: pip install 'jaxnas[export]' ({error}); or measure with "
             f"runtime='jax'"
         ) from error
-    return compiled
+    return functools.partial(compiled, threads=threads), f"{timing.cpu_name()}, ONNX Runtime with {threads} threads"
 
 
 def _drawn(space: SearchSpace, networks: int, checked: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
