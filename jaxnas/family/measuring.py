@@ -148,7 +148,7 @@ def _runtime(name: Runtime, threads: int) -> tuple[Callable[..., timing.Program]
             f"runtime 'onnxruntime' needs packages: pip install 'jaxnas[export]' ({error}); or measure with "
             f"runtime='jax'"
         ) from error
-    return functools.partial(compiled, threads=threads), f"{timing.cpu_name()}, ONNX Runtime with {threads} threads"
+    return functools.partial(compiled, threads=threads), f"{timing.cpu_name()}, ONNX Runtime, threads: {threads}"
 
 
 def _drawn(space: SearchSpace, networks: int, checked: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
