@@ -264,6 +264,6 @@ def test_real_networks_are_timed(runtime):
     table = jaxnas.measure_latency(space, inputs, runtime=runtime, networks=26, check_networks=13, rounds=7)
     assert table.versions.keys() >= {"jax", runtime}
     assert table.batch_size == len(inputs)
-    assert table.check["spearman"] > 0.6
+    assert table.check["median_absolute_error"] < 0.5
     small, large = space.choices.largest * 0, space.choices.largest
-    assert 0 < table.cost.total(small) < table.cost.total(large)
+    assert 0 < 5 * table.cost.total(small) < table.cost.total(large)  # 4,096 units in each of 3 blocks, and 8 in one
