@@ -203,7 +203,8 @@ def test_without_onnxruntime_the_remedy_is_named(elastic, monkeypatch):
 @pytest.mark.long
 def test_a_search_keeps_budgets_of_latency_and_is_stored(elastic, tmp_path):
     seconds = gated(elastic, np.random.default_rng(4))
-    space = jaxnas.measure_latency(elastic, timer=seconds).added_to(elastic)
+    table = jaxnas.measure_latency(elastic, timer=seconds)
+    space = table.added_to(table.added_to(elastic), "phone")
     cost = space.cost("latency")
     limits = tuple(np.quantile(cost.total(space.enumerate()), (0.2, 0.6)).tolist())
 
@@ -223,7 +224,9 @@ def test_a_search_keeps_budgets_of_latency_and_is_stored(elastic, tmp_path):
     for member, limit in zip(family, limits):
         assert member.costs["latency"] == cost.total(member.arch) <= limit
         assert type(member.costs["macs"]) is int
-    assert "µs" in str(family)
+    for member, found in zip(family, family.result.architectures):
+        assert member.costs["latency"] == found.latency == found.latencies["phone"]
+    assert str(family).count("µs") == 3 * len(family)  # the budget, and two latencies
     for folder, make in ((family.export(tmp_path / "exported"), None), (family.save(tmp_path / "saved"), Net)):
         again = jaxnas.load(folder, make=make)
         assert again.space.cost("latency") == cost

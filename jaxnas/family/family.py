@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnas.cost import Cost
+from jaxnas.networks import latency
 from jaxnas.report.wording import quantity, within
 from jaxnas.results import tables
 from jaxnas.results.evaluations import Evaluations
@@ -91,7 +92,7 @@ class Family(Sequence):
                 str(member.k),
                 within(found) if found.budgets else f"{found.penalty:.3g}",
                 *(
-                    quantity(name, total, time=True) if self.space.cost(name).unit == "seconds" else f"{total:,}"
+                    quantity(name, total, time=True) if self.space.cost(name).unit == latency.UNIT else f"{total:,}"
                     for name, total in member.costs.items()
                 ),
                 f"{member.loss:.4g}",

@@ -31,6 +31,7 @@ from jaxnas.family.batches import (
 from jaxnas.family.built_in import BuiltInSpace, built_in
 from jaxnas.family.family import Family, by_network
 from jaxnas.family.members import measured, trained_members
+from jaxnas.networks import latency
 from jaxnas.report.progress import SearchDisplay, TrainingDisplay
 from jaxnas.results.evaluations import Evaluations
 from jaxnas.results.files import to_plain
@@ -163,7 +164,7 @@ def search(
         "seed": seed,
         "data": {name: fingerprint(source) for name, source in sources.items()},
     }
-    if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit == "seconds"}:
+    if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit == latency.UNIT}:
         described["measured_costs"] = measured_costs
     runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
     with (

@@ -14,7 +14,7 @@ import numpy as np
 from jaxnas.elastic.model_space import ModelSpace
 from jaxnas.family.built_in import BuiltInSpace, built_in
 from jaxnas.networks import latency_model, timing
-from jaxnas.networks.latency import LatencyTable, check_at_least
+from jaxnas.networks.latency import LatencyTable
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 
 Runtime = Literal["jax", "onnxruntime"]
@@ -70,7 +70,7 @@ def measure_latency(
       ValueError: on numbers that are too small, inputs of another shape, a space with too few networks, or a runtime
         that is not there or does not know an operation of the model.
     """
-    check_at_least(
+    timing.check_at_least(
         networks=(networks, latency_model.FEWEST),
         check_networks=(check_networks, _LEAST_CHECKED),
         rounds=(rounds, 1),

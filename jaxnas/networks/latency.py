@@ -39,7 +39,7 @@ from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 from jaxnas.spaces.nasbench201 import EDGES, OPERATIONS
 
 FORMATS = ("jaxnas latency 1", "jaxnas latency 2")  # of single choices, and with combinations of choices
-NAME = "latency"
+NAME, UNIT = "latency", "seconds"  # of the cost
 CALIBRATION = 10  # networks that give the constant
 
 Shape = tuple[int, int, int]
@@ -98,8 +98,8 @@ class LatencyTable:
     def named(self, name: str) -> Cost:
         """The table as a cost of another name, such as that of one of several devices."""
         if self.interactions:
-            return InteractionCost(name, "seconds", self.fixed, self.table, self.interactions)
-        return AdditiveCost(name, "seconds", self.fixed, self.table)
+            return InteractionCost(name, UNIT, self.fixed, self.table, self.interactions)
+        return AdditiveCost(name, UNIT, self.fixed, self.table)
 
     def added_to(self, space: SearchSpace, name: str = NAME) -> SearchSpace:
         """The space with latency among its costs, under a name.
@@ -264,7 +264,7 @@ def measure(
     Raises:
       ValueError: on numbers that are too small, or a space that cannot be timed.
     """
-    check_at_least(batch_size=(batch_size, 1), rounds=(rounds, 1), check_networks=(check_networks, 2))
+    timing.check_at_least(batch_size=(batch_size, 1), rounds=(rounds, 1), check_networks=(check_networks, 2))
     timed = operations(space)
     shapes = {part: shape for row in timed for choice in row for part, shape in choice}
     archs = space.sample_uniform(np.random.default_rng(seed), CALIBRATION + check_networks)
@@ -279,23 +279,16 @@ def measure(
     seconds = dict(zip(programs, medians.tolist()))
     table = tuple(tuple(float(sum(seconds[part] for part, _ in choice)) for choice in row) for row in timed)
     measured = np.array([seconds[network] for network in whole])
-    operations_only = AdditiveCost(NAME, "seconds", 0.0, table).total(archs)
+    operations_only = AdditiveCost(NAME, UNIT, 0.0, table).total(archs)
     fixed = max(0.0, float(np.median((measured - operations_only)[:CALIBRATION])))
     return LatencyTable.of(
         space,
-        AdditiveCost(NAME, "seconds", fixed, table),
+        AdditiveCost(NAME, UNIT, fixed, table),
         device=timing.device_name(),
         batch_size=batch_size,
         check=timing.compare((operations_only + fixed)[CALIBRATION:], measured[CALIBRATION:]),
         versions={"python": platform.python_version(), "jax": jax.__version__},
     )
-
-
-def check_at_least(**numbers: tuple[int, int]) -> None:
-    """Raises ValueError unless each number, by the name of its argument, reaches the least one beside it."""
-    for name, (value, least) in numbers.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _program(module: nn.Module, shape: tuple[int, ...]) -> Callable[[], jax.Array]:

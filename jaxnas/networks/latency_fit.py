@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnas.cost import AdditiveCost, Cost
 from jaxnas.networks import latency_model
-from jaxnas.networks.latency import NAME, LatencyTable
+from jaxnas.networks.latency import NAME, UNIT, LatencyTable
 from jaxnas.networks.latency_model import FEWEST
 from jaxnas.networks.ridge import ridge, shared_choices
 from jaxnas.networks.timing import compare
@@ -123,7 +123,7 @@ def _cost(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, known: Lat
     costs = [*space.costs, *([] if known is None else [known.cost])]
     if all(isinstance(cost, AdditiveCost) for cost in costs):
         fixed, table = _fitted(space, archs, seconds, known)
-        return AdditiveCost(NAME, "seconds", fixed, table)
+        return AdditiveCost(NAME, UNIT, fixed, table)
     return latency_model.fit(space if known is None else known.added_to(space, "known"), archs, seconds)
 
 

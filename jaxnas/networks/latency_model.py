@@ -21,6 +21,7 @@ import numpy as np
 from scipy import sparse
 
 from jaxnas.cost import LARGEST_TABLE, AdditiveCost, Cost, InteractionCost
+from jaxnas.networks.latency import NAME, UNIT
 from jaxnas.networks.ridge import Ridge, ridge, shared_choices, without_place
 from jaxnas.spaces import SearchSpace
 
@@ -78,11 +79,11 @@ class _Parts:
             else:
                 fixed += float(flat.mean())
         if interactions:
-            return InteractionCost(name, "seconds", fixed, rows, interactions)
-        return AdditiveCost(name, "seconds", max(fixed, 0.0), rows)
+            return InteractionCost(name, UNIT, fixed, rows, interactions)
+        return AdditiveCost(name, UNIT, max(fixed, 0.0), rows)
 
 
-def fit(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, name: str = "latency") -> Cost:
+def fit(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, name: str = NAME) -> Cost:
     """The latency of all networks of a space from those of some.
 
     Args:

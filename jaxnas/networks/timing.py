@@ -43,6 +43,13 @@ def cpu_name() -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
+def check_at_least(**numbers: tuple[int, int]) -> None:
+    """Raises ValueError unless each number, by the name of its argument, reaches the least one beside it."""
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def compare(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     """How predicted seconds [N] compare with measured ones: rank correlation and relative errors."""
     errors = np.abs(predicted / measured - 1)

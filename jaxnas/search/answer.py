@@ -11,9 +11,7 @@ import numpy as np
 from jaxnas import knapsack, selection
 from jaxnas.cost import by_name, objective
 from jaxnas.networks import latency
-from jaxnas.results import settings_tree
 from jaxnas.results.result import FoundArchitecture, SearchResult, versions
-from jaxnas.search import device_tables
 from jaxnas.selection import main_effects
 from jaxnas.spaces.base import SearchSpace
 
@@ -76,7 +74,7 @@ def summarise(
     budgets = strategy.budgets_by_name or [None] * len(penalties)
     evaluation = jax.tree.map(lambda leaf: leaf.mean(0), minibatches)
     archs, evaluation = archs[chosen], jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], evaluation)
-    devices = tuple(config.get(settings_tree.INPUTS, {}).get(device_tables.DEVICES, ()))
+    devices = [cost.name for cost in space.costs if cost.unit == latency.UNIT and cost.name != latency.NAME]
     found = tuple(
         FoundArchitecture(
             k=k,
