@@ -1,7 +1,7 @@
 """Latency of any model on this device, or any other: `measure_latency` times whole random networks of a space."""
 
 import functools
-import importlib.metadata
+import importlib
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def measure_latency(
         compiled, runs_on = _runtime(runtime, threads)
         timer = _Timer(models, jax.tree.map(jnp.asarray, inputs), compiled, rounds, progress)
         device = runs_on if device is None else device
-        versions |= {name: importlib.metadata.version(name) for name in dict.fromkeys(("jax", runtime))}
+        versions |= {name: importlib.import_module(name).__version__ for name in dict.fromkeys(("jax", runtime))}
     archs, fitted = _drawn(models, networks, check_networks, np.random.default_rng(seed))
     seconds = np.asarray(timer(archs), np.float64)
     if seconds.shape != (len(archs),):
