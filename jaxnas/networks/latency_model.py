@@ -13,6 +13,7 @@ All are fitted by ridge regression to relative errors, since timings vary in pro
 leave-one-out error is taken, of equals the first.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from jaxnas.spaces import SearchSpace
 
 FEWEST = 8  # measured networks that a fit can be trusted with
 _ROUNDING = 1e-7  # relative error that is none
-_NOTHING = 1e-9  # of the mean: a table with entries below is left out
+_NOTHING = 1e-9  # of the largest number, below which others are rounding
 
 Scope = tuple[int, ...]  # decisions in ascending order
 
@@ -80,7 +81,7 @@ class _Parts:
                 fixed += float(flat.mean())
         if interactions:
             return InteractionCost(name, UNIT, fixed, rows, interactions)
-        return AdditiveCost(name, UNIT, max(fixed, 0.0), rows)
+        return AdditiveCost(name, UNIT, fixed, rows)
 
 
 def fit(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, name: str = NAME) -> Cost:
@@ -108,7 +109,7 @@ def fit(space: SearchSpace, archs: np.ndarray, seconds: np.ndarray, name: str = 
     for columns, known in _models(space, parts, pairs):
         cost, errors = _fitted(parts, chosen, seconds, columns, known, name)
         error = np.mean(np.maximum(errors**2, _ROUNDING**2))
-        if best is None or (error < least and _is_positive(cost)):
+        if (best is None or error < least) and (cost := _not_negative(cost)):
             least, best = error, cost
     return best
 
@@ -134,12 +135,16 @@ def _models(
     return [(sparse.hstack(columns, format="csc"), totals) for columns, totals in models]
 
 
-def _is_positive(cost: Cost) -> bool:
-    """Whether all networks take some time by a model, as they do by that of single choices."""
+def _not_negative(cost: Cost) -> Cost | None:
+    """The cost with its constant raised until no network takes less than no time.
+
+    None where too many decisions interact to know, or to keep budgets: never with single choices alone.
+    """
     try:
-        return cost.lowest > 0
-    except ValueError:  # too many decisions interact to tell, or to keep budgets by
-        return False
+        short = _NOTHING * abs(cost.highest) - cost.lowest  # a little more, as sums in another order are rounded
+        return cost if short <= 0 else dataclasses.replace(cost, fixed=cost.fixed + short)
+    except ValueError:
+        return None
 
 
 def _fitted(
