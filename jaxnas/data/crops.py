@@ -1,4 +1,4 @@
-"""One encoded image decoded and cropped on the host, fit for any thread or process.
+"""One image, encoded or decoded, cropped on the host, fit for any thread or process.
 
 A JPEG much larger than the crop is decoded at a smaller scale, see `jaxnas.data.decoding`. OpenCV resizes, several
 times as fast as Pillow.
@@ -55,10 +55,8 @@ def decode_crop(
     """
     opencv()
     with naming(name):
-        image = EncodedImage(encoded)
+        image = opened(encoded)
         width, height = image.size
-        if min(width, height) < MIN_SIDE:
-            raise BadImageError(f"{width}x{height} pixels, less than {MIN_SIDE}")
         box = central_box(width, height, central) if generator is None else random_box(generator, width, height)
         # The smallest scale of which the box still has `size` pixels.
         wanted = size / min(box[2] - box[0], box[3] - box[1])
@@ -67,6 +65,32 @@ def decode_crop(
         shown = pixels.shape[1::-1] * 2
         box = tuple(min(edge * (now / was), now) for edge, now, was in zip(box, shown, (width, height) * 2))
         return _resized(pixels, box, size)
+
+
+def opened(encoded: bytes) -> EncodedImage:
+    """An image whose header is read; BadImageError if it is smaller than 8 pixels. Use it inside `naming`."""
+    image = EncodedImage(encoded)
+    width, height = image.size
+    if min(width, height) < MIN_SIDE:
+        raise BadImageError(f"{width}x{height} pixels, less than {MIN_SIDE}")
+    return image
+
+
+def crop(pixels: np.ndarray, size: int, generator: np.random.Generator | None, central: float = CENTRAL) -> np.ndarray:
+    """Crops an image that is decoded already, as `decode_crop` does.
+
+    Args:
+      pixels: uint8 [H, W, 3].
+      size: height and width of the result.
+      generator: of the random-resized crop; None for the central crop.
+      central: share of the shorter side that the central crop keeps.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    height, width = pixels.shape[:2]
+    box = central_box(width, height, central) if generator is None else random_box(generator, width, height)
+    return _resized(pixels, box, size)
 
 
 def _resized(pixels: np.ndarray, box: tuple[float, ...], size: int) -> np.ndarray:

@@ -1,0 +1,390 @@
+"""The cache of decoded images: its pixels, what interrupts and damages it, who may share it, and streams from it."""
+
+import itertools
+import json
+import threading
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import imagenet_search, make_images, retrain
+from jaxnas import data
+from jaxnas.data import cached_images, caching, crops
+from jaxnas.data.cached_images import Contents, DamagedCacheError, ImageCache
+from jaxnas.data.cached_streams import CachedStream
+from jaxnas.data.parts import Subset
+from jaxnas.data.sources import TfdsSource
+from jaxnas.data.streams import DeadImagesError, Stream
+from jaxnas.results.ownership import owned
+from tests import tiny_search  # noqa: F401 (registers the space)
+from tests.test_own_images import SEARCH, make, run
+
+SIZE = 16  # of the shorter side of cached images
+# Width and height: larger than the cache's images, at most twice as large, smaller, and very long.
+SHAPES = [(30, 20), (20, 31), (16, 16), (12, 40), (17, 16), (32, 24), (100, 9), (28, 28)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two classes of eight images of noise over a slope; one file is no image."""
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        for index, (width, height) in enumerate(SHAPES):
+            slope = np.linspace(0, 200, width)[None, :, None] + np.linspace(0, 30, height)[:, None, None]
+            pixels = (slope + generator.integers(0, 26, (height, width, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.{'png' if index % 2 else 'jpg'}")
+    (folder / "dog" / "3.png").write_text("no image")
+    Image.new("RGBA", (24, 24), (200, 0, 0, 0)).save(folder / "cat" / "5.png")  # shows the background alone
+    return folder
+
+
+@pytest.fixture
+def source(root):
+    return data.FolderSource(root)
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory):
+    """The folder of a complete cache in shards of four images; tests read it."""
+    folder = tmp_path_factory.mktemp("whole") / "train"
+    caching.build(folder, data.FolderSource(root), SIZE, shard_images=4)
+    return folder
+
+
+def opened(folder, source, size=SIZE):
+    return ImageCache(folder, Contents.of(source, size, data.decoding.WHITE))
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+class Counting:
+    """A source that counts what is read, and may fail or wait at an image."""
+
+    def __init__(self, source, at=lambda number: None):
+        self._source, self._at, self.read_numbers = source, at, []
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def __len__(self):
+        return len(self._source)
+
+    def read(self, number):
+        self._at(number)
+        self.read_numbers.append(number)
+        return self._source.read(number)
+
+
+def test_pixels_are_those_of_pillow(source, whole):
+    cache = opened(whole, source)
+    assert cache.bad == 1
+    for number in range(len(source)):
+        name = source.describe(number)
+        if name == "dog/3.png":
+            with pytest.raises(data.BadImageError, match="no image of a known format"):
+                cache.read(number)
+            continue
+        image = Image.open(source.root / name)
+        if image.mode == "RGBA":
+            image = Image.new("RGB", image.size, (255, 255, 255))
+        scale = min(SIZE / min(image.size), 1)
+        width, height = (round(side * scale) for side in image.size)
+        pixels, label, text = cache.read(number)
+        np.testing.assert_array_equal(pixels, np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
+        assert (label, text) == (number // len(SHAPES), name)
+        assert min(pixels.shape[:2]) == min(SIZE, *image.size)
+
+
+def test_a_large_photo_is_decoded_at_a_fraction_and_looks_the_same(tmp_path):
+    slopes = np.stack(np.broadcast_arrays(np.linspace(0, 255, 600), np.linspace(255, 0, 400)[:, None], 90), -1)
+    Image.fromarray(slopes.astype(np.uint8)).save(tmp_path / "large.jpg", quality=95)
+    small = caching.decode_for_cache((tmp_path / "large.jpg").read_bytes(), 40)
+    exact = Image.open(tmp_path / "large.jpg").resize((60, 40), Image.Resampling.BICUBIC)
+    assert small.shape == (40, 60, 3)
+    assert np.abs(small.astype(int) - np.asarray(exact)).max() <= 3
+
+
+def test_a_tfds_data_set_is_cached(tmp_path):
+    make_images.main(make_images.Config(out=tmp_path / "data", classes=2, images=6, smallest=20, largest=30))
+    source = TfdsSource("imagenet2012", tmp_path / "data")
+    cache = caching.build(tmp_path / "cache", source, 8)
+    assert [cache.read(number)[1] for number in range(6)] == source.labels().tolist()
+    assert [cache.read(number)[2] for number in (0, 5)] == ["record 0", "record 5"]
+    assert json.loads((tmp_path / "cache" / "manifest.json").read_text())["contents"]["split"] == "train"
+
+
+@hypothesis.given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    label=st.integers(-1, 2**31 - 1),
+    text=st.text(max_size=20),
+    seed=st.integers(0, 9),
+)
+def test_a_record_gives_back_what_it_was_made_of(shape, label, text, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+    read, *others = cached_images.from_record(cached_images.to_record(pixels, label, text))
+    np.testing.assert_array_equal(read, pixels)
+    assert others == [label, text]
+    assert cached_images.from_record(cached_images.to_record(None, label, text)) == (None, label, text)
+    with pytest.raises(ValueError, match="a record of"):
+        cached_images.from_record(cached_images.to_record(pixels, label, text) + b"more")
+
+
+class KilledError(BaseException):
+    pass
+
+
+def test_a_killed_build_goes_on_with_the_first_shard_that_is_missing(source, whole, tmp_path):
+    def kill(number):
+        if number == 9:
+            raise KilledError
+
+    first, folder = Counting(source, kill), tmp_path / "cache"
+    with pytest.raises(KilledError):
+        caching.build(folder, first, SIZE, threads=1, shard_images=4)
+    assert set(first.read_numbers) == set(range(9))
+    # What SIGKILL leaves: the part of a shard that was written, and the lock file.
+    stale = folder / ".images-00002-of-00004-0123456789abcdef.array_record"
+    stale.write_bytes(b"part")
+    with pytest.raises(ValueError, match="is not complete; the search builds it"):
+        opened(folder, source)
+    second = Counting(source)
+    caching.build(folder, second, SIZE, threads=3)
+    assert sorted(second.read_numbers) == list(range(8, 16))
+    assert files(folder) == files(whole)
+    assert not stale.exists()
+    assert not list(folder.glob(".*images*"))
+    third = Counting(source)
+    caching.build(folder, third, SIZE)
+    assert third.read_numbers == []
+
+
+def test_processes_share_the_work(source, whole, tmp_path):
+    """Both are in the middle of a shard at the same time; each image is decoded once."""
+    meeting = threading.Barrier(2, timeout=60)
+    met = [threading.Event(), threading.Event()]
+
+    def builder(index):
+        def meet(number):
+            if not met[index].is_set():
+                met[index].set()
+                meeting.wait()
+
+        return Counting(source, meet)
+
+    builders = [builder(0), builder(1)]
+    threads = [
+        threading.Thread(target=caching.build, args=(tmp_path / "cache", one, SIZE), kwargs={"threads": 1, "shard_images": 4})
+        for one in builders
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(one.read_numbers for one in builders)
+    assert sorted(builders[0].read_numbers + builders[1].read_numbers) == list(range(16))
+    assert files(tmp_path / "cache") == files(whole)
+
+
+def test_a_shard_that_another_process_writes_is_waited_for(source, whole, tmp_path, monkeypatch):
+    folder, waited = tmp_path / "cache", []
+    caching.build(folder, source, SIZE, shard_images=4)
+    about = folder / "images-00001-of-00004.json"
+    written = about.read_bytes()
+    about.unlink()
+    with owned(folder, ".images-00001-of-00004.owner"):
+
+        def others_end(seconds):
+            waited.append(seconds)
+            about.write_bytes(written)
+
+        monkeypatch.setattr(caching.time, "sleep", others_end)
+        idle = Counting(source)
+        caching.build(folder, idle, SIZE)
+    assert (idle.read_numbers, len(waited)) == ([], 1)
+
+
+def test_a_damaged_shard_is_named_and_built_again(source, whole, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for name, content in files(whole).items():
+        (folder / name).write_bytes(content)
+    shard = folder / "images-00002-of-00004.array_record"
+    record = cached_images.to_record(*opened(folder, source).read(9))
+    content = bytearray(shard.read_bytes())
+    content[content.find(record) + len(record) // 2] ^= 1  # one bit of one pixel
+    shard.write_bytes(content)
+    cache = opened(folder, source)
+    assert cache.read(8)[2] == "dog/0.jpg"
+    with pytest.raises(DamagedCacheError, match=r"images-00002-of-00004\.array_record is damaged .*; delete it, then"):
+        cache.read(9)
+    shard.write_bytes(content[:-100])
+    with pytest.raises(DamagedCacheError, match=r"00002-of-00004\.array_record is damaged \(.* bytes instead of"):
+        opened(folder, source)
+    with pytest.raises(DamagedCacheError, match="delete it, then the next start builds it again"):
+        caching.build(folder, source, SIZE)
+    shard.unlink()
+    again = Counting(source)
+    caching.build(folder, again, SIZE)
+    assert sorted(again.read_numbers) == [8, 9, 10, 11]
+    assert files(folder) == files(whole)
+    (folder / "images-00002-of-00004.json").write_text("{}")
+    with pytest.raises(DamagedCacheError, match=r"00002-of-00004\.json is damaged"):
+        caching.build(folder, source, SIZE)
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"size": {SIZE}', '"size": 17'))
+    with pytest.raises(DamagedCacheError, match=r"manifest\.json is damaged .* delete its folder"):
+        opened(folder, source, 17)
+
+
+def test_a_cache_of_something_else_is_refused(source, whole, root, tmp_path):
+    before = files(whole)
+    other = make(tmp_path / "own", count=2)
+    cases = [
+        (data.FolderSource(other), SIZE, "source .*fingerprint .*images .16 there, 6 now"),
+        (data.FolderSource(root, split="valid"), SIZE, r"different in split \('train' there, 'valid' now\)"),
+        (source, 17, r"different in size \(16 there, 17 now\)"),
+    ]
+    for wrong, size, words in cases:
+        with pytest.raises(ValueError, match=words):
+            caching.build(whole, wrong, size)
+        with pytest.raises(ValueError, match=words):
+            opened(whole, wrong, size)
+    with pytest.raises(ValueError, match=r"different in background .*; choose another folder, or delete it"):
+        caching.build(whole, source, SIZE, (0, 0, 0))
+    assert files(whole) == before
+    with pytest.raises(ValueError, match=r"holds 'cat' and no manifest\.json; give a folder for the cache alone"):
+        caching.build(root, source, SIZE)
+    with pytest.raises(ValueError, match="is not complete"):
+        opened(tmp_path / "absent", source)
+
+
+def stream(source, folder=None, batch_size=6, host=(0, 1), augment=True, **settings):
+    subset = Subset(np.arange(1, len(source)), np.array([1, 0], np.int32), ("dog", "cat"))
+    if folder is None:
+        return Stream(source, subset, 14, batch_size, 3, augment, host, **settings)
+    return CachedStream(source, subset, 14, batch_size, 3, augment, host, cache=opened(folder, source), **settings)
+
+
+def take(batches, count):
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def assert_equal_batches(some, others):
+    assert len(some) == len(others)
+    for one, other in zip(some, others):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_stream_from_the_cache_resumes_as_if_nothing_had_happened(source, whole):
+    undisturbed = take(stream(source, whole, threads=5).batches(0), 9)
+    assert_equal_batches(take(stream(source, whole, threads=1).batches(4), 5), undisturbed[4:])
+    halves = [take(stream(source, whole, host=(host, 2)).batches(0), 9) for host in (0, 1)]
+    joined = [{name: np.concatenate([one[name], other[name]]) for name in one} for one, other in zip(*halves)]
+    assert_equal_batches(joined, undisturbed)
+
+
+def test_it_has_the_order_labels_and_crops_of_the_stream_that_decodes(source, whole):
+    """Of images of at most the cached size even the pixels; the one bad image is replaced and counted alike."""
+    cached, decoding = stream(source, whole), stream(source)
+    for one, other in zip(take(cached.batches(0), 6), take(decoding.batches(0), 6)):
+        np.testing.assert_array_equal(one["label"], other["label"])
+        np.testing.assert_array_equal(one["flip"], other["flip"])
+        assert np.abs(one["image"].astype(int) - other["image"]).mean() < 10
+    assert cached.dead == decoding.dead == {11}
+    for one, other in zip(cached.once(), decoding.once()):
+        for name in ("label", "weight"):
+            np.testing.assert_array_equal(one[name], other[name])
+    for number in (2, 3, 4, 6, 10, 12, 14):  # of 16 pixels at most
+        for seed in (None, 0, 1):
+            generators = [None if seed is None else np.random.default_rng(seed) for _ in range(2)]
+            np.testing.assert_array_equal(*(s._read(number, g)[0] for s, g in zip((cached, decoding), generators)))
+
+
+def test_too_many_bad_images_end_the_stream_with_their_names(source, whole, caplog):
+    with pytest.raises(DeadImagesError, match=r"dog/3\.png: no image of a known format"):
+        take(stream(source, whole, max_dead=0).batches(0), 6)
+
+
+def bilinear(pixels, box, size):
+    """Half-pixel bilinear resampling in floating point, at the edges the nearest pixel."""
+    left, upper = int(box[0]), int(box[1])
+    part = pixels[upper : max(round(box[3]), upper + 1), left : max(round(box[2]), left + 1)].astype(float)
+    for axis in (0, 1):
+        length = part.shape[axis]
+        at = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+        low = np.floor(at).astype(int)
+        high, share = np.minimum(low + 1, length - 1), at - low
+        share = share[:, None, None] if axis == 0 else share[None, :, None]
+        part = np.take(part, low, axis) * (1 - share) + np.take(part, high, axis) * share
+    return part
+
+
+@hypothesis.given(
+    height=st.integers(8, 40), width=st.integers(8, 40), size=st.integers(8, 40), seed=st.integers(0, 2**32 - 1)
+)
+@hypothesis.settings(max_examples=50)
+def test_crops_lie_in_the_image_and_are_its_pixels(height, width, size, seed):
+    left, upper, right, lower = crops.random_box(np.random.default_rng(seed), width, height)
+    assert 0 <= left < right <= width + 1e-9
+    assert 0 <= upper < lower <= height + 1e-9
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    cropped = crops.crop(pixels, size, np.random.default_rng(seed))
+    assert cropped.shape == (size, size, 3)
+    if max(round(right) - int(left), round(lower) - int(upper)) < 2 * size:  # else areas are averaged
+        exact = bilinear(pixels, (left, upper, right, lower), size)
+        assert np.abs(cropped - exact).max() <= 1
+
+
+def test_the_central_crop_of_the_usual_size_is_a_part_of_the_cached_image():
+    """So that testing and the distributions see pixels that were resized once."""
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 340, 3), np.uint8)
+    np.testing.assert_array_equal(crops.crop(pixels, 224, None), pixels[16:240, 58:282])
+
+
+def records(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in ("step", "loss", "train_loss") if name in line} for line in lines]
+
+
+@pytest.mark.long
+def test_a_search_that_reads_a_cache_is_noted_as_such(capsys, tmp_path):
+    make(tmp_path / "own")
+    given = [*SEARCH, f"--folder={tmp_path / 'own'}", f"--workdir={tmp_path / 'run'}", "--finish-steps=2"]
+    cached = f"--image-cache={tmp_path / 'cache'}"
+    out, _ = run(capsys, imagenet_search, *given, cached)
+    assert "36 of 36 images are decoded once and kept, the shorter side of 9 pixels" in out
+    assert "complete, 36 images in 0.00 GB" in out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["inputs"]["image_cache_size"] == 9
+    # The same command is the same search, and the folder may be elsewhere.
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    out, _ = run(capsys, imagenet_search, *given, f"--image-cache={tmp_path / 'moved'}", "--distribution-steps=2")
+    assert "are decoded once" not in out
+    for wrong, words in (
+        ([], "image_cache_size (9 there, None now)"),
+        ([f"--image-cache={tmp_path / 'moved'}", "--image-cache-size=12"], "different in size (9 there, 12 now)"),
+        ([f"--image-cache={tmp_path / 'other'}", "--image-cache-size=12"], "image_cache_size (9 there, 12 now)"),
+        ([cached, "--image-cache-size=7"], "image_cache_size must be at least image_size, 8, got 7"),
+        (["--image-cache-size=12"], "image_cache_size needs image_cache"),
+        ([f"--image-cache={tmp_path / 'own' / 'cache'}"], "lies in the folder of images"),
+    ):
+        _, err = run(capsys, imagenet_search, *given, *wrong, code=2)
+        assert words in err
+        assert err.count("\n") == 1
+    # Its networks are trained on the cache that the search names, which is built where it is not.
+    training = ["--result", tmp_path / "run" / "result.json", "--epochs=1", "--batch-size=8", "--index=0"]
+    out, _ = run(capsys, retrain, *training)
+    assert "36 of 36 images are decoded once" in out
+    trained = Path(tmp_path / "run" / "retrained" / "k0" / "seed0" / "config.json")
+    assert json.loads(trained.read_text())["data"].endswith(", cached at 9")
