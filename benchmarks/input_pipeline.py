@@ -1,12 +1,12 @@
-"""Images a second of the input stream, decoding and from a cache of decoded images, against a plain loop over TFDS
-with Pillow, in one run.
+"""Images a second of the input stream, decoding and from a cache, against a plain loop over TFDS with Pillow.
 
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --data-dir DIR          ImageNet instead of made images of its usual size
 
-All read the same array_record files, decode, take a random-resized crop and make uint8 minibatches; the cached stream
-takes the same crops from images that were decoded before. They take turns, and the median of the rounds counts. The
-files are in the memory of the system where they fit there: what a disk delivers is another matter (256 KB an image).
+All but the cache read the same array_record files, decode, take a random-resized crop and make uint8 minibatches. The
+cached stream makes minibatches of windows of images that were decoded before, and of boxes in them, which the device
+resizes (see jaxnas/data/cached_streams.py). They take turns, in one run, and the median of the rounds counts. All files
+are in the memory of the system if they fit there: what a disk delivers is another matter (256 KB an image).
 """
 
 import functools

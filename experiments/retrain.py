@@ -124,7 +124,7 @@ def choose_recipe(result: SearchResult, image_size: int | None) -> RetrainSettin
 def open_data(
     config: Config, result: SearchResult, announce: Callable[[str], None] = lambda text: None
 ) -> tuple[TrainingData, float]:
-    """The images to train on, and the width of the networks; `announce` is called with lines about a cache of images."""
+    """The images to train on, and the width of the networks; `announce` gets lines about a cache of images."""
     if not is_streamed(result):
         if config.image_cache is not None or config.image_cache_size is not None:
             raise ValueError("image_cache needs a search of streamed images; leave it out")

@@ -2,7 +2,7 @@
 
     FOLDER/manifest.json                            what the cache is of, see `Contents`; sealed
     FOLDER/images-00003-of-00160.array_record       a shard: images 3 R to 4 R - 1 of the source, one record each
-    FOLDER/images-00003-of-00160.json               its bytes, SHA-256 and number of images that cannot be decoded; sealed
+    FOLDER/images-00003-of-00160.json               its bytes, SHA-256 and number of undecodable images; sealed
 
 A record is a header (height, width, label, bytes of text, each 4 bytes, little-endian), the pixels [H, W, 3], and the
 name of the image in UTF-8. An image that cannot be decoded has height 0, and the reason in place of its name. Records
@@ -50,7 +50,7 @@ class Contents:
       split: of it.
       fingerprint: of the source, see `jaxnas.data.sources.ImageSource`.
       images: how many.
-      size: of the shorter side of a larger image, pixels; smaller images have their own size.
+      size: of the shorter side of each image, pixels.
       background: red, green, blue, on which transparent images were put.
     """
 
@@ -142,13 +142,18 @@ def read_manifest(folder: Path, wanted: Contents) -> int | None:
             ) from None
         return None
     except (OSError, ValueError) as error:
-        raise DamagedCacheError(f"{shown(path)} is damaged ({error}); delete its folder, then it is built again") from error
+        raise DamagedCacheError(
+            f"{shown(path)} is damaged ({error}); delete its folder, then it is built again"
+        ) from error
     if not isinstance(document, Mapping) or document.get("format") != FORMAT:
         raise ValueError(
-            f"image_cache {shown(folder)} is not of format {FORMAT}, which is read here; delete it, or choose another folder"
+            f"image_cache {shown(folder)} is not of format {FORMAT}, which is read here; choose another folder, or "
+            "delete it"
         )
     there, here = document.get("contents", {}), _to_json(wanted)
-    different = [f"{name} ({there.get(name)!r} there, {here[name]!r} now)" for name in here if there.get(name) != here[name]]
+    different = [
+        f"{name} ({there.get(name)!r} there, {here[name]!r} now)" for name in here if there.get(name) != here[name]
+    ]
     if different:
         raise ValueError(
             f"image_cache {shown(folder)} holds other images, different in {', '.join(different)}; "

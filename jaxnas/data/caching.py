@@ -44,7 +44,7 @@ def build(
     Args:
       folder: for the cache alone.
       source: of the images.
-      size: of the shorter side, pixels; smaller images stay as they are.
+      size: of the shorter side, pixels.
       background: red, green, blue, on which transparent images are put.
       threads: that decode.
       announce: called with lines of progress, for people.
@@ -62,8 +62,8 @@ def build(
         return ImageCache(folder, contents)
     count, left = missing[0].count, sum(len(shard.images) for shard in missing)
     announce(
-        f"image cache {shown(folder)}: {left:,} of {contents.images:,} images are decoded once and kept, the shorter side "
-        f"of {size} pixels at most, about {left * size * size * 4 / 1e9:.1f} GB"
+        f"image cache {shown(folder)}: {left:,} of {contents.images:,} images are decoded once and kept, the shorter "
+        f"side of {size} pixels, about {left * size * size * 4 / 1e9:.1f} GB"
     )
     began = told = time.monotonic()
     written = 0
@@ -98,7 +98,7 @@ def decode_for_cache(encoded: bytes, size: int, background: tuple[int, int, int]
 
     Args:
       encoded: the bytes of the file.
-      size: of the shorter side; of a smaller image that is its own.
+      size: of the shorter side.
       background: on which transparent images are put.
 
     Returns:
@@ -110,7 +110,7 @@ def decode_for_cache(encoded: bytes, size: int, background: tuple[int, int, int]
     with naming(None):
         image = crops.opened(encoded)
         width, height = image.size
-        scale = min(size / min(width, height), 1)
+        scale = size / min(width, height)
         width, height = round(width * scale), round(height * scale)
         image.shrink(2 * width, 2 * height)
         pixels = image.pixels(background)
@@ -134,7 +134,9 @@ def _begin(folder: Path, contents: Contents, shard_images: int) -> int:
     except OSError as error:
         if error.errno in OF_THE_DISK:
             raise
-        raise ValueError(f"image_cache {shown(folder)} cannot be made: {error.strerror}; choose another folder") from error
+        raise ValueError(
+            f"image_cache {shown(folder)} cannot be made: {error.strerror}; choose another folder"
+        ) from error
 
 
 def _write(shard: Shard, source: ImageSource, size: int, background: tuple[int, int, int], threads: int) -> None:
@@ -168,7 +170,9 @@ def _records(
         label = -1
         try:
             encoded, label = source.read(number)
-            return cached_images.to_record(decode_for_cache(encoded, size, background), label, source.describe(number)), False
+            return cached_images.to_record(
+                decode_for_cache(encoded, size, background), label, source.describe(number)
+            ), False
         except BadImageError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THE_DISK:
                 raise error.__cause__ from error  # the image may be whole

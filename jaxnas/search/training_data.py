@@ -197,7 +197,7 @@ class StreamedData:
 
     def _stream(self, part: parts.Part, batch_size: int, seed: int, augment: bool, cached: bool = True) -> Streamed:
         stream = build.make_stream(self.config, part, batch_size, augment, cached, seed=seed)
-        return Streamed(stream, convert=as_examples)
+        return Streamed(stream, convert=functools.partial(as_examples, size=stream.size))
 
     def fingerprint(self) -> str:
         """Of the images to train and to test on, and the size of those that come from a cache."""
