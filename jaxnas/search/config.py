@@ -186,8 +186,6 @@ class StreamSettings:
         if not 0 <= self.test_fraction < 1:
             raise ValueError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}")
         check_background(self.background)
-        if self.image_cache is None and self.image_cache_size is not None:
-            raise ValueError("image_cache_size needs image_cache, the folder of the cached images")
         # Each is checked beside a value that is right, since either may be left to be measured.
         Normalization(self.mean or (0.5, 0.5, 0.5), self.std or (0.25, 0.25, 0.25))
 

@@ -17,10 +17,14 @@ def size(config: StreamedConfig) -> int | None:
     """Pixels of the shorter side of cached images; None where the search decodes.
 
     Raises:
-      ValueError: if it is smaller than the images of the search.
+      ValueError: if it is smaller than the images of the search, or given without a folder for the cache.
     """
     streams, least = config.streams, config.data.image_size
     if streams.image_cache is None:
+        if streams.image_cache_size is not None:
+            raise ValueError(
+                f"image_cache_size needs image_cache, a folder for the cached images, got {streams.image_cache_size}"
+            )
         return None
     chosen = round(least / CENTRAL) if streams.image_cache_size is None else streams.image_cache_size
     if chosen < least:
