@@ -2,11 +2,16 @@
 
 import itertools
 import json
+import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,11 +25,14 @@ from jaxnas.data.cached_streams import CachedStream
 from jaxnas.data.parts import Subset
 from jaxnas.data.sources import TfdsSource
 from jaxnas.data.streams import DeadImagesError
+from jaxnas.results import settings_tree
 from jaxnas.results.ownership import owned
+from jaxnas.search import build, image_caches
 from jaxnas.search.images import as_examples, shown
 from tests import tiny_search  # noqa: F401 (registers the space)
 from tests.test_own_images import SEARCH, make, run
 
+ROOT = Path(__file__).parents[1]
 SIZE = 16  # of the shorter side of cached images
 # Width and height: larger than the cache's images, as large, smaller, and very long.
 SHAPES = [(30, 20), (20, 31), (16, 16), (12, 40), (17, 16), (32, 24), (100, 9), (28, 28)]
@@ -213,6 +221,23 @@ def test_a_shard_that_another_process_writes_is_waited_for(source, whole, tmp_pa
         idle = Counting(source)
         caching.build(folder, idle, SIZE)
     assert (idle.read_numbers, len(waited)) == ([], 1)
+
+
+@pytest.mark.long
+def test_a_full_disk_is_named_and_leaves_no_part_of_a_shard(source, whole, tmp_path):
+    """The system refuses files of more than 4,000 bytes, as it would on a full disk; in a process of its own."""
+    program = (
+        "import pathlib, resource, signal, sys; from jaxnas import data; from jaxnas.data import caching\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "caching.build(pathlib.Path(sys.argv[2]), data.FolderSource(sys.argv[1]), 16, shard_images=4)\n"
+    )
+    command = [sys.executable, "-c", program, source.root, tmp_path / "cache"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    last = ended.stderr.splitlines()[-1]
+    assert re.fullmatch(r"OSError: \[Errno 27\] File too large: '.*/images-00000-of-00004\.array_record'", last), ended
+    assert list(files(tmp_path / "cache")) == ["manifest.json"]
+    caching.build(tmp_path / "cache", source, SIZE)
+    assert files(tmp_path / "cache") == files(whole)
 
 
 def test_a_damaged_shard_is_named_and_built_again(source, whole, tmp_path):
@@ -418,9 +443,23 @@ def test_examples_with_boxes_are_shown_resized_and_mirrored():
     np.testing.assert_array_equal(shown(data.Examples(images, batch["label"])), images)
 
 
-def records(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in ("step", "loss", "train_loss") if name in line} for line in lines]
+@pytest.mark.long
+def test_a_search_on_a_cache_resumes_bit_for_bit(tmp_path):
+    """Other streams, another place of the cache, and a state that was saved in between: the same losses."""
+    settings = {"preset": "smoke", "space": "tiny", "batching": "map", "batch_size": 8, "image_size": 8}
+    settings |= {"joint_steps": 3, "steps_per_dispatch": 1, "folder": make(tmp_path / "own", ("cat", "dog"))}
+    config = imagenet_search.Config(**settings, image_cache=tmp_path / "cache")
+    image_caches.build(config, build.open_images(config))
+    search = build.build(config)
+    states, losses = [], []
+    for state, _, metrics in search.run(search.init(0)):
+        states.append(jax.tree.map(jnp.copy, state))  # its arrays are donated to the next step
+        losses.append(jax.device_get(metrics.losses))
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    other = build.build(settings_tree.replace(config, image_cache=tmp_path / "moved"))
+    *_, (end, _, metrics) = other.run(states[0])
+    np.testing.assert_array_equal(metrics.losses, losses[-1])
+    jax.tree.map(np.testing.assert_array_equal, end.params, states[-1].params)
 
 
 @pytest.mark.long

@@ -6,7 +6,10 @@ over from processes that ended. A shard appears whole or not at all, so that a k
 """
 
 import concurrent.futures
+import contextlib
+import errno
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +23,6 @@ from jaxnas.data.decoding import WHITE, BadImageError, naming
 from jaxnas.data.folder_scan import shown
 from jaxnas.data.sources import ImageSource
 from jaxnas.results.files import OF_THE_DISK, replacing, write_json
-from jaxnas.results.files import naming as naming_file
 from jaxnas.results.json_files import seal
 from jaxnas.results.ownership import OwnedError, owned
 
@@ -149,16 +151,27 @@ def _write(shard: Shard, source: ImageSource, size: int, background: tuple[int, 
     with replacing(shard.path) as temporary:
         writer = ArrayRecordWriter(str(temporary), WRITING)
         try:
-            with naming_file(shard.path):
-                for record, is_bad in _records(shard.images, source, size, background, threads):
+            for record, is_bad in _records(shard.images, source, size, background, threads):
+                with _disk_errors(shard.path):
                     writer.write(record)
-                    bad += is_bad
+                bad += is_bad
         finally:
-            writer.close()
+            with _disk_errors(shard.path):
+                writer.close()
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         about = {"bytes": temporary.stat().st_size, "sha256": digest, "bad": bad}
     write_json(shard.about, seal({"records": about}))
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns the RuntimeError that array_record raises on a full or broken disk into an OSError that names the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        number = next((each for each in OF_THE_DISK if os.strerror(each) in str(error)), errno.EIO)
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _records(
