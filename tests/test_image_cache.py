@@ -147,6 +147,15 @@ def test_a_record_gives_back_what_it_was_made_of(shape, label, text, seed):
         cached_images.from_record(cached_images.to_record(pixels, label, text) + b"more")
 
 
+def test_a_small_data_set_has_shards_to_share_and_a_large_one_not_too_many():
+    for images, each in ((1, 16), (300, 16), (2_000, 32), (1_281_167, 8192)):
+        assert cached_images.usual_shard_images(images) == each
+        parts = cached_images.shards(Path(), images, each)
+        assert [number for part in parts[:3] for number in part.images] == list(range(min(images, 3 * each)))
+        assert sum(len(part.images) for part in parts) == images
+        assert len({part.path for part in parts}) == len(parts) < 200
+
+
 class KilledError(BaseException):
     pass
 

@@ -30,7 +30,9 @@ from jaxnas.results.json_files import read_sealed, seal
 
 FORMAT = 1  # of the records and the manifest
 MANIFEST = "manifest.json"
-SHARD_IMAGES = 8192  # 2 GB at 256 pixels; ImageNet has 157 shards, fewer than the files that a process may open
+# Most images of a shard: 2 GB at 256 pixels; ImageNet has 157 shards, fewer than the files that a process may open.
+SHARD_IMAGES = 8192
+SHARDS = 64  # of a smaller data set, so that hosts can share the work and a start that was killed has lost little
 # A random record is read alone: nothing is read ahead, and no threads of the library are waited for.
 READING = "readahead_buffer_size:0,max_parallelism:0"
 REMEDY = "delete it, then the next start builds it again"
@@ -116,6 +118,11 @@ class Shard:
                 f"{shown(self.path)} is damaged ({length:,} bytes instead of {known['bytes']:,}); {REMEDY}"
             )
         return known
+
+
+def usual_shard_images(images: int) -> int:
+    """How many images a shard has in a cache of so many."""
+    return min(max(-(-images // SHARDS), 16), SHARD_IMAGES)
 
 
 def shards(folder: Path, images: int, each: int) -> list[Shard]:

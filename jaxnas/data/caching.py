@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jaxnas.data import cached_images, crops
-from jaxnas.data.cached_images import SHARD_IMAGES, Contents, ImageCache, Shard
+from jaxnas.data.cached_images import Contents, ImageCache, Shard
 from jaxnas.data.decoding import WHITE, BadImageError, naming
 from jaxnas.data.folder_scan import shown
 from jaxnas.data.sources import ImageSource
@@ -39,7 +39,7 @@ def build(
     background: tuple[int, int, int] = WHITE,
     threads: int = 8,
     announce: Callable[[str], None] = lambda text: None,
-    shard_images: int = SHARD_IMAGES,
+    shard_images: int | None = None,
 ) -> ImageCache:
     """Makes the cache of a source, or what is missing of it; returns when it is complete.
 
@@ -50,7 +50,7 @@ def build(
       background: red, green, blue, on which transparent images are put.
       threads: that decode.
       announce: called with lines of progress, for people.
-      shard_images: images of a shard of a new cache.
+      shard_images: images of a shard of a new cache; by default `cached_images.usual_shard_images`.
 
     Raises:
       ValueError: if the folder holds something else, or cannot be made.
@@ -58,7 +58,7 @@ def build(
       OSError: naming the file, if the disk is full or broken.
     """
     contents = Contents.of(source, size, background)
-    each = _begin(folder, contents, shard_images)
+    each = _begin(folder, contents, shard_images or cached_images.usual_shard_images(contents.images))
     missing = [shard for shard in cached_images.shards(folder, contents.images, each) if shard.read_about() is None]
     if not missing:
         return ImageCache(folder, contents)
