@@ -70,6 +70,7 @@ def far_too_large(losses, rng, step):
     return np.where((np.arange(len(losses)) == rng.integers(len(losses))) & (step % 10 == 1), np.float32(1e6), losses)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spoil", [not_finite, far_too_large])
 @contract.whole_searches
 def test_a_search_finds_what_it_finds_without(name, spoil):

@@ -259,6 +259,7 @@ def test_truncated_newest_checkpoint_falls_back(undisturbed, cache, tmp_path):
     assert outcome(tmp_path) == outcome(undisturbed)
 
 
+@pytest.mark.long
 def test_picks_networks_with_more_evaluations(undisturbed, capsys, tmp_path):
     out = tmp_path / "picks.json"
     arguments = ["--run", str(undisturbed), "--out", str(out), "--budgets", "macs=60e3", "macs=90e3"]

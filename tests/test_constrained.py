@@ -62,6 +62,7 @@ def test_budgets_are_in_the_unit_of_the_cost():
     assert (cost.total(np.asarray(state)[: method.samples]) <= 150).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shares", [None, (0.0, 1.0, 0.4, 0.4)])
 def test_everything_that_is_evaluated_keeps_its_budget(shares):
     method = build(task(), shares=shares, tries=2000)  # enough that founders never fail

@@ -9,6 +9,8 @@ from jaxnas import spaces, supernet
 from jaxnas.selection import dc_nas
 from tests.test_strategies import task
 
+pytestmark = pytest.mark.long
+
 PENALTIES = (0.0, 0.2)
 
 

@@ -31,6 +31,8 @@ from jaxnas.strategies import ImportanceSampling, SharedModel, within_budgets
 from jaxnas.tasks.finished_search import read_run
 from tests import tiny_search
 
+pytestmark = pytest.mark.long
+
 COUNTS = (3, 2, 4)
 ARCHS = np.array(list(itertools.product(*map(range, COUNTS))))
 SPACE = SearchSpace("small", tuple(Decision(f"d{d}", tuple("abcd"[:n])) for d, n in enumerate(COUNTS)))

@@ -70,6 +70,7 @@ def transformer():
     return elastic(make, TOKENS, heads=[(0, 1, 2)] * 2, hidden=[(0, 4, 8)] * 2)
 
 
+@pytest.mark.long
 def test_a_transformer_with_blocks_left_out(transformer):
     assert_exact(transformer)
 
@@ -183,6 +184,7 @@ class Stages(nn.Module):
         return nn.Dense(3)(x.mean((1, 2)))
 
 
+@pytest.mark.long
 def test_depths_of_stages_whose_blocks_are_numbered_through():
     space = elastic(Stages, IMAGES, depth=[(1, 2, 3)] * 2)
     assert_exact(space)
@@ -342,6 +344,7 @@ def test_concatenated_widths_are_sums_and_products():
     assert space.layout.positions(("params", 2, "w"), 0, np.asarray([0, 1, 0])).tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
+@pytest.mark.long
 def test_flattened_images_grouped_and_causal_convolutions():
     def make(width, groups):
         layers = [nn.Conv(width, (3, 3)), nn.relu, nn.Conv(groups, (3, 3), feature_group_count=2), nn.relu]
@@ -352,6 +355,7 @@ def test_flattened_images_grouped_and_causal_convolutions():
     assert causal.layout.positions(("params", "layers_0", "kernel"), 0, np.asarray([0])).tolist() == [2]
 
 
+@pytest.mark.long
 def test_group_norm_by_group_size_recurrent_layers_and_half_precision():
     def groups(width):
         layers = [nn.Conv(width, (3, 3)), nn.GroupNorm(num_groups=None, group_size=4), nn.relu, nn.Conv(2, (1, 1))]

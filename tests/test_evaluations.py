@@ -15,6 +15,8 @@ from jaxnas.search import loop
 from jaxnas.search.execute import EvaluationsKeeper
 from tests import regression_search
 
+pytestmark = pytest.mark.long
+
 SPACE = spaces.nasbench_macro()
 ABOUT = About.of(SPACE, {"seed": 0, "penalties": (0.1, 0.2)})
 
@@ -175,7 +177,6 @@ def test_a_search_keeps_what_its_distributions_saw(undisturbed):
     assert np.corrcoef(shared, last.losses[-1])[0, 1] > 0.5
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("step", [3, 6, 9])
 @pytest.mark.parametrize("checkpoint_seconds", [0, 1e9])
 def test_a_search_killed_and_resumed_keeps_the_same(undisturbed, tmp_path, step, checkpoint_seconds):

@@ -92,6 +92,7 @@ def test_a_family_is_printed_saved_and_loaded(family, space, tmp_path):
         load(tmp_path, space=space)
 
 
+@pytest.mark.long
 def test_batches_from_an_iterable_with_penalties(space):
     batches = [{"inputs": X[i : i + 8], "y": Y[i : i + 8]} for i in range(0, 60, 8)]  # the last is smaller
 
@@ -121,6 +122,7 @@ class AfterTheWeights:
         pass
 
 
+@pytest.mark.long
 def test_a_search_that_was_cut_goes_on_in_its_folder(space, tmp_path):
     settings = {"budgets": {"params": (60,)}, "workdir": tmp_path, "checkpoint_seconds": 0.0, "steps": 30}
     with pytest.raises(Cut):
@@ -237,6 +239,7 @@ def test_a_family_has_a_report_and_its_folder_too(family, tmp_path):
     assert read.history.theta.shape[1:] == (3, 2, 3)
 
 
+@pytest.mark.long
 def test_progress_is_shown_on_demand(space, capsys):
     run(space, penalties=(0.1,), steps=10)
     assert capsys.readouterr().out == ""
@@ -244,6 +247,7 @@ def test_progress_is_shown_on_demand(space, capsys):
     assert re.search(r"step 7/7 . distributions", capsys.readouterr().out)
 
 
+@pytest.mark.long
 def test_batch_norm_is_estimated_on_training_batches(space):
     whole = run(space, penalties=(0.01,), batch_size=len(TRAIN[0]))[0]
     dense = whole.params["Dense_0"]
@@ -254,6 +258,7 @@ def test_batch_norm_is_estimated_on_training_batches(space):
     assert CALIBRATION == 8
 
 
+@pytest.mark.long
 def test_a_space_that_holds_parameters_serves_several_searches():
     def make(width):
         return nn.Sequential([nn.Dense(width), nn.relu, nn.Dense(1)])
@@ -300,6 +305,7 @@ def test_dropout_half_precision_and_rematerialisation_under_vmap():
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(with_dropout), jax.tree.leaves(without)))
 
 
+@pytest.mark.long
 def test_batches_from_grain(space):
     grain = pytest.importorskip("grain")
     rows = [{"inputs": x, "y": y} for x, y in zip(*TRAIN)]

@@ -12,6 +12,8 @@ from flax import nnx
 import jaxnas
 from jaxnas.family import programs
 
+pytestmark = pytest.mark.long
+
 X = np.random.default_rng(0).standard_normal((24, 6)).astype(np.float32)
 
 

@@ -30,6 +30,8 @@ from tests.test_cifar_search import assert_same_state
 from tests.test_networks import SPACES, trained_like
 from tests.tiny_search import tiny
 
+pytestmark = pytest.mark.long
+
 RATE, KEPT = 0.1, 0.25
 TRAINING = SearchSettings(
     distribution_steps=1, batch_size=8, valid_batch_size=8, momentum=0.0, weight_decay=0.0, clip_norm=1e9,

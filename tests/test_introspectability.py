@@ -12,6 +12,8 @@ from jaxnas.strategies import NSGA2, ImportanceSampling
 from jaxnas.tasks import introspectability as module
 from tests import test_strategies as contract
 
+pytestmark = pytest.mark.long
+
 CLASSES = 4
 TAKE_MEASURED_COSTS = ("importance_sampling", "independent", "random", "nsga2")
 
@@ -108,7 +110,6 @@ def test_on_a_supernet_it_is_the_definition_on_the_active_path():
     assert np.ptp(measured) > 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("strategy", [NSGA2, ImportanceSampling])
 def test_a_search_for_it(strategy):
     """The penalty pulls towards introspectable networks: what is found for 10 costs less than what 0 finds."""

@@ -61,6 +61,7 @@ def listening_addresses(port):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not pathlib.Path("/proc/net/tcp").exists(), reason="needs /proc/net/tcp")
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_the_coordinator_listens_on_the_given_address_alone(host):

@@ -29,6 +29,7 @@ def make_search(chunk_size, batching="vmap", placement=ONE_DEVICE):
     return image_search(strategy, module, dataset, train, valid, settings, placement)
 
 
+@pytest.mark.long
 def test_less_at_once_needs_less():
     assert memory.peak_bytes(make_search(8), "joint") > memory.peak_bytes(make_search(2), "joint")
 

@@ -17,6 +17,8 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from jaxnas.export.onnx_operations import UnsupportedOperationError, to_onnx  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 KEY = jax.random.key(0)
 WEIGHTS = jax.random.normal(KEY, (3, 5))
 

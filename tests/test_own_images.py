@@ -20,6 +20,8 @@ from jaxnas.data.folders import FolderSource
 from jaxnas.search import build, execute, presets
 from tests import tiny_search  # noqa: F401 (registers the space)
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parents[1]
 SEARCH = ["--preset=smoke", "--space=tiny", "--batching=map", "--batch-size=8", "--image-size=8", "--candidates=0"]
 SEARCH += ["--joint-steps=0", "--weight-steps=1", "--distribution-steps=2"]

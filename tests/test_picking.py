@@ -182,6 +182,7 @@ def test_the_front_ascends_in_cost_and_descends_in_loss(monkeypatch):
     assert {found.encoding for found in some} <= {found.encoding for found in whole}
 
 
+@pytest.mark.long
 def test_a_space_too_large_to_enumerate_is_solved_in_seconds():
     space = SearchSpace(
         "large",

@@ -15,6 +15,8 @@ from jaxnas.data import crops, parts, preprocessing, streams
 from jaxnas.data.randaugment import randaugment
 from jaxnas.data.streams import Stream
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -9,6 +9,8 @@ from jaxnas import spaces, supernet
 from jaxnas.runtime.profile import ProfileListener
 from tests import tiny_search
 
+pytestmark = pytest.mark.long
+
 
 def traces(folder):
     """The phases that have a trace with something in it."""
@@ -66,7 +68,6 @@ def test_operations_carry_the_names_of_their_parts(space, names):
         assert f"/{name}/" in text, name
 
 
-@pytest.mark.long
 def test_a_search_writes_a_profile(tmp_path):
     options = "--preset quickstart --space tiny --weight-steps 6 --distribution-steps 4 --steps-per-dispatch 2"
     options += " --batch-size 16 --candidates 0 --finish-steps 2"

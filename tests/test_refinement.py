@@ -10,6 +10,8 @@ from jaxnas.selection import loss_model, picking, refinement
 from jaxnas.spaces.base import rows_of
 from tests.test_picking import ARCHS, COUNTS, MACS, SPACE, observe, truth_of
 
+pytestmark = pytest.mark.long
+
 BUDGETS = [{"macs": 18}, {"macs": 25, "latency": 6.0}, {}]
 
 

@@ -18,6 +18,8 @@ from jaxnas.search.sources import OnHost
 from jaxnas.search.training_data import InMemoryData
 from tests.tiny_search import tiny
 
+pytestmark = pytest.mark.long
+
 SETTINGS = RetrainSettings(
     epochs=2, batch_size=32, learning_rate=0.05, crop_padding=1, cutout=2, average=0.9, steps_per_dispatch=3
 )

@@ -113,6 +113,7 @@ def test_two_devices_do_the_steps_of_one(memory, plain, two_devices):
     assert_same({**of["stream"], "evaluation": plain["evaluation"]}, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["memory", "stream"])
 def test_a_stopped_search_goes_on_where_it_was(source, memory):
     """Cut after each program, and continued from a copy of the last state."""

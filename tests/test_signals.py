@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 # A command that is busy in Python, or, as while a program compiles, in one call that Python cannot interrupt.

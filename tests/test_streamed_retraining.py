@@ -20,6 +20,8 @@ from jaxnas.search.retraining import Retraining
 from jaxnas.search.sources import Streamed
 from tests.tiny_search import tiny
 
+pytestmark = pytest.mark.long
+
 SETTINGS = RetrainSettings(
     epochs=2, batch_size=8, learning_rate=0.05, crop_padding=0, cutout=2, average=0.9, steps_per_dispatch=2
 )

@@ -9,6 +9,8 @@ from experiments import cifar_search, cli, supernet_truth
 from jaxnas import strategies
 from tests import tiny_search
 
+pytestmark = pytest.mark.long
+
 CHOICES = np.stack(np.unravel_index(np.arange(4), (2, 2)), axis=1)  # tiny_search: two layers, MBConv or skip
 ERROR = np.array([0.05, 0.2, 0.1, 0.4])
 FLOPS = tiny_search.tiny().cost("macs").total(CHOICES)
