@@ -2,7 +2,7 @@
 
     FOLDER/manifest.json                            what the cache is of, see `Contents`; sealed
     FOLDER/images-00003-of-00160.array_record       a shard: images 3 R to 4 R - 1 of the source, one record each
-    FOLDER/images-00003-of-00160.json               its bytes, SHA-256 and number of undecodable images; sealed
+    FOLDER/images-00003-of-00160.json               its bytes and SHA-256, and the shapes of its images; sealed
 
 A record is a header (height, width, label, bytes of text, each 4 bytes, little-endian), the pixels [H, W, 3], and the
 name of the image in UTF-8. An image that cannot be decoded has height 0, and the reason in place of its name. Records
@@ -107,7 +107,10 @@ class Shard:
           DamagedCacheError: if the file is damaged, or the records have another length.
         """
         try:
-            known = {name: read_sealed(self.about)["records"][name] for name in ("bytes", "sha256", "bad")}
+            known = {name: read_sealed(self.about)["records"][name] for name in ("bytes", "sha256", "shapes")}
+            shapes = np.array(known["shapes"], np.int32)
+            if shapes.shape != (len(self.images), 2):
+                raise ValueError(f"it has shapes {list(shapes.shape)} for {len(self.images)} images")
             length = self.path.stat().st_size
         except FileNotFoundError:
             return None
@@ -117,7 +120,7 @@ class Shard:
             raise DamagedCacheError(
                 f"{shown(self.path)} is damaged ({length:,} bytes instead of {known['bytes']:,}); {REMEDY}"
             )
-        return known
+        return {**known, "shapes": shapes}
 
 
 def usual_shard_images(images: int) -> int:
@@ -225,9 +228,14 @@ class ImageCache:
         self._lock = threading.Lock()
 
     @functools.cached_property
+    def shapes(self) -> np.ndarray:
+        """Height and width of each image, int32 [N, 2]; 0 where it could not be decoded."""
+        return np.concatenate([about["shapes"] for about in self._about])
+
+    @property
     def bad(self) -> int:
         """How many images could not be decoded."""
-        return sum(about["bad"] for about in self._about)
+        return int((self.shapes[:, 0] == 0).sum())
 
     @functools.cached_property
     def bytes(self) -> int:

@@ -147,21 +147,21 @@ def _write(shard: Shard, source: ImageSource, size: int, background: tuple[int, 
 
     for stale in shard.folder.glob(f".{shard.path.stem}-*"):  # of a process that was killed
         stale.unlink(missing_ok=True)
-    bad = 0
+    shapes = []
     with replacing(shard.path) as temporary:
         writer = ArrayRecordWriter(str(temporary), WRITING)
         try:
-            for record, is_bad in _records(shard.images, source, size, background, threads):
+            for record, shape in _records(shard.images, source, size, background, threads):
                 with _disk_errors(shard.path):
                     writer.write(record)
-                bad += is_bad
+                shapes.append(shape)
         finally:
             with _disk_errors(shard.path):
                 writer.close()
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        about = {"bytes": temporary.stat().st_size, "sha256": digest, "bad": bad}
-    write_json(shard.about, seal({"records": about}))
+        about = {"bytes": temporary.stat().st_size, "sha256": digest, "shapes": shapes}
+    write_json(shard.about, seal({"records": about}), indent=None)
 
 
 @contextlib.contextmanager
@@ -176,20 +176,19 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _records(
     numbers: range, source: ImageSource, size: int, background: tuple[int, int, int], threads: int
-) -> Iterator[tuple[bytes, bool]]:
-    """The records of images in their order, and whether each is of one that cannot be decoded."""
+) -> Iterator[tuple[bytes, list[int]]]:
+    """The records of images in their order, and height and width of each; 0 where it cannot be decoded."""
 
-    def make(number: int) -> tuple[bytes, bool]:
+    def make(number: int) -> tuple[bytes, list[int]]:
         label = -1
         try:
             encoded, label = source.read(number)
-            return cached_images.to_record(
-                decode_for_cache(encoded, size, background), label, source.describe(number)
-            ), False
+            pixels = decode_for_cache(encoded, size, background)
         except BadImageError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THE_DISK:
                 raise error.__cause__ from error  # the image may be whole
-            return cached_images.to_record(None, label, error.reason), True
+            return cached_images.to_record(None, label, error.reason), [0, 0]
+        return cached_images.to_record(pixels, label, source.describe(number)), list(pixels.shape[:2])
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for begin in range(0, len(numbers), BLOCK):
