@@ -4,6 +4,8 @@
     FOLDER/images-00003-of-00160.array_record       a shard: images 3 R to 4 R - 1 of the source, one record each
     FOLDER/images-00003-of-00160.json               its bytes and SHA-256, and the shapes of its images; sealed
 
+Shapes are int32 [R, 2], height and width, little-endian, as base64: a start reads those of all images.
+
 A record is a header (height, width, label, bytes of text, each 4 bytes, little-endian), the pixels [H, W, 3], and the
 name of the image in UTF-8. An image that cannot be decoded has height 0, and the reason in place of its name. Records
 are not compressed, so that reading one is a copy; array_record compares a checksum of each one that is read.
@@ -11,6 +13,7 @@ are not compressed, so that reading one is a copy; array_record compares a check
 `jaxnas.data.caching` makes such a folder.
 """
 
+import base64
 import dataclasses
 import functools
 import struct
@@ -108,9 +111,7 @@ class Shard:
         """
         try:
             known = {name: read_sealed(self.about)["records"][name] for name in ("bytes", "sha256", "shapes")}
-            shapes = np.array(known["shapes"], np.int32)
-            if shapes.shape != (len(self.images), 2):
-                raise ValueError(f"it has shapes {list(shapes.shape)} for {len(self.images)} images")
+            shapes = np.frombuffer(base64.b64decode(known["shapes"], validate=True), "<i4").reshape(len(self.images), 2)
             length = self.path.stat().st_size
         except FileNotFoundError:
             return None

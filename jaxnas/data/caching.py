@@ -5,6 +5,7 @@ shard that is missing and that no other has locked, and waits at the end for the
 over from processes that ended. A shard appears whole or not at all, so that a killed build goes on where it was.
 """
 
+import base64
 import concurrent.futures
 import contextlib
 import errno
@@ -160,8 +161,9 @@ def _write(shard: Shard, source: ImageSource, size: int, background: tuple[int, 
                 writer.close()
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        about = {"bytes": temporary.stat().st_size, "sha256": digest, "shapes": shapes}
-    write_json(shard.about, seal({"records": about}), indent=None)
+        text = base64.b64encode(np.array(shapes, "<i4").tobytes()).decode()
+        about = {"bytes": temporary.stat().st_size, "sha256": digest, "shapes": text}
+    write_json(shard.about, seal({"records": about}))
 
 
 @contextlib.contextmanager
