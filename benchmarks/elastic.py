@@ -54,7 +54,7 @@ class Config:
     """Folder of CIFAR-10 as TFDS prepares it, for `sorting`."""
     seeds: int = 3
     """Searches, or trained networks."""
-    steps: int = 600
+    steps: int = 1500
     """Of each search, or of the network that is sorted."""
     alone_steps: int = 200
     """Of each network that is trained alone."""
@@ -127,13 +127,21 @@ def alone(config: Config, space: ModelSpace, arch: tuple[int, ...], splits: tupl
 
 
 def equals_in_cost(space: ModelSpace, arch: tuple[int, ...], count: int, seed: int) -> list[tuple[int, ...]]:
-    """Different random architectures with as many multiply-adds as one, within 5 %."""
+    """Random architectures with as many multiply-adds as one, within 5 %.
+
+    No two are the same model, of which decisions about layers that are left out make many; fewer where there are not
+    so many.
+    """
     cost = space.cost("macs")
     drawn = np.unique(space.sample_uniform(np.random.default_rng(seed), 200_000), axis=0)
     target = cost.total(np.asarray(arch))
     close = drawn[np.abs(cost.total(drawn) - target) <= WITHIN * target]
-    chosen = np.random.default_rng(seed).permutation(len(close))[:count]
-    return [tuple(close[row].tolist()) for row in chosen]
+    models: dict[str, tuple[int, ...]] = {}
+    for row in np.random.default_rng(seed).permutation(len(close))[: 20 * count]:
+        models.setdefault(str(space.shapes(close[row])[0]), tuple(close[row].tolist()))
+        if len(models) == count:
+            break
+    return list(models.values())
 
 
 def language(config: Config, console: Console) -> None:

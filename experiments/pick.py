@@ -4,11 +4,13 @@
     python -m experiments.pick --run runs/cpu --budgets latency=3e-3 --latency other_device.json
     python -m experiments.pick --run runs/cpu --budgets phone=5e-3 server=1e-3 --latency phone=a.json server=b.json
     python -m experiments.pick --run runs/cpu --front --cost params --out front.json
+    python -m experiments.pick --run runs/cpu --budgets macs=45e6 --main-effects 1024 --data-dir DIR
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 --evaluations 300 --data-dir DIR
 
-Reads the evaluations that the search kept and evaluates nothing again: seconds. `--evaluations` spends some more, on
-the supernet of the search, to decide among the most promising networks. `--out` gets a list of {budgets, encoding,
-description, costs, expected_loss, interval}; with `--front` also a picture, beside it.
+Reads the evaluations that the search kept and evaluates nothing again: seconds. `--main-effects` evaluates uniformly
+drawn networks on the supernet of the search, minutes, and finds much better networks of images by what they say of each
+choice; `--evaluations` decides among those that the search found most promising. `--out` gets a list of {budgets,
+encoding, description, costs, expected_loss, interval}; with `--front` also a picture, beside it.
 """
 
 import contextlib
@@ -50,8 +52,10 @@ class Config:
         names, such as phone=phone.json server=server.json; by default the search's.
       evaluations: so many more, of one network on one validation minibatch each, decide among the most promising
         networks for the budgets; of a search on images in memory.
+      main_effects: so many uniformly drawn networks are evaluated likewise; of the networks that are best by the main
+        effects of their losses, the best on validation minibatches are taken.
       data_dir: folder of the prepared TFDS data for these; by default TFDS's own.
-      seed: of the minibatches of these.
+      seed: of the minibatches and the drawn networks of these.
       out: JSON file for the networks.
     """
 
@@ -61,6 +65,7 @@ class Config:
     cost: str = "macs"
     latency: tuple[str, ...] = ()
     evaluations: int = 0
+    main_effects: int = 0
     data_dir: Path | None = None
     seed: int = 0
     out: Path | None = None
@@ -71,14 +76,20 @@ def main(config: Config) -> None:
     if bool(config.budgets) == config.front:
         raise ValueError("give either budgets, such as --budgets macs=45e6, or --front")
     wanted = [budget_texts.parse([text], config.cost)[0] for text in config.budgets]
-    if config.evaluations and config.front:
+    if (config.evaluations or config.main_effects) and config.front:
         raise ValueError("evaluations decide among networks for budgets: give --budgets in place of --front")
+    if config.evaluations and config.main_effects:
+        raise ValueError("give either evaluations or main_effects: each decides among networks in its own way")
     kept, space = read(config.run, config.latency)
     console = cli.console()
     if config.front:
         picks = picking.front(space, kept, config.cost)
     elif config.evaluations:
         picks, spent = refinement.refine(space, kept, wanted, evaluate_on_supernet(config), config.evaluations)
+        console.print(f"{spent} more evaluations")
+    elif config.main_effects:
+        key, evaluate = jax.random.key(config.seed), evaluate_on_supernet(config)
+        picks, spent = refinement.by_main_effects(space, wanted, evaluate, config.main_effects, key)
         console.print(f"{spent} more evaluations")
     else:
         picks = picking.pick(space, kept, wanted)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -90,3 +91,50 @@ def test_kept_evaluations_stay_as_they_are():
     refinement.refine(SPACE, kept, BUDGETS, evaluation(truth_of(SPACE, 1), []), 60)
     np.testing.assert_array_equal(kept.archs, before.archs)
     np.testing.assert_array_equal(kept.losses, before.losses)
+
+
+@pytest.mark.parametrize("enumerated", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_main_effects_find_the_best_where_choices_add_up(seed, enumerated, monkeypatch):
+    if not enumerated:
+        monkeypatch.setattr(picking, "LARGEST_ENUMERATED", 0)
+    single = np.random.default_rng(seed).normal(size=(len(COUNTS), max(COUNTS)))
+    truth, calls = single[np.arange(len(COUNTS)), ARCHS].sum(1), []
+
+    def evaluate(minibatch, archs):
+        calls.append((minibatch, len(archs)))
+        return truth[rows_of(COUNTS, archs)] + 0.5 * np.sin(minibatch)
+
+    found, spent = refinement.by_main_effects(SPACE, BUDGETS, evaluate, 400, jax.random.key(seed))
+    offsets = 0.5 * np.sin(np.arange(25, 25 + refinement.VALIDATIONS))
+    reach = 1.2816 * offsets.std(ddof=1) / np.sqrt(len(offsets))
+    for pick, budget in zip(found, BUDGETS):
+        fits = knapsack.within(ARCHS, [SPACE.cost(name) for name in budget], list(budget.values())) if budget else True
+        best = np.where(fits, truth, np.inf).argmin()
+        assert pick.encoding == tuple(ARCHS[best].tolist())
+        assert pick.expected_loss == pytest.approx(truth[best] + offsets.mean())
+        np.testing.assert_allclose(np.subtract(pick.interval, pick.expected_loss), [-reach, reach], rtol=1e-3)
+    assert [minibatch for minibatch, _ in calls] == list(range(25 + refinement.VALIDATIONS))
+    assert spent == sum(size for _, size in calls)
+
+
+def test_what_is_measured_counts_as_much_as_main_effects():
+    """Of networks that are good by main effects, one whose own loss is far better is taken, one far worse is not."""
+    single = np.array([[0.0, 0.1, 9.0, np.nan], [0.0, 0.1, np.nan, np.nan], [0.0, 9.0, 9.0, 9.0]])
+    truth = single[np.arange(len(COUNTS)), ARCHS].sum(1)
+    truth[rows_of(COUNTS, np.array([[0, 0, 0]]))] += 1.0  # the best by its choices
+    (pick,), _ = refinement.by_main_effects(
+        SPACE, [{}], lambda minibatch, archs: truth[rows_of(COUNTS, archs)], 800, jax.random.key(0)
+    )
+    assert pick.encoding in ((1, 0, 0), (0, 1, 0))
+
+
+def test_main_effects_need_evaluations_and_finite_losses():
+    with pytest.raises(ValueError, match="evaluations must be at least 6.*got 5"):
+        refinement.by_main_effects(SPACE, BUDGETS, None, 5, jax.random.key(0))
+
+    def evaluate(minibatch, archs):
+        return np.full(len(archs), np.nan if minibatch > 3 else 1.0)
+
+    with pytest.raises(ValueError, match="must be finite"):
+        refinement.by_main_effects(SPACE, BUDGETS, evaluate, 64, jax.random.key(0))

@@ -18,6 +18,7 @@ import pytest
 from jaxnas import strategies
 from jaxnas.cost import AdditiveCost
 from jaxnas.tasks import search_seeds
+from tests import test_retraining
 from tests import test_strategies as contract
 
 pytestmark = pytest.mark.skipif(
@@ -86,3 +87,13 @@ def test_a_short_search_on_a_supernet(tmp_path, method):
     done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "result.json").exists()
+
+
+def test_a_short_training():
+    training = test_retraining.retraining(epochs=1)
+    before = dtypes(training.init(0))
+    assert not {np.dtype("float64"), np.dtype("int64")} & set(before)
+    *_, (state, score) = training.run(training.init(0))
+    assert int(state.step) == training.total_steps
+    assert dtypes(state) == before
+    assert np.isfinite(score.loss)

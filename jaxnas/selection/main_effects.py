@@ -44,6 +44,16 @@ class MainEffects:
         """Losses above that of the average architecture: int [..., D] -> float64 [...]."""
         return _contrasts(self.design, archs) @ self.coefficients
 
+    mean = __call__
+
+    def tables(self) -> tuple[np.ndarray, list]:
+        """What each choice adds, float64 [D, C], infinite in the padding; and no pairs, as of `LossModel.tables`."""
+        counts = self.design.num_choices
+        single = np.full((len(counts), max(counts)), np.inf)
+        for d, count in enumerate(counts):
+            single[d, :count] = self.design.table(d).astype(np.float64) @ self.coefficients[self.design.columns(d)]
+        return single, []
+
 
 def groups(key: jax.Array, num_choices: Sequence[int], evaluations: int) -> np.ndarray:
     """Uniform architectures to evaluate, int32 [T, GROUP, D], one minibatch for each of the T groups.

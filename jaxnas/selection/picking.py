@@ -18,6 +18,7 @@ from jaxnas.cost import Cost, by_name
 from jaxnas.results.evaluations import Evaluations
 from jaxnas.selection import loss_model
 from jaxnas.selection.loss_model import LossModel
+from jaxnas.selection.main_effects import MainEffects
 from jaxnas.spaces.base import SearchSpace
 
 LARGEST_ENUMERATED = 2**17  # networks
@@ -116,7 +117,18 @@ def described(
     if not len(archs):
         return []
     archs = np.asarray(archs)
-    mean, deviation = model.estimate(archs)
+    return as_picks(space, archs, budgets, costs, *model.estimate(archs))
+
+
+def as_picks(
+    space: SearchSpace,
+    archs: np.ndarray,
+    budgets: Sequence[Mapping[str, float]],
+    costs: Sequence[Cost],
+    mean: np.ndarray,
+    deviation: np.ndarray,
+) -> list[Pick]:
+    """Networks [N, D], each for one of N budgets, with the mean and the deviation of what is known of their losses."""
     reach = scipy.stats.norm.ppf((1 + COVERAGE) / 2) * deviation
     return [
         Pick(
@@ -139,7 +151,7 @@ class Minimum:
       model: of the loss of its networks.
     """
 
-    def __init__(self, space: SearchSpace, model: LossModel):
+    def __init__(self, space: SearchSpace, model: LossModel | MainEffects):
         self.model = model
         self.archs = space.enumerate() if space.size <= LARGEST_ENUMERATED else None
         self.losses = None if self.archs is None else model.mean(self.archs)
