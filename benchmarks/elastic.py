@@ -157,12 +157,15 @@ def language(config: Config, console: Console) -> None:
             )
             return [list(member.arch) for member in family]
 
-        found = [tuple(arch) for arch in results.get(f"seed {seed}", find)]
+        found = [tuple(arch) for arch in results.get(f"seed {seed}, {config.steps} steps", find)]
         measured = []
         for k, arch in enumerate(found):
             randoms = equals_in_cost(space, arch, config.randoms, seed)
             losses = [
-                results.get(f"seed {seed} {one}", functools.partial(alone, config, space, one, splits, seed))
+                results.get(
+                    f"seed {seed}, {config.alone_steps} steps alone: {one}",
+                    functools.partial(alone, config, space, one, splits, seed),
+                )
                 for one in (arch, *randoms)
             ]
             own, others = losses[0], np.asarray(losses[1:])

@@ -14,7 +14,7 @@ trained so far. Equal networks are trained once. A second call resumes. The reci
 accelerator; on CPUs take a few.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ class Config:
       width: factor on the channels of the space; by default 1, the space's own width, or the search's where images are
         streamed.
       image_size: height and width of images; by default the data set's, or the search's where images are streamed.
+      image_cache: folder of decoded images to train on, see `experiments.imagenet_search`; by default the search's, at
+        the search's image size. Images to test on are decoded.
+      image_cache_size: pixels of the shorter side of the images there; likewise.
       repeats: trainings of each network, with seeds that follow each other.
       seed: of the first one.
       warm_start: also train from the supernet's weights, to compare; the width must be the supernet's.
@@ -67,6 +70,8 @@ class Config:
     data_dir: Path | None = None
     width: float | None = None
     image_size: int | None = None
+    image_cache: Path | None = None
+    image_cache_size: int | None = None
     repeats: int = 1
     seed: int = 0
     warm_start: bool = False
@@ -116,9 +121,13 @@ def choose_recipe(result: SearchResult, image_size: int | None) -> RetrainSettin
     return recipes.choose_streamed(count, size or 0)
 
 
-def open_data(config: Config, result: SearchResult) -> tuple[TrainingData, float]:
-    """The images to train on, and the width of the networks."""
+def open_data(
+    config: Config, result: SearchResult, announce: Callable[[str], None] = lambda text: None
+) -> tuple[TrainingData, float]:
+    """The images to train on, and the width of the networks; `announce` gets lines about a cache of images."""
     if not is_streamed(result):
+        if config.image_cache is not None or config.image_cache_size is not None:
+            raise ValueError("image_cache needs a search of streamed images; leave it out")
         dataset = data.load(result.dataset, config.data_dir)
         if config.image_size is not None:
             dataset = data.resize_dataset(dataset, config.image_size)
@@ -130,8 +139,12 @@ def open_data(config: Config, result: SearchResult) -> tuple[TrainingData, float
     changes: dict[str, Any] = {} if config.image_size is None else {"image_size": config.image_size}
     if config.data_dir is not None:
         changes["data_dir" if search.streams.folder is None else "folder"] = config.data_dir
+    if config.image_cache is not None or config.image_size not in (None, search.data.image_size):
+        changes |= {"image_cache": config.image_cache, "image_cache_size": config.image_cache_size}
+    elif config.image_cache_size is not None:
+        changes["image_cache_size"] = config.image_cache_size
     search = settings_tree.replace(search, **changes)
-    return streamed_data(search, run), search.space.width if config.width is None else config.width
+    return streamed_data(search, run, announce), search.space.width if config.width is None else config.width
 
 
 def main(config: Config) -> None:
@@ -144,7 +157,9 @@ def main(config: Config) -> None:
         if getattr(config, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
     compilation_cache.enable()
-    images, width = open_data(config, result)
+    images, width = open_data(
+        config, result, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+    )
     console.print(images.summary(), markup=False, highlight=False, soft_wrap=True)
     settings, fingerprint = config.training, images.fingerprint()
     supernet_params = inherited_weights(config, width) if config.warm_start else None

@@ -85,6 +85,7 @@ class FolderSource:
       known_bad: files, relative to the root, that an earlier start could not read, with their sizes then. They keep
         their numbers, whether they were removed or not, and are not read: so a search goes on with the same order of
         images after bad ones were removed.
+      split: what part of a data set it is: train, valid or test.
 
     Raises:
       ValueError: if there is no such folder, it holds splits and not classes, a class has no image, two folders have
@@ -93,6 +94,7 @@ class FolderSource:
 
     root: Path
     known_bad: tuple[tuple[str, int], ...] = ()
+    split: str = "train"
 
     def __post_init__(self):
         object.__setattr__(self, "root", _folder(self.root))
@@ -210,7 +212,11 @@ class FolderSource:
         return self._labels
 
     def fingerprint(self) -> str:
-        """Names and sizes of all files."""
+        """Names and sizes of all files, as they were at the first call."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         digest, known = hashlib.sha256(), dict(self.known_bad)
         for number, file in enumerate(self._files):
             size = known[file] if file in known else self.size(number)[1]
@@ -278,7 +284,7 @@ def open_folder(
     if valid_folder is not None:
         roots["valid"] = Path(valid_folder)
     bad = {part: tuple((name, size) for name, size in files) for part, files in (known_bad or {}).items()}
-    parts = {part: FolderSource(path, bad.get(part, ())) for part, path in roots.items()}
+    parts = {part: FolderSource(path, bad.get(part, ()), part) for part, path in roots.items()}
     train = parts["train"]
     if len(train.class_names) < 2:
         (name,) = train.class_names

@@ -23,11 +23,13 @@ class ImageSource(Protocol):
 
     Attributes:
       name: of the data set.
+      split: of the data set, such as train.
       class_names: in the order of the labels.
       met_bad: images that streams could not read; these add them.
     """
 
     name: str
+    split: str
     class_names: tuple[str, ...]
     met_bad: set[int]
 

@@ -8,10 +8,10 @@ seen, on any other number of devices.
 import concurrent.futures
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from jaxnas.data import crops
 from jaxnas.data.decoding import WHITE, BadImageError, check_background
 from jaxnas.data.parts import Subset
 from jaxnas.data.sources import ImageSource
+
+Result = TypeVar("Result")
 
 _LOGGER = logging.getLogger(__name__)
 TRIES = 100  # images read in place of a dead one before the data set is given up
@@ -104,25 +106,31 @@ class Stream:
           image uint8 [size, size, 3]; label int32; flip bool, whether to mirror it (on the device); dead int64 [TRIES],
           the dead images met on the way, padded with -1.
         """
-        count = len(self.subset.indices)
-        index, dead = int(self._order[position]), []
+
+        def read(number: int) -> tuple[np.ndarray, int, bool]:
+            generator = np.random.default_rng((self.seed, position, number)) if self.augment else None
+            image, label = self._read(number, generator)
+            return image, label, generator is not None and generator.random() < 0.5 and self.mirror
+
+        (image, label, flip), dead = self._readable(int(self._order[position]), read)
+        padded = np.array(dead + [-1] * (TRIES - len(dead)), np.int64)
+        return {
+            "image": image,
+            "label": np.int32(self.subset.label_map[label]),
+            "flip": np.bool_(flip),
+            "dead": padded,
+        }
+
+    def _readable(self, index: int, read: Callable[[int], Result]) -> tuple[Result, list[int]]:
+        """What `read` returns for an image of the subset, or for the next one that is not dead; and the dead before."""
+        count, dead = len(self.subset.indices), []
         while len(dead) < min(TRIES, count):
             number = int(self.subset.indices[index])
-            generator = np.random.default_rng((self.seed, position, number)) if self.augment else None
             try:
-                image, label = self._read(number, generator)
+                return read(number), dead
             except BadImageError:
                 dead.append(number)
                 index = (index + 1) % count
-                continue
-            flip = generator is not None and generator.random() < 0.5 and self.mirror
-            padded = np.array(dead + [-1] * (TRIES - len(dead)), np.int64)
-            return {
-                "image": image,
-                "label": np.int32(self.subset.label_map[label]),
-                "flip": np.bool_(flip),
-                "dead": padded,
-            }
         raise DeadImagesError(
             f"{len(dead)} images of {self.source.name} in a row cannot be decoded ({self._reasons(dead)}); "
             "the data set is damaged"

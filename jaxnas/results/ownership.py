@@ -1,6 +1,8 @@
 """One process owns a folder that it writes into: a lock that the system frees when the process ends, however it ends.
 
 FOLDER/.owner   locked with flock as long as the folder is owned; says which process owns it, and is empty afterwards
+
+Where processes share a folder, each owns a part of it by a lock file of another name.
 """
 
 import contextlib
@@ -29,11 +31,15 @@ class OwnedError(ValueError):
 
 
 @contextlib.contextmanager
-def owned(folder: pathlib.Path) -> Iterator[None]:
+def owned(folder: pathlib.Path, lock: str = LOCK) -> Iterator[None]:
     """Owns a folder, which must exist, until the context ends or the process does.
 
     The lock is taken before the file changes, so that a process that comes second changes nothing. Where the file
     system has no locks, a warning is logged and the folder is not protected.
+
+    Args:
+      folder: what is owned, or what holds it.
+      lock: name of the lock file in it.
 
     Raises:
       OwnedError: if another process, or another part of this one, owns the folder.
@@ -43,7 +49,7 @@ def owned(folder: pathlib.Path) -> Iterator[None]:
         _LOGGER.warning("%s cannot be locked on this system: start one process for it at a time", folder)
         yield
         return
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(folder / lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,7 @@
 """A search from its configuration: space, strategy, supernet and images, in memory or streamed."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
@@ -8,9 +9,10 @@ from typing import Any
 
 from jaxnas import data, strategies, supernet
 from jaxnas.data import parts, preprocessing, sources
+from jaxnas.data.cached_streams import CachedStream
 from jaxnas.data.streams import Stream
 from jaxnas.runtime import devices
-from jaxnas.search import budgets, device_tables
+from jaxnas.search import budgets, device_tables, image_caches
 from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
 from jaxnas.search.image_search import image_search, streamed_image_search
 from jaxnas.search.search import Search
@@ -86,10 +88,26 @@ def search_parts(config: StreamedConfig, splits: sources.Splits) -> tuple[parts.
     )
 
 
-def make_stream(config: StreamedConfig, part: parts.Part, batch_size: int, augment: bool, **changes: Any) -> Stream:
-    """A stream of images as a configuration wants it; `changes` are fields of `Stream`."""
+def make_stream(
+    config: StreamedConfig, part: parts.Part, batch_size: int, augment: bool, cached: bool = True, **changes: Any
+) -> Stream:
+    """A stream of images as a configuration wants it.
+
+    Args:
+      config: the settings.
+      part: the images.
+      batch_size: of the whole job.
+      augment: random crops and flips; else central crops.
+      cached: read the images from the cache, where the configuration names one.
+      **changes: fields of `Stream`.
+
+    Raises:
+      ValueError: as `Stream`, or if the cache is not complete or of something else.
+    """
     streams = config.streams
-    return Stream(
+    cache = image_caches.opened(config, part[0]) if cached else None
+    make = Stream if cache is None else functools.partial(CachedStream, cache=cache)
+    return make(
         *part,
         **{
             "size": config.data.image_size,
@@ -198,6 +216,9 @@ def inputs(config: SearchConfig, search: Search | None = None, splits: sources.S
             found["images"] = counts
         if held_out is not None:
             found["test_images"] = len(held_out[1].indices)
+        cache_size = image_caches.size(config)
+        if cache_size is not None:
+            found["image_cache_size"] = cache_size
         found["normalization"] = {name: list(getattr(search.prepare, name)) for name in ("mean", "std")}
     return found
 

@@ -159,6 +159,10 @@ class StreamSettings:
       threads: that decode images, where there are no workers.
       workers: processes that decode images; 0 for threads.
       max_dead_images: images that cannot be decoded are skipped, up to so many.
+      image_cache: folder for all images of the data set, decoded and resized once and then read from there, which is
+        some ten times as fast; built, or finished, before the first step. Hosts may share it.
+      image_cache_size: pixels of the shorter side of the images there; by default such that their central crop is of
+        image_size.
     """
 
     folder: Path | None = undecisive()  # its content decides, which stands among the inputs
@@ -175,6 +179,8 @@ class StreamSettings:
     threads: int = undecisive(8)
     workers: int = undecisive(0)
     max_dead_images: int = undecisive(100)
+    image_cache: Path | None = undecisive()  # which is used, and its size decide, which stand among the inputs
+    image_cache_size: int | None = undecisive()  # likewise
 
     def __post_init__(self):
         if not 0 <= self.test_fraction < 1:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import FRESH, open_workdir
 from jaxnas.runtime import devices
 from jaxnas.runtime.checkpoints import Checkpoints
-from jaxnas.search import bad_images, device_tables, finished, memory
+from jaxnas.search import bad_images, device_tables, finished, image_caches, memory
 from jaxnas.search.answer import summarise
 from jaxnas.search.build import build, inputs, open_images
 from jaxnas.search.config import SearchConfig, StreamedConfig
@@ -90,6 +91,7 @@ def execute(
         count = sum(map(len, known_bad.values()))
         if count:
             announce(f"warning: {count} images that could not be read at an earlier start are passed over")
+        devices.together(lambda: image_caches.build(config, images, announce))
     search, plan = devices.together(lambda: memory.planned(build(config, images), config.run.memory_gib))
     if plan is not None:
         announce(plan)
@@ -163,17 +165,21 @@ def execute(
 
 
 def _check_outside(config: StreamedConfig) -> None:
-    """Raises ValueError if results would lie among the images, where the pictures of a report become a class."""
-    workdir = (config.run.workdir or FRESH).expanduser().resolve()
+    """Raises ValueError if what is written would lie among the images, where it would become a class."""
     of_dataset = config.data.data_dir if config.data.dataset == "folder" else None
-    for folder in (config.streams.folder, config.streams.valid_folder, of_dataset):
-        root = None if folder is None else folder.expanduser().resolve()
-        if root is None or not workdir.is_relative_to(root):
+    written = {"workdir": config.run.workdir or FRESH, "image_cache": config.streams.image_cache}
+    for (name, path), folder in itertools.product(
+        written.items(), (config.streams.folder, config.streams.valid_folder, of_dataset)
+    ):
+        if path is None or folder is None:
             continue
-        if not any(part.startswith(".") for part in workdir.relative_to(root).parts):  # hidden, and not scanned
+        path, root = path.expanduser().resolve(), folder.expanduser().resolve()
+        if not path.is_relative_to(root):
+            continue
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):  # hidden, and not scanned
             raise ValueError(
-                f"workdir {shown(workdir)} lies in the folder of images {shown(root)}, where its pictures would become "
-                "a class; give --workdir another place"
+                f"{name} {shown(path)} lies in the folder of images {shown(root)}, where it would become a class; "
+                f"give --{name.replace('_', '-')} another place"
             )
 
 

@@ -1,5 +1,6 @@
 """Searches on labelled images, in memory or streamed."""
 
+import functools
 from typing import Any
 
 from jaxnas import data
@@ -70,7 +71,10 @@ def streamed_image_search(
     for name in ("crop_padding", "cutout"):
         if getattr(settings, name):
             raise ValueError(f"{name} must be 0: streams crop and flip, got {getattr(settings, name)}")
-    sources = (Streamed(stream, evaluation_batches, as_examples) for stream in (train, valid))
+    sources = (
+        Streamed(stream, evaluation_batches, functools.partial(as_examples, size=stream.size))
+        for stream in (train, valid)
+    )
     return Search(
         strategy,
         supernet,

@@ -8,16 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import data
+from jaxnas.data.boxes import resize_boxes
 from jaxnas.supernet import batching
 
 
-def as_examples(batch: Mapping[str, Any]) -> data.Examples:
-    """A minibatch of a `jaxnas.data.streams.Stream` in the form that steps take."""
-    return data.Examples(batch["image"], batch["label"], batch.get("flip"))
+def as_examples(batch: Mapping[str, Any], size: int | None = None) -> data.Examples:
+    """A minibatch of a `jaxnas.data.streams.Stream` in the form that steps take; `size` of its images."""
+    return data.Examples(batch["image"], batch["label"], batch.get("flip"), batch.get("box"), size)
 
 
-def flipped(images: jax.Array, flips: jax.Array | None) -> jax.Array:
-    """Images [B, H, W, 3], mirrored where `flips` bool [B] is true; as they are where it is None."""
+def shown(batch: data.Examples) -> jax.Array:
+    """Images uint8 [B, H, W, 3]: the boxes of those of the minibatch, where it has any, mirrored where it is to be."""
+    images, flips = batch.images, batch.flips
+    if batch.boxes is not None:
+        images = resize_boxes(images, batch.boxes, batch.size)
     return images if flips is None else jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -41,7 +45,7 @@ class PrepareImages:
 
     def __call__(self, batch: data.Examples, key: jax.Array | None) -> jax.Array:
         """Float [B, H, W, 3]; augmented if there is a key."""
-        images = data.normalize(flipped(batch.images, batch.flips), self.mean, self.std)
+        images = data.normalize(shown(batch), self.mean, self.std)
         if key is None:
             return images
         return data.augment(key, images, crop_padding=self.crop_padding, flip=self.mirror, cutout=self.cutout)

@@ -22,7 +22,7 @@ from jaxnas.runtime import loop
 from jaxnas.runtime.placement import ONE_DEVICE, Placement
 from jaxnas.search import network_steps
 from jaxnas.search.dispatch import Dispatcher, run_dispatched
-from jaxnas.search.images import PrepareImages, flipped
+from jaxnas.search.images import PrepareImages, shown
 from jaxnas.search.network_steps import RetrainState, Score
 from jaxnas.search.recipes import RetrainSettings
 from jaxnas.search.sources import Feed, InMemory, OnHost, Source, Streamed
@@ -183,7 +183,7 @@ class Retraining:
     def _augmented(self, key: jax.Array, batch: data.Examples) -> jax.Array:
         policy_key, key = jax.random.split(key)
         if self.settings.augmentation == "randaugment":
-            batch = data.Examples(randaugment(policy_key, flipped(batch.images, batch.flips)), batch.labels)
+            batch = data.Examples(randaugment(policy_key, shown(batch)), batch.labels)
         return self._prepare(batch, key)
 
     def test(self, variables: chex.ArrayTree) -> Score:

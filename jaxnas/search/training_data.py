@@ -1,6 +1,7 @@
 """The images that networks of a finished search are trained and tested on, in memory or streamed."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ from jaxnas.results.json_files import read_sealed
 from jaxnas.results.settings_tree import INPUTS
 from jaxnas.runtime import devices
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
-from jaxnas.search import bad_images, build
+from jaxnas.search import bad_images, build, image_caches
 from jaxnas.search.config import StreamedConfig
 from jaxnas.search.images import as_examples
 from jaxnas.search.recipes import RetrainSettings
@@ -185,7 +186,7 @@ class StreamedData:
         """What trains a network on all devices of this process; the seed decides the order of images and the crops."""
         placement = ONE_DEVICE if devices.device_count() == 1 else ALL_DEVICES
         train = self.source(settings.batch_size, seed, augment=True)
-        tested = self._stream(self.tested, settings.batch_size, seed, augment=False)
+        tested = self._stream(self.tested, settings.batch_size, seed, augment=False, cached=False)
         return Retraining(
             network, train, tested, self.normalization, settings, test_every=test_every, placement=placement
         )
@@ -194,12 +195,15 @@ class StreamedData:
         """A stream of the images to train on, for all devices of the job."""
         return self._stream(self.train, batch_size, seed, augment)
 
-    def _stream(self, part: parts.Part, batch_size: int, seed: int, augment: bool) -> Streamed:
-        return Streamed(build.make_stream(self.config, part, batch_size, augment, seed=seed), convert=as_examples)
+    def _stream(self, part: parts.Part, batch_size: int, seed: int, augment: bool, cached: bool = True) -> Streamed:
+        stream = build.make_stream(self.config, part, batch_size, augment, cached, seed=seed)
+        return Streamed(stream, convert=functools.partial(as_examples, size=stream.size))
 
     def fingerprint(self) -> str:
-        """Of the images to train and to test on."""
-        return build.fingerprint([self.train[0], self.tested[0]])
+        """Of the images to train and to test on, and the size of those that come from a cache."""
+        cache_size = image_caches.size(self.config)
+        cached = "" if cache_size is None else f", cached at {cache_size}"
+        return build.fingerprint([self.train[0], self.tested[0]]) + cached
 
     def keep_bad_images(self) -> None:
         """Notes them beside those that the search could not read."""
@@ -222,17 +226,21 @@ class StreamedData:
         return f"{len(subset.indices):,} images of {source.name}, {read}"
 
 
-def streamed_data(config: StreamedConfig, run: Path) -> StreamedData:
-    """The images of a search on streams.
+def streamed_data(
+    config: StreamedConfig, run: Path, announce: Callable[[str], None] = lambda text: None
+) -> StreamedData:
+    """The images of a search on streams; a cache of them that it names is built where it is missing.
 
     Args:
       config: of the search.
       run: its folder, which names images that it could not read.
+      announce: called with lines about the cache, for people.
 
     Raises:
       ValueError, DatasetNotFoundError: as `jaxnas.search.build.open_images`, or if a class has too few images.
     """
     splits = build.open_images(config, bad_images.read(run))
+    image_caches.build(config, splits, announce)
     learnt = build.search_parts(config, splits)
     chosen = parts.training_parts(splits, learnt, config.streams.test_fraction)
     # Of other images than those of the search other ones are held out.
