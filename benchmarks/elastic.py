@@ -129,19 +129,19 @@ def alone(config: Config, space: ModelSpace, arch: tuple[int, ...], splits: tupl
 def equals_in_cost(space: ModelSpace, arch: tuple[int, ...], count: int, seed: int) -> list[tuple[int, ...]]:
     """Random architectures with as many multiply-adds as one, within 5 %.
 
-    No two are the same model, of which decisions about layers that are left out make many; fewer where there are not
-    so many.
+    They are different models, from that one too: decisions about layers that are left out make many of one. Fewer where
+    there are not so many.
     """
     cost = space.cost("macs")
     drawn = np.unique(space.sample_uniform(np.random.default_rng(seed), 200_000), axis=0)
     target = cost.total(np.asarray(arch))
     close = drawn[np.abs(cost.total(drawn) - target) <= WITHIN * target]
-    models: dict[str, tuple[int, ...]] = {}
+    models = {str(space.shapes(arch)[0]): arch}
     for row in np.random.default_rng(seed).permutation(len(close))[: 20 * count]:
         models.setdefault(str(space.shapes(close[row])[0]), tuple(close[row].tolist()))
-        if len(models) == count:
+        if len(models) > count:
             break
-    return list(models.values())
+    return list(models.values())[1:]
 
 
 def language(config: Config, console: Console) -> None:

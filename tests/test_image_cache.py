@@ -185,6 +185,21 @@ def test_a_killed_build_goes_on_with_the_first_shard_that_is_missing(source, who
     assert third.read_numbers == []
 
 
+def test_a_cache_that_another_process_begins_meanwhile(source, whole, monkeypatch):
+    read, calls = cached_images.read_sealed, []
+
+    def too_early(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileNotFoundError(path)
+        return read(path)
+
+    monkeypatch.setattr(cached_images, "read_sealed", too_early)
+    contents = cached_images.Contents.of(source, SIZE, caching.WHITE)
+    assert cached_images.read_manifest(whole, contents) == 4
+    assert len(calls) == 2
+
+
 def test_processes_share_the_work(source, whole, tmp_path):
     """Both are in the middle of a shard at the same time; each image is decoded once."""
     meeting = threading.Barrier(2, timeout=60)

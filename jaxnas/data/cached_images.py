@@ -147,6 +147,8 @@ def read_manifest(folder: Path, wanted: Contents) -> int | None:
         document = read_sealed(path)
     except FileNotFoundError:
         others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        if path.exists():  # since another process began the cache
+            return read_manifest(folder, wanted)
         if others:
             raise ValueError(
                 f"image_cache {shown(folder)} holds {others[0]!r} and no {MANIFEST}; give a folder for the cache alone"
