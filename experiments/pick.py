@@ -100,7 +100,7 @@ def main(config: Config) -> None:
         ("budget", "encoding", *(f"{cost.name}, {cost.unit}" for cost in space.costs), "loss", "80 % interval"),
         [
             (
-                ", ".join(f"{name} <= {budget:,.6g}" for name, budget in found.budgets.items()),
+                budget_texts.in_words(found.budgets),
                 " ".join(map(str, found.encoding)),
                 *(f"{found.costs[cost.name]:,.6g}" for cost in space.costs),
                 f"{found.expected_loss:.4f}",

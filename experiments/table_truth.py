@@ -16,6 +16,7 @@ from experiments import cli
 from jaxnas.results import SearchResult, read_result
 from jaxnas.results.json_files import read_json
 from jaxnas.results.tables import Table as TextTable
+from jaxnas.search.budgets import in_words
 from jaxnas.tasks import Table, TabularTask, read_table
 from jaxnas.tasks.judge import least_error_within
 
@@ -102,8 +103,7 @@ def of_result(result: SearchResult, table: Table, cost: str) -> tuple[TextTable,
 
 def of_networks(budgets: Sequence[Mapping[str, float]], truths: Sequence[Truth], cost: str) -> TextTable:
     """Networks that had budgets."""
-    wanted = [", ".join(f"{name} <= {value:,.6g}" for name, value in each.items()) or "none" for each in budgets]
-    return text({"budget": wanted}, truths, cost)
+    return text({"budget": [in_words(each) or "none" for each in budgets]}, truths, cost)
 
 
 def text(columns: Mapping[str, Sequence[str]], truths: Sequence[Truth], cost: str) -> TextTable:

@@ -47,6 +47,15 @@ def to_texts(budgets: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
     return tuple(",".join(f"{name}={value!r}" for name, value in budget.items()) for budget in budgets)
 
 
+def in_words(budgets: Mapping[str, float]) -> str:
+    """Budgets of one network, for people.
+
+    >>> in_words({"macs": 60e6, "params": 1e6})
+    'macs <= 6e+07, params <= 1e+06'
+    """
+    return ", ".join(f"{name} <= {value:,.6g}" for name, value in budgets.items())
+
+
 def _parse_one(text: str, cost: str) -> dict[str, float]:
     budget = {}
     for part in text.split(","):

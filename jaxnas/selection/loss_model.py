@@ -107,9 +107,6 @@ class LossModel:
         design, counts = self.design, self.design.num_choices
         contrasts = len(design.owner)
         linear, pairs = self.coefficients[:contrasts], self.coefficients[contrasts:]
-        single = np.full((len(counts), max(counts)), np.inf)
-        for d, count in enumerate(counts):
-            single[d, :count] = design.table(d).astype(np.float64) @ linear[design.columns(d)]
         matrix = np.zeros((contrasts, contrasts))
         matrix[design.left, design.right] = pairs
         joint = []
@@ -118,7 +115,7 @@ class LossModel:
                 block = matrix[design.columns(d), design.columns(e)]
                 if block.size:
                     joint.append(((d, e), design.table(d).astype(np.float64) @ block @ design.table(e).T))
-        return single, joint
+        return design.sums(linear), joint
 
 
 def fit(space: SearchSpace, evaluations: Evaluations) -> LossModel:

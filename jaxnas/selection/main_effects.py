@@ -48,11 +48,7 @@ class MainEffects:
 
     def tables(self) -> tuple[np.ndarray, list]:
         """What each choice adds, float64 [D, C], infinite in the padding; and no pairs, as of `LossModel.tables`."""
-        counts = self.design.num_choices
-        single = np.full((len(counts), max(counts)), np.inf)
-        for d, count in enumerate(counts):
-            single[d, :count] = self.design.table(d).astype(np.float64) @ self.coefficients[self.design.columns(d)]
-        return single, []
+        return self.design.sums(self.coefficients), []
 
 
 def groups(key: jax.Array, num_choices: Sequence[int], evaluations: int) -> np.ndarray:

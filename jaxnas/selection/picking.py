@@ -66,9 +66,7 @@ def pick(
         space.
     """
     costs = space.costs if costs is None else tuple(costs)
-    wanted = [([by_name(costs, name) for name in budget], list(budget.values())) for budget in budgets]
-    for chosen, limits in wanted:
-        knapsack.check_reachable(chosen, limits)
+    wanted = reachable(costs, budgets)
     minimum = Minimum(space, loss_model.fit(space, evaluations))
     archs = [minimum.within(chosen, limits) for chosen, limits in wanted]
     return described(space, minimum.model, archs, budgets, costs)
@@ -104,6 +102,18 @@ def front(space: SearchSpace, evaluations: Evaluations, cost: str, costs: Sequen
     ahead = np.append(np.inf, np.minimum.accumulate(losses[order])[:-1])
     archs = archs[order[losses[order] < ahead]]
     return described(space, minimum.model, archs, [{cost: float(total)} for total in chosen.total(archs)], costs)
+
+
+def reachable(costs: Sequence[Cost], budgets: Sequence[Mapping[str, float]]) -> list[tuple[list[Cost], list[float]]]:
+    """The costs that each of the budgets names, and its limits.
+
+    Raises:
+      ValueError: if a cost is not known, or no network is within one of the limits.
+    """
+    wanted = [([by_name(costs, name) for name in budget], list(budget.values())) for budget in budgets]
+    for chosen, limits in wanted:
+        knapsack.check_reachable(chosen, limits)
+    return wanted
 
 
 def described(

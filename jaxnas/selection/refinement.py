@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from jaxnas import knapsack
-from jaxnas.cost import Cost, by_name
+from jaxnas.cost import Cost
 from jaxnas.results.evaluations import Evaluations
 from jaxnas.selection import loss_model, main_effects, picking
 from jaxnas.selection.picking import Pick
@@ -57,9 +56,7 @@ def refine(
             f"evaluations must be at least 2 for each of the {len(budgets)} budgets, to compare two, got {evaluations}"
         )
     costs = space.costs if costs is None else tuple(costs)
-    wanted = [([by_name(costs, name) for name in budget], list(budget.values())) for budget in budgets]
-    for chosen, limits in wanted:
-        knapsack.check_reachable(chosen, limits)
+    wanted = picking.reachable(costs, budgets)
     rounds = _rounds(evaluations // max(1, len(budgets)))
     minimum = picking.Minimum(space, loss_model.fit(space, kept))
     live = [minimum.best_within(chosen, limits, 2**rounds) for chosen, limits in wanted]
@@ -111,9 +108,7 @@ def by_main_effects(
             f"got {evaluations}"
         )
     costs = space.costs if costs is None else tuple(costs)
-    wanted = [([by_name(costs, name) for name in budget], list(budget.values())) for budget in budgets]
-    for chosen, limits in wanted:
-        knapsack.check_reachable(chosen, limits)
+    wanted = picking.reachable(costs, budgets)
     groups = main_effects.groups(key, space.num_choices, evaluations)
     losses = np.stack([evaluate(minibatch, archs) for minibatch, archs in enumerate(groups)])
     effects = main_effects.fit(space.num_choices, groups, losses)

@@ -59,6 +59,13 @@ class Design:
         start = decision * max(self.num_choices)
         return self.contrasts[start : start + self.num_choices[decision], self.columns(decision)]
 
+    def sums(self, coefficients: np.ndarray) -> np.ndarray:
+        """What each choice adds: coefficients [P1] -> float64 [D, C], infinite in the padding."""
+        added = np.full((len(self.num_choices), max(self.num_choices)), np.inf)
+        for d, count in enumerate(self.num_choices):
+            added[d, :count] = self.table(d).astype(np.float64) @ coefficients[self.columns(d)]
+        return added
+
     def singles(self, archs: jax.Array) -> jax.Array:
         """Contrasts of architectures: int [..., D] -> float32 [..., P1]."""
         chex.assert_axis_dimension(archs, -1, len(self.num_choices))
