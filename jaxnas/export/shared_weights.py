@@ -2,6 +2,9 @@
 
 networks.json          of each network what `network.json` holds of it and its recipe; sha256 of the arrays
 family.safetensors   float32 arrays: shared/VARIANT/PATH of weights, and batch_stats/K/PATH of network K alone
+
+A recipe names for each array of a network VARIANT/PATH of a shared one, or a part of it as [VARIANT/PATH, [[begin,
+end], ...]], along each axis, where the supernet shared by slices.
 """
 
 import dataclasses
@@ -10,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxnas.export import saved
+from jaxnas.networks.sharing import Part, Recipe, take_array
 from jaxnas.results.files import replacing, to_plain, write_json
 from jaxnas.results.json_files import seal
 from jaxnas.results.result import SearchResult, versions
@@ -72,7 +76,7 @@ def save(folder: pathlib.Path, descriptions: Sequence[saved.NetworkDescription],
     with replacing(folder / WEIGHTS) as temporary:
         temporary.write_bytes(content)
     members = [
-        {**to_plain(description), RECIPE: dict(recipe)}
+        {**to_plain(description), RECIPE: to_plain(recipe)}
         for description, recipe in zip(descriptions, finished.recipes, strict=True)
     ]
     document = {"format": FORMAT, MEMBERS: members, saved.FILES: {WEIGHTS: saved.digest(content)}}
@@ -101,9 +105,9 @@ def load(path: pathlib.Path, index: int | None) -> saved.Network:
     document = saved.read_document(described, FORMAT)
     try:
         members = document[MEMBERS]
-        recipes = [member[RECIPE] for member in members]
-        if not recipes or not all(_is_recipe(recipe) for recipe in recipes):
-            raise ValueError("a recipe names no arrays")
+        recipes = [_read_recipe(member[RECIPE]) for member in members]
+        if not recipes:
+            raise ValueError("their list is empty")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{described} describes no networks that share weights: {error}") from error
     if index is None or not 0 <= index < len(members):
@@ -121,10 +125,15 @@ def load(path: pathlib.Path, index: int | None) -> saved.Network:
     arrays = saved.read_arrays(weights, content)
     prefix = f"{OWN}/{index}/"
     flat = {f"batch_stats/{name.removeprefix(prefix)}": arrays[name] for name in arrays if name.startswith(prefix)}
-    for name, shared in recipes[index].items():
-        if f"{SHARED}/{shared}" not in arrays:
-            raise ValueError(f"{weights} lacks {SHARED}/{shared}, which {described.name} names")
-        flat[f"params/{name}"] = arrays[f"{SHARED}/{shared}"]
+    prefix = f"{SHARED}/"
+    shared = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    for path, source in recipes[index].items():
+        name, bounds = source if isinstance(source, Part) else (source, None)
+        if name not in shared:
+            raise ValueError(f"{weights} lacks {SHARED}/{name}, which {described.name} names")
+        if bounds is not None and not _within(bounds, shared[name].shape):
+            raise ValueError(f"{described} takes {bounds} of {SHARED}/{name}, whose shape is {shared[name].shape}")
+        flat[f"params/{path}"] = take_array(shared, source)
     return saved.from_arrays(description, flat, weights)
 
 
@@ -137,8 +146,29 @@ def read_descriptions(path: pathlib.Path) -> list[saved.NetworkDescription]:
     return [saved.parse_description(member, described) for member in members]
 
 
-def _is_recipe(recipe: Any) -> bool:
-    return isinstance(recipe, dict) and bool(recipe) and all(isinstance(name, str) for name in recipe.values())
+def _read_recipe(recipe: Any) -> Recipe:
+    """A recipe of networks.json; ValueError if it is none."""
+    if not isinstance(recipe, dict) or not recipe:
+        raise ValueError("a recipe names no arrays")
+    return {path: _read_source(source) for path, source in recipe.items()}
+
+
+def _read_source(source: Any) -> str | Part:
+    if isinstance(source, str):
+        return source
+    try:
+        name, bounds = source
+        pairs = tuple((begin, end) for begin, end in bounds)
+    except (ValueError, TypeError) as error:
+        raise ValueError("a recipe names no arrays") from error
+    if not isinstance(name, str) or not all(type(number) is int for pair in pairs for number in pair):
+        raise ValueError("a recipe names no arrays")
+    return Part(name, pairs)
+
+
+def _within(bounds: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> bool:
+    """Whether a part is one of an array of this shape."""
+    return len(bounds) == len(shape) and all(0 <= first < end <= size for (first, end), size in zip(bounds, shape))
 
 
 def _folder(path: pathlib.Path) -> pathlib.Path:

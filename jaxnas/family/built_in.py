@@ -54,12 +54,13 @@ class BuiltInSpace(ModelSpace):
         return jax.tree.map(jnp.asarray, networks.inherit(self.built_from, self.validate(arch).tolist(), params))
 
 
-def built_in(space: MBConvSpace | CellSpace, batching: str = "auto") -> BuiltInSpace:
+def built_in(space: MBConvSpace | CellSpace, batching: str = "auto", sharing: str = "separate") -> BuiltInSpace:
     """A built-in space as `search` takes it.
 
     Args:
       space: at the width, image size and number of classes that is searched.
       batching: how its architectures will be evaluated, see `SearchSettings`.
+      sharing: what choices have in common in the supernet, see `supernet.build`.
     """
 
     def make(choices: tuple[int, ...]) -> Any:
@@ -73,6 +74,6 @@ def built_in(space: MBConvSpace | CellSpace, batching: str = "auto") -> BuiltInS
         space.costs,
         choices=choices,
         models=models_of(make, choices, images),
-        supernet=supernet.build(space, gather=supernet.resolve_batching(batching) == "vmap"),
+        supernet=supernet.build(space, gather=supernet.resolve_batching(batching) == "vmap", sharing=sharing),
         built_from=space,
     )

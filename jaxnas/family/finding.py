@@ -49,6 +49,7 @@ from jaxnas.search.search import Search, SearchState
 from jaxnas.search.settings import SearchSettings
 from jaxnas.spaces import CellSpace, MBConvSpace
 from jaxnas.strategies.fixed import Fixed
+from jaxnas.supernet.layer_weights import check_sharing
 
 SHARES = (0.6, 0.1, 0.3)  # of the steps: weights, distributions, and the networks found
 CANDIDATES = 16  # draws from each distribution that compete with its mode
@@ -86,6 +87,7 @@ def search(
     method: str = "shared_model",
     samples: int = 4,
     batching: str = "auto",
+    sharing: str = "separate",
     devices: int | Literal["all"] = 1,
     seed: int = 0,
     workdir: str | Path | None = None,
@@ -111,6 +113,8 @@ def search(
       method: name of a strategy that keeps distributions.
       samples: architectures for each network in a step of the distributions.
       batching: see `SearchSettings`.
+      sharing: of the weights of a built-in space, "separate" or "slices", see `supernet.build`; the choices of a space
+        of `jaxnas.elastic` are slices anyway.
       devices: 1, or "all" (or their number) for all that JAX has, over which each minibatch is spread. Batch norm then
         takes the statistics of a device's part.
       seed: of everything random.
@@ -126,8 +130,9 @@ def search(
       ValueError: on settings that do not fit each other or the data, or a folder that holds another search.
       NonFiniteLossError: if a training loss is NaN or infinite; it names the step.
     """
+    check_sharing(sharing)
     if not isinstance(space, ElasticSpace):
-        space = _built_in(space, batching)
+        space = _built_in(space, batching, sharing)
     strategy = _strategy(space, method, budgets, penalties, samples)
     if steps < 3:
         raise ValueError(f"steps must be at least 3, one for each part of a search, got {steps}")
@@ -164,6 +169,8 @@ def search(
         "seed": seed,
         "data": {name: fingerprint(source) for name, source in sources.items()},
     }
+    if sharing != "separate" and isinstance(space, BuiltInSpace):
+        described["sharing"] = sharing
     if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit == latency.UNIT}:
         described["measured_costs"] = measured_costs
     runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
@@ -253,13 +260,13 @@ class _Runner:
             )
 
 
-def _built_in(space: Any, batching: str) -> BuiltInSpace:
+def _built_in(space: Any, batching: str, sharing: str) -> BuiltInSpace:
     if not isinstance(space, MBConvSpace | CellSpace):
         raise ValueError(
             f"space must be of jaxnas.elastic, or one of the built-in spaces of jaxnas.spaces, got "
             f"{type(space).__name__}; a supernet of your own is searched with jaxnas.Search"
         )
-    return built_in(space, batching)
+    return built_in(space, batching, sharing)
 
 
 def _digest(cost: Cost) -> str:

@@ -71,7 +71,7 @@ def _in_memory(config: SearchConfig, dataset: data.ImageDataset) -> Search:
             dataclasses.replace(part, images=data.resize(part.images, config.data.image_size))
             for part in (train, valid)
         )
-    network = supernet.build(_proxy(config, dataset.num_classes), _gather(config))
+    network = _supernet(config, _proxy(config, dataset.num_classes))
     return image_search(strategy, network, dataset, train, valid, config.training)
 
 
@@ -143,7 +143,7 @@ def _streamed(config: StreamedConfig, splits: sources.Splits) -> Search:
         for part, size, augment in zip(learnt, sizes, (True, False))
     )
     space = _proxy(config, len(train.subset.class_names))
-    network = supernet.build(space, _gather(config), devices.AXIS if streams.sync_batch_norm else None)
+    network = _supernet(config, space, devices.AXIS if streams.sync_batch_norm else None)
     strategy = choose_strategy(config, search_space(config, space))
     measured = normalization(config, learnt[0])
     return streamed_image_search(strategy, network, train, valid, settings, measured, streams.evaluation_batches)
@@ -156,8 +156,11 @@ def _proxy(config: SearchConfig, num_classes: int) -> SearchSpace:
     )
 
 
-def _gather(config: SearchConfig) -> bool:
-    return supernet.resolve_batching(config.training.batching) == "vmap"
+def _supernet(config: SearchConfig, space: SearchSpace, axis_name: str | None = None) -> Any:
+    gather = supernet.resolve_batching(config.training.batching) == "vmap"
+    options = {"axis_name": axis_name, "sharing": config.space.sharing}
+    # What is as usual is left out: a supernet that was registered for a space of its own need not know it.
+    return supernet.build(space, gather, **{k: v for k, v in options.items() if v not in (None, "separate")})
 
 
 def search_space(config: SearchConfig, space: SearchSpace) -> SearchSpace:

@@ -6,6 +6,7 @@ A setting is one field here (or of `SearchSettings`, which the steps of a search
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jaxnas import strategies
 from jaxnas.data.decoding import WHITE, check_background
@@ -14,6 +15,7 @@ from jaxnas.results.settings_tree import undecisive
 from jaxnas.search import budgets as budget_texts
 from jaxnas.search import device_tables
 from jaxnas.search.settings import FinishSettings, SearchSettings
+from jaxnas.supernet.layer_weights import SHARINGS
 
 # Strategies for supernets: they keep distributions, and weigh the samples of all for each.
 METHODS = strategies.distribution_strategies()
@@ -82,10 +84,13 @@ class SpaceSettings:
     Attributes:
       space: search space.
       width: channels of the supernet relative to the space's.
+      sharing: separate weights of the supernet for each choice, or slices of one: in an MBConv space the middle of the
+        largest kernel and the leading channels of the widest expansion.
     """
 
     space: str
     width: float = 1.0
+    sharing: Literal[SHARINGS] = "separate"
 
     def __post_init__(self):
         if not self.width > 0:

@@ -34,7 +34,7 @@ def apply_layer(
     The layer is one that `supports`.
     """
     batch_norm = functools.partial(ops.batch_norm, axis_name=axis_name)
-    chosen = _take(params, layer, layer_weights.row(layer, choice))  # a skip takes the first row, unused
+    chosen = layer_weights.take(params, layer, choice, mask=True)  # of a skip unused
     h = x
     for name, convolve, relu6 in (
         ("expand", ops.pointwise_conv, True),
@@ -54,14 +54,3 @@ def apply_layer(
         strided = x[:, :: layer.stride, :: layer.stride]
         skipped = batch_norm(ops.pointwise_conv(strided, weights["kernel"]), weights["scale"], weights["bias"])
     return jnp.where(choice == skips[0], skipped, h)
-
-
-def _take(params: Params, layer: Layer, row: jax.Array) -> Params:
-    """One row of the MBConvs' arrays, multiplied by what is used of it: padding has gradient 0."""
-    taps, channels = (jnp.asarray(mask)[row] for mask in layer_weights.used(layer))
-    mask = {
-        "expand": {"kernel": channels, "scale": channels, "bias": channels},
-        "depthwise": {"kernel": taps[:, :, None] & channels, "scale": channels, "bias": channels},
-        "project": {"kernel": channels[:, None], "scale": True, "bias": True},
-    }
-    return {name: {key: params[name][key][row] * part for key, part in parts.items()} for name, parts in mask.items()}

@@ -12,7 +12,15 @@ k (a small one in the middle) and the widest expansion E:
 Padding is exact: a channel whose weights, batch norm scale and shift are 0 stays 0 through ReLU6 and the next
 convolution, and a kernel in the middle of a larger one of zeros is the same kernel. Padding stays 0 in training, since
 no function here has a gradient there.
+
+Sharing by slices (`sharing="slices"`; Once-for-all, arXiv 1908.09791) is M = 1: one MBConv of the largest kernel and
+the widest expansion, of which every choice takes its part, the middle of the kernel and the leading channels, batch
+norm's scale and shift included. The shapes of the arrays say which it is, and all functions here take both. A choice
+that is not sampled then learns too, through the part that it has in common with those that are; nothing corrects the
+size of gradients for that. Unlike Once-for-all, a smaller kernel is not transformed further.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +31,13 @@ from jaxnas.supernet import init
 from jaxnas.supernet.switch import Params
 
 SHORTCUT = "shortcut"
+SHARINGS = ("separate", "slices")
+
+
+def check_sharing(sharing: str) -> None:
+    """Raises ValueError if `sharing` is none of `SHARINGS`."""
+    if sharing not in SHARINGS:
+        raise ValueError(f"sharing must be one of {', '.join(SHARINGS)}, got {sharing!r}")
 
 
 def mbconvs(layer: Layer) -> tuple[Operation, ...]:
@@ -45,8 +60,15 @@ def inner_channels(layer: Layer, operation: Operation) -> int:
     return layer.in_channels * operation.expansion
 
 
-def declare(layer: Layer) -> Params:
-    """The arrays of a layer, as a tree of `init.Array` and `init.Stack`."""
+def declare(layer: Layer, sharing: str = "separate") -> Params:
+    """The arrays of a layer, as a tree of `init.Array` and `init.Stack`.
+
+    Args:
+      layer: the layer.
+      sharing: one of `SHARINGS`. Slices are initialised as parts of the largest MBConv.
+    """
+    if sharing == "slices" and mbconvs(layer):
+        layer = _of_largest(layer)
     arrays, operations = {}, mbconvs(layer)
     inners = [inner_channels(layer, operation) for operation in operations]
     if operations:
@@ -66,15 +88,50 @@ def declare(layer: Layer) -> Params:
     return arrays
 
 
+def _of_largest(layer: Layer) -> Layer:
+    """The layer with one MBConv, which has room for all that it has."""
+    widest = max(operation.expansion for operation in mbconvs(layer))
+    skips = tuple(operation for operation in layer.operations if operation.is_skip)
+    return dataclasses.replace(layer, operations=(Operation(largest_kernel(layer), widest), *skips))
+
+
 def _stack(trees: list[dict[str, init.Array]]) -> dict[str, init.Stack]:
     return jax.tree.map(lambda *parts: init.Stack(parts), *trees)
 
 
-def row(layer: Layer, choice: jax.Array) -> jax.Array:
-    """The row of a choice, int32 [] -> int32 []; a skip, which has none, has that of the first MBConv."""
+def has_slices(params: Params, layer: Layer) -> bool:
+    """Whether these weights of a layer are those of its largest MBConv alone, though it has several."""
+    return len(mbconvs(layer)) > 1 and len(params["depthwise"]["kernel"]) == 1
+
+
+def take(params: Params, layer: Layer, choice: jax.Array, *, mask: bool) -> Params:
+    """The arrays of the chosen MBConv, padded with zeros to the largest of the layer.
+
+    Args:
+      params: as `declare` has them.
+      layer: the layer; every MBConv has an expansion.
+      choice: int32 [], index of the operation; a skip, which has no MBConv, has the first.
+      mask: give padding gradient 0 here; else the caller must not have one there. Slices are masked anyway.
+
+    Returns:
+      `expand`, `depthwise` and `project`.
+    """
     operations = mbconvs(layer)
     rows = [0 if operation.is_skip else operations.index(operation) for operation in layer.operations]
-    return at(jnp.asarray(rows, jnp.int32), choice)
+    row = at(jnp.asarray(rows, jnp.int32), choice)
+    slices = has_slices(params, layer)
+    stored = jnp.int32(0) if slices else row
+    names = ("expand", "depthwise", "project")
+    taken = {name: jax.tree.map(lambda array: at(array, stored), params[name]) for name in names}
+    if not (mask or slices):
+        return taken
+    taps, channels = (at(jnp.asarray(part), row) for part in used(layer))
+    masks = {
+        "expand": {"kernel": channels, "scale": channels, "bias": channels},
+        "depthwise": {"kernel": taps[:, :, None] & channels, "scale": channels, "bias": channels},
+        "project": {"kernel": channels[:, None], "scale": True, "bias": True},
+    }
+    return {name: {key: taken[name][key] * part for key, part in parts.items()} for name, parts in masks.items()}
 
 
 def at(array: jax.Array, index: jax.Array) -> jax.Array:
@@ -95,7 +152,8 @@ def unpack(params: Params, layer: Layer, operation: Operation) -> Params:
     """
     if operation.is_skip:
         return params.get(SHORTCUT, {})
-    index, inner = mbconvs(layer).index(operation), inner_channels(layer, operation)
+    index = 0 if has_slices(params, layer) else mbconvs(layer).index(operation)
+    inner = inner_channels(layer, operation)
     border = (largest_kernel(layer) - operation.kernel) // 2
     window = slice(border, border + operation.kernel)
 

@@ -1,4 +1,6 @@
-"""The MBConv supernet: every choice of every layer has its own weights, an architecture picks one path.
+"""The MBConv supernet: an architecture picks one choice in every layer.
+
+Every choice has weights of its own, or all choices of a layer are slices of one (`layer_weights`).
 
 Batch norm uses the statistics of the minibatch, for each architecture its own: running averages of a supernet mean
 nothing (METHOD, traps). The network is a pure function of a dictionary of arrays; the Flax module only declares it.
@@ -20,12 +22,12 @@ from jaxnas.supernet.mbconv_layer import LayerFunction, layer_function, mix_laye
 from jaxnas.supernet.switch import Params
 
 
-def declare(space: MBConvSpace) -> Params:
+def declare(space: MBConvSpace, sharing: str = "separate") -> Params:
     """The arrays of the supernet, by layer and then as in `layer_weights`: a tree of `init.Array` and `init.Stack`."""
     arrays = {"stem": init.conv(3, 3, space.stem_channels)}
     for prefix, layers in (("fixed", space.fixed_layers), ("layer", space.layers)):
         for index, layer in enumerate(layers):
-            arrays[f"{prefix}_{index + 1}"] = layer_weights.declare(layer)
+            arrays[f"{prefix}_{index + 1}"] = layer_weights.declare(layer, sharing)
     arrays["head"] = init.conv(1, space.layers[-1].out_channels, space.head_channels)
     arrays["classifier"] = init.classifier(space.head_channels, space.num_classes)
     return arrays
@@ -178,17 +180,19 @@ class MBConvSupernet(nn.Module):
       gather: whether chosen operations are gathered (for `vmap` over architectures) or switched between.
       axis_name: mapped axis over which batch norm takes its statistics; None for those of one device's images.
       backend: that programs are for; None for JAX's default.
+      sharing: of the weights that `init` and `init_params` give, one of `layer_weights.SHARINGS`; `apply` takes both.
     """
 
     space: MBConvSpace
     gather: bool = False
     axis_name: str | None = None
     backend: str | None = None
+    sharing: str = "separate"
 
     @nn.compact
     def parameters(self) -> Params:
         """The arrays of `declare`, as Flax parameters."""
-        return init.as_params(self, declare(self.space))
+        return init.as_params(self, declare(self.space, self.sharing))
 
     def __call__(self, images: jax.Array, arch: jax.Array) -> jax.Array:
         """Logits of one architecture: float [B, H, W, 3], int32 [D] -> float [B, classes]."""
@@ -204,4 +208,4 @@ class MBConvSupernet(nn.Module):
 
     def init_params(self, key: jax.Array) -> Params:
         """He-initialised weights of all choices, without running the network."""
-        return init.draw(key, declare(self.space))
+        return init.draw(key, declare(self.space, self.sharing))

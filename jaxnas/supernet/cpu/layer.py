@@ -127,11 +127,9 @@ def _decode(layer: Layer, geometry: Geometry, choice: jax.Array) -> tuple[jax.Ar
 
 def _gather(params: Params, layer: Layer, choice: jax.Array, skipped: jax.Array) -> tuple[block.Weights, Params]:
     """Weights of the chosen MBConv (of any for a skip), and scale and bias of the last batch norm."""
-    row = layer_weights.row(layer, choice)
-    expand, depthwise, project = (
-        jax.tree.map(lambda array: layer_weights.at(array, row).astype(jnp.float32), params[name])
-        for name in ("expand", "depthwise", "project")
-    )
+    chosen = layer_weights.take(params, layer, choice, mask=False)
+    chosen = jax.tree.map(lambda array: array.astype(jnp.float32), chosen)
+    expand, depthwise, project = (chosen[name] for name in ("expand", "depthwise", "project"))
     weights = block.Weights(
         expand=expand["kernel"],
         scale1=expand["scale"],
