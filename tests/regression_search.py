@@ -17,6 +17,7 @@ import numpy as np
 from jaxnas import data
 from jaxnas.cost import AdditiveCost
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE
+from jaxnas.search.sandwich import Teacher
 from jaxnas.search.search import Search
 from jaxnas.search.settings import SearchSettings
 from jaxnas.search.sources import InMemory, Streamed
@@ -114,6 +115,22 @@ def streamed(placement=ONE_DEVICE):
     return dataclasses.replace(search, **sources), state.replace(data_keys=None, train_cursor=None, valid_cursor=None)
 
 
+def distance(outputs, targets):
+    return ((outputs["y"] - targets["y"]) ** 2).mean()
+
+
+def taught(placement=ONE_DEVICE, own=False, **changes):
+    """With the sandwich rule and the dearest network as teacher, or with a teacher of one's own."""
+    settings = dataclasses.replace(SETTINGS, sandwich=True, distillation=0.5, **changes)
+    search = dataclasses.replace(in_memory(placement), settings=settings, soft_loss=distance)
+    return dataclasses.replace(search, teacher=sum_of_sines()) if own else search
+
+
+def sum_of_sines():
+    """A teacher that knows the answer, times its parameter."""
+    return Teacher(lambda params, inputs: {"y": params["scale"] * jnp.sin(inputs["x"]).sum(1)}, {"scale": np.ones(1)})
+
+
 def trajectory(search, state, **options):
     """What a search measured, and where it ended: arrays by name."""
     records, done = [], int(state.step)
@@ -133,5 +150,8 @@ def trajectory(search, state, **options):
 if __name__ == "__main__":
     memory, (stream, start) = in_memory(ALL_DEVICES), streamed(ALL_DEVICES)
     found = {"memory": trajectory(memory, memory.init(0)), "stream": trajectory(stream, start)}
+    for name, own in (("taught", False), ("own", True)):
+        search = taught(ALL_DEVICES, own)
+        found[name] = trajectory(search, search.init(0))
     arrays = {f"{source} {name}": array for source, parts in found.items() for name, array in parts.items()}
     np.savez(sys.argv[1], devices=jax.device_count(), **arrays)

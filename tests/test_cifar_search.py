@@ -175,6 +175,25 @@ def test_killed_anywhere_resumes_bit_for_bit(undisturbed, cache, tmp_path, after
     assert [step for step, _ in read_events(tmp_path / "tensorboard")["loss/k1"]] == list(range(7, 17))
 
 
+@pytest.mark.slow
+def test_sandwich_and_distillation_are_settings(undisturbed, cache, tmp_path):
+    taught = ["--weight-samples=3", "--sandwich", "--distillation=0.5", "--distillation-temperature=2"]
+    for workdir in (tmp_path / "first", tmp_path / "second"):
+        completed = search(workdir, cache, *taught)
+        assert completed.returncode == 0, completed.stderr
+    found = outcome(tmp_path / "first")
+    assert found == outcome(tmp_path / "second")
+    training = found["config"]["training"]
+    names = ("weight_samples", "sandwich", "distillation", "distillation_temperature")
+    assert [training[name] for name in names] == [3, True, 0.5, 2.0]
+    assert [one["valid_loss"] for one in found["architectures"]] != [
+        one["valid_loss"] for one in outcome(undisturbed)["architectures"]
+    ]
+    refused = search(tmp_path / "first", cache, *taught[:-2])
+    assert refused.returncode == 2
+    assert "distillation (0.5 there, 0.0 now)" in refused.stderr
+
+
 FINISH = "--finish-steps=6"
 
 
@@ -375,6 +394,10 @@ def fails(capsys, *arguments, command=cifar_search):
         (["--dataset=digits", "--method=importance"], ["method", "now called 'shared_model'"]),
         (["--dataset=digits", "--method=random"], ["method", "random", "importance_sampling"]),
         (["--dataset=digits", "--cost=joules"], ["joules", "macs"]),
+        (["--dataset=digits", "--sandwich"], ["weight_samples must be at least 2", "sandwich"]),
+        (["--dataset=digits", "--distillation=0.5"], ["weight_samples must be at least 2", "distillation"]),
+        (["--dataset=digits", "--distillation=1"], ["distillation", "less than 1"]),
+        (["--dataset=digits", "--sharing=some"], ["sharing", "separate", "slices"]),
     ],
 )
 def test_bad_input_is_one_line(capsys, tmp_path, arguments, words):

@@ -81,6 +81,7 @@ def test_totals_bounds_and_scaled_costs(cost, archs):
     totals = brute_force(cost, archs)
     assert cost.total(archs).tolist() == totals.tolist()
     assert (cost.lowest, cost.highest) == (totals.min(), totals.max())
+    assert (cost.total(cost.cheapest), cost.total(cost.dearest)) == (totals.min(), totals.max())
     assert isinstance(cost.lowest, int)
     scaled = (totals - totals.min()) / (totals.max() - totals.min())
     np.testing.assert_allclose(jax.jit(cost)(archs), scaled, atol=1e-6)

@@ -106,18 +106,27 @@ def test_two_devices_do_the_steps_of_one(memory, plain, two_devices):
         source: {
             name.removeprefix(f"{source} "): value for name, value in two_devices.items() if name.startswith(source)
         }
-        for source in ("memory", "stream")
+        for source in ("memory", "stream", "taught", "own")
     }
     # What is random in the preparation of a minibatch from memory does not depend on the number of devices.
     assert_same(of["memory"], memory[1], rtol=1e-4, atol=1e-5)
     assert_same({**of["stream"], "evaluation": plain["evaluation"]}, plain, rtol=1e-4, atol=1e-5)
+    for name, own in (("taught", False), ("own", True)):
+        search = regression_search.taught(own=own)
+        expected = regression_search.trajectory(search, search.init(0))
+        assert not np.allclose(expected["train_loss"], memory[1]["train_loss"])
+        assert_same(of[name], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("source", ["memory", "stream"])
+@pytest.mark.parametrize("source", ["memory", "stream", "taught"])
 def test_a_stopped_search_goes_on_where_it_was(source, memory):
     """Cut after each program, and continued from a copy of the last state."""
-    search, start = (memory[0], memory[0].init(0)) if source == "memory" else regression_search.streamed()
+    if source == "stream":
+        search, start = regression_search.streamed()
+    else:
+        search = memory[0] if source == "memory" else regression_search.taught()
+        start = search.init(0)
     state, cuts = jax.tree.map(jnp.copy, start), 0
     expected = regression_search.trajectory(search, start)
     while int(state.step) < search.total_steps:

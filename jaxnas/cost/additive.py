@@ -71,6 +71,16 @@ class AdditiveCost:
         """Total of the most expensive architecture."""
         return self.fixed + sum(max(row) for row in self.table)
 
+    @property
+    def cheapest(self) -> tuple[int, ...]:
+        """The architecture with the lowest total, D choices; of equal choices the first."""
+        return tuple(row.index(min(row)) for row in self.table)
+
+    @property
+    def dearest(self) -> tuple[int, ...]:
+        """The architecture with the highest total, D choices; of equal choices the first."""
+        return tuple(row.index(max(row)) for row in self.table)
+
     def total(self, archs: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:
         """Exact totals in units, on the host: int [..., D] -> [...] (integers stay integers)."""
         archs = np.asarray(archs)

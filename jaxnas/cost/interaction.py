@@ -68,14 +68,33 @@ class InteractionCost:
         return (*single, *joint)
 
     @functools.cached_property
-    def lowest(self) -> float:
-        """Total of the cheapest architecture."""
-        return self.fixed + _minimum(self._tables, len(self.table))
+    def _least(self) -> tuple[float, tuple[int, ...]]:
+        return _minimum(self._tables, len(self.table))
 
     @functools.cached_property
+    def _most(self) -> tuple[float, tuple[int, ...]]:
+        least, arch = _minimum([(decisions, -table) for decisions, table in self._tables], len(self.table))
+        return -least, arch
+
+    @property
+    def lowest(self) -> float:
+        """Total of the cheapest architecture."""
+        return self.fixed + self._least[0]
+
+    @property
     def highest(self) -> float:
         """Total of the most expensive architecture."""
-        return self.fixed - _minimum([(decisions, -table) for decisions, table in self._tables], len(self.table))
+        return self.fixed + self._most[0]
+
+    @property
+    def cheapest(self) -> tuple[int, ...]:
+        """An architecture with the lowest total, D choices."""
+        return self._least[1]
+
+    @property
+    def dearest(self) -> tuple[int, ...]:
+        """An architecture with the highest total, D choices."""
+        return self._most[1]
 
     def total(self, archs: np.ndarray | Sequence[Sequence[int]]) -> np.ndarray:
         """Exact totals in units, on the host: int [..., D] -> [...] (integers stay integers)."""
@@ -125,8 +144,10 @@ class InteractionCost:
         return mean
 
 
-def _minimum(tables: Sequence[tuple[tuple[int, ...], np.ndarray]], count: int) -> float:
-    """The least sum of tables over all architectures, by eliminating decisions, those with the fewest partners first.
+def _minimum(tables: Sequence[tuple[tuple[int, ...], np.ndarray]], count: int) -> tuple[float, tuple[int, ...]]:
+    """The least sum of tables over all architectures, and an architecture that has it.
+
+    Decisions are eliminated, those with the fewest partners first.
 
     Raises:
       ValueError: if so many decisions interact that a table outgrows `LARGEST_TABLE`.
@@ -134,6 +155,7 @@ def _minimum(tables: Sequence[tuple[tuple[int, ...], np.ndarray]], count: int) -
     if (corner := _ascending(tables, count)) is not None:
         return corner
     left, remaining, least = list(tables), set(range(count)), 0
+    eliminated: list[tuple[int, tuple[int, ...], np.ndarray]] = []  # with their partners, and the best choice for these
     while remaining:
 
         def partners(d: int) -> list[int]:
@@ -152,17 +174,24 @@ def _minimum(tables: Sequence[tuple[tuple[int, ...], np.ndarray]], count: int) -
             if decision in ds:
                 summed = summed + table.reshape([sizes[d] if d in ds else 1 for d in scope])
         left = [(ds, table) for ds, table in left if decision not in ds]
-        reduced, scope = summed.min(scope.index(decision)), tuple(d for d in scope if d != decision)
+        axis, scope = scope.index(decision), tuple(d for d in scope if d != decision)
+        reduced = summed.min(axis)
+        eliminated.append((decision, scope, summed.argmin(axis)))
         if scope:
             left.append((scope, reduced))
         else:
             least += reduced.item()
         remaining.discard(decision)
-    return least
+    best: dict[int, int] = {}
+    for decision, scope, choice in reversed(eliminated):
+        best[decision] = int(choice[tuple(best[d] for d in scope)])
+    return least, tuple(best[d] for d in range(count))
 
 
-def _ascending(tables: Sequence[tuple[tuple[int, ...], np.ndarray]], count: int) -> float | None:
-    """The sum at the one end of all decisions where each falls whatever the others are; None if that is not known."""
+def _ascending(
+    tables: Sequence[tuple[tuple[int, ...], np.ndarray]], count: int
+) -> tuple[float, tuple[int, ...]] | None:
+    """As `_minimum`, at the one end of all decisions where each falls whatever the others are; None if not known."""
     for end in (0, -1):
         rises = [0] * count
         for ds, table in tables:
@@ -170,5 +199,7 @@ def _ascending(tables: Sequence[tuple[tuple[int, ...], np.ndarray]], count: int)
                 rise = np.moveaxis(np.diff(table, axis=axis), axis, 0) * (1 if end == 0 else -1)
                 rises[d] = rises[d] + rise.reshape(len(rise), -1).min(1)
         if all((np.asarray(rise) >= 0).all() for rise in rises):
-            return sum(table[(end,) * len(ds)].item() for ds, table in tables)
+            least = sum(table[(end,) * len(ds)].item() for ds, table in tables)
+            sizes = {d: size for ds, table in tables for d, size in zip(ds, table.shape)}
+            return least, tuple(0 if end == 0 else sizes[d] - 1 for d in range(count))
     return None

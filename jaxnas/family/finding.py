@@ -1,8 +1,8 @@
 """A whole search as one call, for any model, loss and data: `search(space, loss=..., train=..., ...) -> Family`.
 
-The weights of the largest model are trained on the training split, one sampled architecture a step; then the
-distributions are, on the validation split; and the K networks that compete best on the whole of it are trained together
-for some more steps, sharing their weights, before each gets its own slice of them.
+The weights of the largest model are trained on the training split, one sampled architecture a step unless told
+otherwise; then the distributions are, on the validation split; and the K networks that compete best on the whole of it
+are trained together for some more steps, sharing their weights, before each gets its own slice of them.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from jaxnas.family.batches import (
     source_of,
 )
 from jaxnas.family.built_in import BuiltInSpace, built_in
+from jaxnas.family.distilling import Distillation
 from jaxnas.family.family import Family, by_network
 from jaxnas.family.members import measured, trained_members
 from jaxnas.networks import latency
@@ -86,6 +87,9 @@ def search(
     learning_rate: float = 2e-3,
     method: str = "shared_model",
     samples: int = 4,
+    weight_samples: int = 1,
+    sandwich: bool = False,
+    distillation: Distillation | None = None,
     batching: str = "auto",
     sharing: str = "separate",
     devices: int | Literal["all"] = 1,
@@ -112,6 +116,9 @@ def search(
       learning_rate: its peak, where `optimizer` is None.
       method: name of a strategy that keeps distributions.
       samples: architectures for each network in a step of the distributions.
+      weight_samples: architectures that share one step of the weights, which takes as many times as long.
+      sandwich: let the dearest and the cheapest network of the space be two of these in every step.
+      distillation: what networks learn from the outputs of a teacher; None for nothing.
       batching: see `SearchSettings`.
       sharing: of the weights of a built-in space, "separate" or "slices", see `supernet.build`; the choices of a space
         of `jaxnas.elastic` are slices anyway.
@@ -141,14 +148,15 @@ def search(
     settings = OptaxSettings(
         weight_steps=weights,
         distribution_steps=distributions,
-        weight_samples=1,
+        weight_samples=weight_samples,
+        sandwich=sandwich,
         batching=batching,
         batch_size=batch_size_of(sources["train"], batch_size),
         valid_batch_size=batch_size_of(sources["valid"], batch_size),
         learning_rate=learning_rate,
         transform=optimizer or _adamw(learning_rate, weights),
     )
-    run = Search(
+    plain = Search(
         strategy,
         _Keyed(space),
         **sources,
@@ -157,6 +165,7 @@ def search(
         loss=WithMetrics(loss),
         placement=_placement(devices),
     )
+    run = plain if distillation is None else distillation.in_search(plain)
     described = {
         "space": space.name,
         "decisions": [list(decision.choices) for decision in space.decisions],
@@ -169,6 +178,10 @@ def search(
         "seed": seed,
         "data": {name: fingerprint(source) for name, source in sources.items()},
     }
+    if weight_samples != 1:
+        described |= {"weight_samples": weight_samples, "sandwich": sandwich}
+    if distillation is not None:
+        described["distillation"] = distillation.describe()
     if sharing != "separate" and isinstance(space, BuiltInSpace):
         described["sharing"] = sharing
     if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit == latency.UNIT}:
@@ -182,13 +195,20 @@ def search(
         params = jax.tree.map(np.array, state.params)  # a copy: the next steps take the buffers
         transform = optimizer or _adamw(learning_rate / 2, together)
         finishing = dataclasses.replace(
-            run,
+            plain,
             strategy=Fixed(space, tuple(found.encoding for found in result.architectures)),
             supernet=_Keyed(space, params),
             settings=dataclasses.replace(
-                settings, weight_steps=together, distribution_steps=1, weight_samples=None, transform=transform
+                settings,
+                weight_steps=together,
+                distribution_steps=1,
+                weight_samples=None,
+                sandwich=False,
+                transform=transform,
             ),
         )
+        if distillation is not None:
+            finishing = distillation.in_finishing(finishing)
         trained = runner.train_together(finishing, folder / TOGETHER).params
         records = tuple(read_metrics(folder / "metrics.jsonl"))
         members = trained_members(finishing, space, trained, result)

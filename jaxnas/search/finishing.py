@@ -33,6 +33,7 @@ from jaxnas.search.settings import FinishSettings, SearchSettings
 from jaxnas.search.sources import Feed, InMemory, Source
 from jaxnas.search.steps import Prepare, mean_over
 from jaxnas.supernet.batching import Evaluation, Loss
+from jaxnas.supernet.distillation import divergence, taught
 from jaxnas.supernet.optimizers import moving_average, sgd
 from jaxnas.supernet.precision import compute_in
 
@@ -246,7 +247,7 @@ class Finishing:
                 learnt = value
                 if targets is not None:
                     distance = divergence(outputs, targets, self.settings.finish_temperature)
-                    learnt = (1 - share) * value + share * distance
+                    learnt = taught(value, distance, share)
                 return learnt, (Evaluation(value, metrics), outputs)
 
             gradients, (measured[k], outputs) = jax.grad(objective, has_aux=True)(params)
@@ -257,22 +258,3 @@ class Finishing:
             params, total = jax.lax.optimization_barrier((params, total))
         ordered = [measured[k] for k in range(len(self.members))]
         return total, jax.tree.map(lambda *values: jnp.stack(values), *ordered)
-
-
-def divergence(logits: jax.Array, targets: jax.Array, temperature: float) -> jax.Array:
-    """How far a network's outputs are from a teacher's: float32 [], mean over all but the last axis, in nats.
-
-    The Kullback-Leibler divergence of the two softened distributions, times temperature^2, which keeps the size of its
-    gradient (Hinton et al., arXiv 1503.02531).
-
-    Args:
-      logits: float [B, ..., classes].
-      targets: the teacher's, of the same shape.
-      temperature: that both are divided by.
-
-    >>> round(float(divergence(jnp.array([[0.0, 0.0]]), jnp.log(jnp.array([[0.8, 0.2]])), 1.0)), 4)
-    0.1927
-    """
-    chex.assert_equal_shape([logits, targets])
-    student, teacher = (jax.nn.log_softmax(each.astype(jnp.float32) / temperature) for each in (logits, targets))
-    return temperature**2 * (jnp.exp(teacher) * (teacher - student)).sum(-1).mean()

@@ -21,6 +21,7 @@ from jaxnas import data
 from jaxnas.results import keeps_theta, theta_field
 from jaxnas.runtime import loop
 from jaxnas.runtime.placement import ONE_DEVICE, Placement
+from jaxnas.search import sandwich
 from jaxnas.search.dispatch import Dispatcher, run_dispatched
 from jaxnas.search.evaluation import Evaluator
 from jaxnas.search.ignored import IgnoredShare
@@ -30,6 +31,7 @@ from jaxnas.search.sources import Feed, InMemory, Source
 from jaxnas.search.steps import LEARNS_FROM_TRAIN, LEARNS_FROM_VALID, Prepare, State, StepMetrics, Steps
 from jaxnas.strategies.base import Strategy
 from jaxnas.supernet.batching import Evaluation, Loss
+from jaxnas.supernet.distillation import SoftLoss
 
 
 @flax.struct.dataclass
@@ -63,6 +65,9 @@ class Search:
         devices from a stream each device calls it with its part of a minibatch and the same key.
       loss: (outputs, minibatch) -> (loss, other measures by name), each a mean over the examples; of the distributions.
       train_loss: likewise, of the weights; None for `loss`.
+      soft_loss: (outputs, a teacher's outputs) -> how far they are apart, a mean over the examples, where `settings`
+        have distillation; None for the divergence of logits [B, ..., classes].
+      teacher: what teaches all architectures in the steps of the weights; None for the dearest of each step.
       placement: the devices.
     """
 
@@ -74,11 +79,14 @@ class Search:
     prepare: Prepare = PrepareImages()
     loss: Loss = CrossEntropy()
     train_loss: Loss | None = None
+    soft_loss: SoftLoss | None = None
+    teacher: sandwich.Teacher | None = None
     placement: Placement = ONE_DEVICE
 
     def __post_init__(self):
         if isinstance(self.train, InMemory) != isinstance(self.valid, InMemory):
             raise ValueError("train and valid must both be in memory, or both be streams")
+        sandwich.check(self.strategy, self.settings, self.teacher)
         parts, count = self.settings.accumulate, self.placement.count
         for source, name in ((self.train, "batch_size"), (self.valid, "valid_batch_size")):
             size = getattr(self.settings, name)
@@ -106,18 +114,17 @@ class Search:
 
     @functools.cached_property
     def _steps(self) -> Steps:
-        losses = self.loss, self.train_loss or self.loss
+        losses = self.loss, self.train_loss or self.loss, self.soft_loss, self.teacher
         # A device gets the whole minibatch from memory, and its part of it from a stream.
         part = {"part": self.placement.part} if self._in_memory else {}
         average = self.placement.average
         return Steps(self.strategy, self.supernet, self.settings, self.prepare, *losses, **part, average=average)
 
     @functools.cached_property
-    def _examples(self) -> tuple[Any, Any]:
-        """Both splits as programs take them; None for streams."""
-        if not self._in_memory:
-            return None, None
-        return self.placement.put((self.train.examples, self.valid.examples))
+    def _examples(self) -> tuple[Any, Any, Any]:
+        """Both splits as programs take them, None for streams; and the weights of the teacher, if there is one."""
+        splits = (self.train.examples, self.valid.examples) if self._in_memory else (None, None)
+        return self.placement.put((*splits, None if self.teacher is None else self.teacher.params))
 
     def init(self, seed: int) -> SearchState:
         """The state before the first step, one copy."""
@@ -222,7 +229,7 @@ class Search:
     def _dispatcher(self) -> Dispatcher:
         def step(state: SearchState, examples: Any, minibatches: Any, phase: str) -> tuple[SearchState, StepMetrics]:
             state, train, valid = self._next(state, examples, phase) if self._in_memory else (state, *minibatches)
-            return self._steps.step(state, phase, train, valid)
+            return self._steps.step(state, phase, train, valid, examples[2])
 
         length = self.settings.steps_per_dispatch if self._in_memory else 1
         return Dispatcher(step, self.placement, self._examples, length)
@@ -238,7 +245,7 @@ class Search:
             )
         return self._dispatcher.lower(jax.eval_shape(lambda: self.init(0)), phase, minibatches)
 
-    def _next(self, state: SearchState, examples: tuple[Any, Any], phase: str) -> tuple[SearchState, Any, Any]:
+    def _next(self, state: SearchState, examples: tuple[Any, Any, Any], phase: str) -> tuple[SearchState, Any, Any]:
         """The minibatches [A, B, ...] of a step from memory, and the state with the cursors behind them."""
         settings, minibatches = self.settings, [None, None]
         splits = (

@@ -25,6 +25,11 @@ class SearchSettings:
         also that of the validation split, and where images are streamed the learning rate grows with it.
       valid_batch_size: images in a minibatch of the validation split.
       weight_samples: architectures that share one step of the weights; None for all S that the strategy asks for.
+      sandwich: let the dearest and the cheapest network of the space be two of these in every step, by the cost that is
+        searched for, the first of several.
+      distillation: share of the loss of all of these but the dearest that compares them with the outputs of the
+        dearest; 0 for none.
+      distillation_temperature: of these outputs.
       learning_rate: peak of the cosine schedule.
       warmup: share of the weights' steps in which the learning rate rises from 0.
       momentum: of SGD.
@@ -49,6 +54,9 @@ class SearchSettings:
     batch_size: int = 64
     valid_batch_size: int = 64
     weight_samples: int | None = None
+    sandwich: bool = False
+    distillation: float = 0.0
+    distillation_temperature: float = 1.0
     learning_rate: float = 0.025
     warmup: float = 0.0
     momentum: float = 0.9
@@ -77,6 +85,10 @@ class SearchSettings:
                 )
         if self.weight_samples is not None and self.weight_samples < 1:
             raise ValueError(f"weight_samples must be at least 1, got {self.weight_samples}")
+        if self.sandwich and self.weight_samples == 1:
+            raise ValueError("weight_samples must be at least 2 with sandwich, the dearest and the cheapest, got 1")
+        _check_positive(self, "distillation_temperature")
+        _check_shares(self, "distillation")
         if self.joint_steps + self.distribution_steps == 0:
             raise ValueError("joint_steps + distribution_steps must be at least 1: no step would move a distribution")
         check_batching(self.batching)
@@ -139,9 +151,17 @@ class FinishSettings:
             raise ValueError(f"finish_steps must be 0, for no such steps, or more, got {self.finish_steps}")
         if self.finish_batches < 1:
             raise ValueError(f"finish_batches must be at least 1, got {self.finish_batches}")
-        for name in ("finish_learning_rate", "finish_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("finish_label_smoothing", "finish_average", "finish_distillation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        _check_positive(self, "finish_learning_rate", "finish_temperature")
+        _check_shares(self, "finish_label_smoothing", "finish_average", "finish_distillation")
+
+
+def _check_positive(settings: SearchSettings | FinishSettings, *names: str) -> None:
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(settings, name)}")
+
+
+def _check_shares(settings: SearchSettings | FinishSettings, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(settings, name)}")

@@ -19,9 +19,11 @@ import numpy as np
 import optax
 
 from jaxnas import distribution
+from jaxnas.search import sandwich
 from jaxnas.search.settings import SearchSettings
 from jaxnas.strategies.base import Strategy
 from jaxnas.supernet import batching as batching_lib
+from jaxnas.supernet import distillation
 from jaxnas.supernet.precision import compute_in
 
 Tree = TypeVar("Tree")
@@ -138,6 +140,8 @@ class Steps:
       prepare: see `Prepare`.
       loss: of the distributions.
       train_loss: of the weights.
+      soft_loss: how far the outputs of an architecture are from a teacher's; None for the divergence of logits.
+      teacher: what teaches all architectures of a step; None for the dearest of them, where `settings` want it.
       part: this device's part of a minibatch that all devices hold; the identity where each holds its own.
       average: mean over the devices of a tree; the identity where there is one.
     """
@@ -148,6 +152,8 @@ class Steps:
     prepare: Prepare
     loss: batching_lib.Loss
     train_loss: batching_lib.Loss
+    soft_loss: distillation.SoftLoss | None = None
+    teacher: sandwich.Teacher | None = None
     part: Callable[[Tree], Tree] = _alone
     average: Callable[[Tree], Tree] = _alone
 
@@ -161,7 +167,9 @@ class Steps:
             "strategy": self.strategy.init(strategy_key),
         }
 
-    def step(self, state: State, phase: str, train: Any, valid: Any) -> tuple[State, StepMetrics]:
+    def step(
+        self, state: State, phase: str, train: Any, valid: Any, teacher_params: chex.ArrayTree = None
+    ) -> tuple[State, StepMetrics]:
         """One step of a search.
 
         Args:
@@ -170,40 +178,48 @@ class Steps:
           train: A minibatches for the weights, [A, B, ...], whose gradients are averaged; unused where the phase has no
             such step.
           valid: likewise, for the distributions.
+          teacher_params: of `teacher`, where there is one.
         """
         metrics = self._no_metrics()
         weights_key, distributions_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         if phase in LEARNS_FROM_TRAIN:
             with jax.named_scope("weights"):
-                state, metrics = self._step_weights(state, metrics, train, weights_key, uniform=phase == "weights")
+                uniform = phase == "weights"
+                state, metrics = self._step_weights(state, metrics, train, weights_key, uniform, teacher_params)
         if phase in LEARNS_FROM_VALID:
             with jax.named_scope("distributions"):
                 state, metrics = self._step_distributions(state, metrics, valid, distributions_key)
         return state.replace(step=state.step + 1), metrics
 
     def _step_weights(
-        self, state: State, metrics: StepMetrics, minibatches: Any, key: jax.Array, uniform: bool
+        self,
+        state: State,
+        metrics: StepMetrics,
+        minibatches: Any,
+        key: jax.Array,
+        uniform: bool,
+        teacher_params: chex.ArrayTree,
     ) -> tuple[State, StepMetrics]:
         """Step 7: a descent of the mean loss of sampled architectures on the training split."""
         settings = self.settings
         batch_key, archs_key, subset_key = jax.random.split(key, 3)
         strategy_state = self.strategy.init(archs_key) if uniform else state.strategy
-        archs, _ = self.strategy.ask(archs_key, strategy_state)
-        if settings.weight_samples is not None:
-            archs = jax.random.permutation(subset_key, archs)[: settings.weight_samples]
+        sort = bool(settings.distillation) and self.teacher is None
+        archs = sandwich.step_archs(self.strategy, settings, strategy_state, archs_key, subset_key, sort)
 
         def gradient(minibatch: Any, key: jax.Array) -> tuple[chex.ArrayTree, batching_lib.Evaluation]:
             # Prepared whole, then cut: what is random in it does not depend on the number of devices.
             inputs, batch = self.part((self.prepare(minibatch, key), minibatch))
-            return batching_lib.gradient(
-                self._apply,
-                state.params,
-                inputs,
-                batch,
-                archs,
-                self.train_loss,
-                batching=settings.batching,
-                chunk_size=settings.chunk_size,
+            arguments = (self._apply, state.params, inputs, batch, archs, self.train_loss)
+            options = {"batching": settings.batching, "chunk_size": settings.chunk_size}
+            if not settings.distillation:
+                return batching_lib.gradient(*arguments, **options)
+            return distillation.gradient(
+                *arguments,
+                soft_loss=self.soft_loss or distillation.of_logits(settings.distillation_temperature),
+                share=settings.distillation,
+                targets=None if self.teacher is None else self.teacher.apply(teacher_params, inputs),
+                **options,
             )
 
         gradients, evaluation = self.average(mean_over(gradient, minibatches, batch_key))

@@ -111,7 +111,7 @@ def evaluate(
     _check(inputs, batch, archs, chunk_size)
 
     def one(arch: jax.Array) -> Evaluation:
-        return _evaluate_one(apply, params, inputs, batch, arch, loss)
+        return measure(loss, apply(params, inputs, arch), batch)
 
     if resolve_batching(batching) == "map":
         return jax.lax.map(one, archs)
@@ -142,7 +142,7 @@ def gradient(
     _check(inputs, batch, archs, chunk_size)
 
     def one(params: chex.ArrayTree, arch: jax.Array) -> tuple[jax.Array, Evaluation]:
-        evaluation = _evaluate_one(apply, params, inputs, batch, arch, loss)
+        evaluation = measure(loss, apply(params, inputs, arch), batch)
         return evaluation.loss, evaluation
 
     def of_chunk(params: chex.ArrayTree, chunk: jax.Array) -> tuple[jax.Array, Evaluation]:
@@ -172,17 +172,9 @@ def gradient(
     return total, jax.tree.map(lambda *parts: jnp.concatenate(parts), evaluation, rest)
 
 
-def _check(inputs: Any, batch: Any, archs: jax.Array, chunk_size: int | None) -> None:
-    chex.assert_rank(archs, 2)
-    chex.assert_equal_shape_prefix(jax.tree.leaves((inputs, batch)), 1)
-    if isinstance(chunk_size, str):
-        raise ValueError(f"chunk_size must be a number or None, got {chunk_size!r}; jaxnas.search.memory finds one")
-
-
-def _evaluate_one(
-    apply: Apply, params: chex.ArrayTree, inputs: Any, batch: Any, arch: jax.Array, loss: Loss
-) -> Evaluation:
-    value, metrics = loss(apply(params, inputs, arch), batch)
+def measure(loss: Loss, outputs: Any, batch: Any) -> Evaluation:
+    """What a loss function makes of the outputs of one architecture; ValueError if that is no single number."""
+    value, metrics = loss(outputs, batch)
     for name, measured in {"loss": value, **metrics}.items():
         if jnp.shape(measured):
             raise ValueError(
@@ -190,3 +182,10 @@ def _evaluate_one(
                 "take the mean over the examples"
             )
     return Evaluation(loss=value, metrics=metrics)
+
+
+def _check(inputs: Any, batch: Any, archs: jax.Array, chunk_size: int | None) -> None:
+    chex.assert_rank(archs, 2)
+    chex.assert_equal_shape_prefix(jax.tree.leaves((inputs, batch)), 1)
+    if isinstance(chunk_size, str):
+        raise ValueError(f"chunk_size must be a number or None, got {chunk_size!r}; jaxnas.search.memory finds one")

@@ -1,0 +1,91 @@
+"""What networks of a search of one call learn from a teacher's outputs: `Distillation`."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnas.family.batches import WithMetrics
+from jaxnas.search.sandwich import Teacher
+from jaxnas.search.search import Search
+from jaxnas.supernet.distillation import SoftLoss
+
+
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """A share of the loss compares outputs with those of a teacher, which no gradient reaches.
+
+    The teacher is the dearest network of each step, which learns from the data alone: with `sandwich` the largest model
+    of the space (BigNAS, arXiv 2003.11142), in the steps of the networks found the dearest of them. Or it is a network
+    of one's own, which teaches all.
+
+    Attributes:
+      share: of the loss, in the steps of the weights; from 0, for none, to less than 1.
+      finish_share: likewise, in the steps of the networks found.
+      temperature: of outputs that are logits [B, ..., classes], whose softmax is compared (arXiv 1503.02531).
+      soft_loss: (outputs, outputs of the teacher) to how far they are apart, the mean over the batch; for outputs that
+        are no logits.
+      teacher: (`apply(params, inputs)`, params) of a trained network, which gets the inputs of the model and puts out
+        what the model does; its parameters stay as they are. None for the dearest network of the step.
+
+    Raises:
+      ValueError: if a value is out of range, or both shares are 0.
+    """
+
+    share: float = 0.0
+    finish_share: float = 0.0
+    temperature: float = 1.0
+    soft_loss: SoftLoss | None = None
+    teacher: tuple[Callable[[Any, Any], Any], Any] | None = None
+
+    def __post_init__(self):
+        for name in ("share", "finish_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        if not self.share + self.finish_share > 0:
+            raise ValueError(
+                "share or finish_share must be positive, got 0.0 for both; leave distillation out for none"
+            )
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if self.teacher is not None and not (
+            isinstance(self.teacher, tuple) and len(self.teacher) == 2 and callable(self.teacher[0])
+        ):
+            raise ValueError("teacher must be a pair of `apply(params, inputs)` and params")
+
+    def in_search(self, run: Search) -> Search:
+        """The search with `share` in the steps of its weights."""
+        return self._added_to(run, self.share)
+
+    def in_finishing(self, run: Search) -> Search:
+        """The steps of the networks found, which are steps of the weights of a search, with `finish_share`."""
+        return self._added_to(run, self.finish_share)
+
+    def _added_to(self, run: Search, share: float) -> Search:
+        if not share:
+            return run
+        settings = dataclasses.replace(run.settings, distillation=share, distillation_temperature=self.temperature)
+        teacher = soft_loss = None
+        if self.teacher is not None:
+            apply, params = self.teacher
+            # It gets the inputs of the model out of what `jaxnas.family.batches.Prepare` makes.
+            teacher = Teacher(lambda params, prepared: apply(params, prepared["inputs"]), params)
+        if self.soft_loss is not None:
+            checked = WithMetrics(self.soft_loss)
+            soft_loss = lambda outputs, targets: checked(outputs, targets)[0]  # noqa: E731
+        return dataclasses.replace(run, settings=settings, teacher=teacher, soft_loss=soft_loss)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides a search of it, JSON-ready; of functions nothing is known."""
+        described = {"share": self.share, "finish_share": self.finish_share, "temperature": self.temperature}
+        if self.teacher is not None:
+            digest = hashlib.sha256()
+            for leaf in jax.tree.leaves(self.teacher[1]):
+                leaf = np.ascontiguousarray(leaf)
+                digest.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+            described["teacher"] = digest.hexdigest()[:16]
+        return described

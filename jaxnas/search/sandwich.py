@@ -1,0 +1,84 @@
+"""Which architectures share a step of the weights, and which of them teaches the others.
+
+By the sandwich rule (Yu & Huang, arXiv 1903.05134; BigNAS, arXiv 2003.11142) the dearest and the cheapest network of
+the space are trained in every step: the performance of all others lies between theirs. Those in between are drawn as
+without it, so that a step has as many networks as before. The dearest network of a step comes first where it teaches
+the others (`jaxnas.supernet.distillation`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxnas.cost import AdditiveCost, InteractionCost, JointCost
+from jaxnas.search.settings import SearchSettings
+from jaxnas.strategies.base import Strategy, costs_of
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A network that is trained already, whose outputs are part of the loss of every network of a step.
+
+    Attributes:
+      apply: (params, inputs as the supernet gets them) -> outputs, in the form of the supernet's.
+      params: its weights, which stay as they are.
+    """
+
+    apply: Callable[[chex.ArrayTree, Any], Any]
+    params: chex.ArrayTree
+
+
+def step_archs(
+    strategy: Strategy, settings: SearchSettings, state: Any, key: jax.Array, subset_key: jax.Array, sort: bool
+) -> jax.Array:
+    """The architectures of a step of the weights.
+
+    Args:
+      strategy: what proposes them.
+      settings: how many, and whether by the sandwich rule.
+      state: of the strategy.
+      key: random key of the proposals.
+      subset_key: random key of those that are taken.
+      sort: put the dearest first, the cheapest last, where the sandwich rule does not.
+
+    Returns:
+      int32 [n, D]; by the sandwich rule the dearest network of the space, the cheapest, and n - 2 others.
+    """
+    archs, _ = strategy.ask(key, state)
+    if settings.weight_samples is not None:
+        archs = jax.random.permutation(subset_key, archs)[: settings.weight_samples]
+    if settings.sandwich:
+        return archs.at[:2].set(jnp.asarray(extremes(strategy), jnp.int32))
+    return archs[jnp.argsort(-costs_of(strategy.cost, archs)[:, 0])] if sort else archs
+
+
+def extremes(strategy: Strategy) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The dearest and the cheapest architecture of the space, by the cost searched for, the first of several.
+
+    Raises:
+      ValueError: if the cost is one of which that is not known.
+    """
+    cost = strategy.cost.costs[0] if isinstance(strategy.cost, JointCost) else strategy.cost
+    if not isinstance(cost, AdditiveCost | InteractionCost):
+        raise ValueError(
+            f"sandwich needs a cost of the space, whose dearest and cheapest networks are known, got "
+            f"{type(cost).__name__}; leave it out"
+        )
+    return cost.dearest, cost.cheapest
+
+
+def check(strategy: Strategy, settings: SearchSettings, teacher: Teacher | None) -> None:
+    """Raises ValueError if a search cannot have steps like these."""
+    if settings.sandwich:
+        extremes(strategy)
+    if teacher is not None and not settings.distillation:
+        raise ValueError("distillation must be positive with a teacher, the share of the loss that it has, got 0.0")
+    if settings.distillation and teacher is None and settings.weight_samples == 1:
+        raise ValueError(
+            "weight_samples must be at least 2 with distillation, where the dearest network of a step teaches the "
+            "others, got 1"
+        )
