@@ -47,7 +47,7 @@ from jaxnas.search.answer import summarise
 from jaxnas.search.execute import EvaluationsKeeper
 from jaxnas.search.search import Search, SearchState
 from jaxnas.search.settings import SearchSettings
-from jaxnas.spaces import CellSpace, MBConvSpace
+from jaxnas.spaces import CellSpace, MBConvSpace, memory
 from jaxnas.strategies.fixed import Fixed
 
 SHARES = (0.6, 0.1, 0.3)  # of the steps: weights, distributions, and the networks found
@@ -164,7 +164,7 @@ def search(
         "seed": seed,
         "data": {name: fingerprint(source) for name, source in sources.items()},
     }
-    if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit == latency.UNIT}:
+    if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit in (latency.UNIT, memory.UNIT)}:
         described["measured_costs"] = measured_costs
     runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
     with (
