@@ -3,6 +3,7 @@
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 macs=52e6,params=1e6 --out picks.json
     python -m experiments.pick --run runs/cpu --budgets latency=3e-3 --latency other_device.json
     python -m experiments.pick --run runs/cpu --budgets phone=5e-3 server=1e-3 --latency phone=a.json server=b.json
+    python -m experiments.pick --run runs/cpu --budgets macs=45e6,weight_memory=1e6 --weight-bits 8
     python -m experiments.pick --run runs/cpu --front --cost params --out front.json
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 --main-effects 1024 --data-dir DIR
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 --evaluations 300 --data-dir DIR
@@ -14,7 +15,7 @@ encoding, description, costs, expected_loss, interval}; with `--front` also a pi
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from jaxnas.search import device_tables
 from jaxnas.search.config import SearchConfig, StreamedConfig
 from jaxnas.search.execute import run_of
 from jaxnas.selection import picking, refinement
-from jaxnas.spaces import SearchSpace
+from jaxnas.spaces import SearchSpace, memory
 from jaxnas.tasks.finished_search import load_supernet
 
 AT_ONCE = 16  # networks of one program
@@ -50,6 +51,8 @@ class Config:
       cost: what a number alone is a budget of, and the cost of the front.
       latency: table of the latencies of a device, see `experiments.measure_latency`, or tables of several devices with
         names, such as phone=phone.json server=server.json; by default the search's.
+      weight_bits: of a parameter, for budgets of weight_memory, in bytes; by default the search's.
+      activation_bits: of an activation, for budgets of activation_memory; likewise.
       evaluations: so many more, of one network on one validation minibatch each, decide among the most promising
         networks for the budgets; of a search on images in memory.
       main_effects: so many uniformly drawn networks are evaluated likewise; of the networks that are best by the main
@@ -64,6 +67,8 @@ class Config:
     front: bool = False
     cost: str = "macs"
     latency: tuple[str, ...] = ()
+    weight_bits: int | None = None
+    activation_bits: int | None = None
     evaluations: int = 0
     main_effects: int = 0
     data_dir: Path | None = None
@@ -80,7 +85,8 @@ def main(config: Config) -> None:
         raise ValueError("evaluations decide among networks for budgets: give --budgets in place of --front")
     if config.evaluations and config.main_effects:
         raise ValueError("give either evaluations or main_effects: each decides among networks in its own way")
-    kept, space = read(config.run, config.latency)
+    named = [config.cost, *(name for budget in wanted for name in budget)]
+    kept, space = read(config.run, config.latency, named, config.weight_bits, config.activation_bits)
     console = cli.console()
     if config.front:
         picks = picking.front(space, kept, config.cost)
@@ -136,8 +142,14 @@ def evaluate_on_supernet(config: Config) -> refinement.Evaluate:
     return evaluate
 
 
-def read(run: Path, tables: Sequence[str] = ()) -> tuple[evaluations.Evaluations, SearchSpace]:
-    """The evaluations in the folder of a search, and its space with the latencies of devices.
+def read(
+    run: Path,
+    tables: Sequence[str] = (),
+    costs: Collection[str] = (),
+    weight_bits: int | None = None,
+    activation_bits: int | None = None,
+) -> tuple[evaluations.Evaluations, SearchSpace]:
+    """The evaluations in the folder of a search, and its space with latencies of devices, and memory where it is named.
 
     Raises:
       ValueError: if the folder holds none, or those of another search.
@@ -149,7 +161,12 @@ def read(run: Path, tables: Sequence[str] = ()) -> tuple[evaluations.Evaluations
         raise ValueError(f"{path} is of another search than config.json, different in {', '.join(different)}")
     space = evaluations.space_of(about, path)
     latencies = device_tables.read(tables) if tables else device_tables.kept(run, about.run)
-    return kept, device_tables.added_to(space, latencies)
+    space = device_tables.added_to(space, latencies)
+    bits = (
+        about.run.get(name, memory.BITS) if given is None else given
+        for name, given in (("weight_bits", weight_bits), ("activation_bits", activation_bits))
+    )
+    return kept, memory.added_to(space, costs, *bits)
 
 
 def _run_of(run: Path) -> dict:

@@ -6,9 +6,9 @@ large as can be, each cost's sum at most its budget (Kellerer, Pferschy, Pisinge
 one cost takes any number of costs, measured ones too. Where costs have products of decisions, each set of decisions
 that interact gets one variable for each combination of their choices, whose sums are the choices' own (the standard
 linearisation of a product of assignments: Adams and Sherali, "A tight linearization and an algorithm for zero-one
-quadratic programming problems", Management Science 32, 1986). The solver's own tolerance is not trusted with the
-budget: totals are added up exactly, and an architecture that exceeds a budget by rounding is forbidden and the problem
-solved again.
+quadratic programming problems", Management Science 32, 1986). A budget of a cost that is the largest of its parts
+leaves out the choices whose part is over it. The solver's own tolerance is not trusted with the budget: totals are
+added up exactly, and an architecture that exceeds a budget by rounding is forbidden and the problem solved again.
 """
 
 import itertools
@@ -19,7 +19,7 @@ import chex
 import numpy as np
 from scipy import optimize, sparse
 
-from jaxnas.cost import AdditiveCost, Cost
+from jaxnas.cost import AdditiveCost, Cost, LargestCost
 
 
 def check_reachable(costs: Sequence[Cost], budgets: Sequence[float]) -> None:
@@ -89,9 +89,14 @@ def largest_sum(
     gain = np.asarray(gain, np.float64)
     chex.assert_rank(gain, 2)
     check_reachable(costs, budgets)
-    decisions, choices = np.nonzero(gain > -np.inf)  # one variable for each possible choice
+    possible = gain > -np.inf
+    for cost, budget in zip(costs, budgets, strict=True):
+        if isinstance(cost, LargestCost):
+            possible &= ~_reaches(cost, budget, gain.shape, strictly=True)
+    decisions, choices = np.nonzero(possible)  # one variable for each possible choice
     one_choice = np.equal.outer(np.arange(len(gain)), decisions).astype(float)
-    scopes = {ds: None for cost in costs if not isinstance(cost, AdditiveCost) for ds, _ in cost.interactions}
+    joint = [cost for cost in costs if not isinstance(cost, AdditiveCost | LargestCost)]
+    scopes = {ds: None for cost in joint for ds, _ in cost.interactions}
     scopes |= {ds: None for ds, _ in pairs}
     products = _products(list(scopes), decisions, choices)
     variables = len(decisions) + products.count
@@ -109,6 +114,11 @@ def largest_sum(
                 f"architectures of this space have {cost.lowest:g} to {cost.highest:g}"
             )
     for cost, budget, floor in zip(costs, budgets, floors, strict=True):
+        if isinstance(cost, LargestCost):
+            if floor > cost.fixed:  # one part must reach it
+                reaching = _reaches(cost, floor, gain.shape)[decisions, choices].astype(float)
+                constraints.append(optimize.LinearConstraint(_widened(reaching, variables), 1, np.inf))
+            continue
         # In units of the span, so that the solver's tolerance means the same for every cost.
         scaled = _widened(cost.scaled_table()[decisions, choices], variables)
         if not isinstance(cost, AdditiveCost):
@@ -140,6 +150,14 @@ def largest_sum(
             return arch
         forbidden = _widened(taken.astype(float), variables)
         constraints.append(optimize.LinearConstraint(forbidden, -np.inf, len(gain) - 1))
+
+
+def _reaches(cost: LargestCost, bound: float, shape: tuple[int, ...], strictly: bool = False) -> np.ndarray:
+    """The choices whose own part reaches a bound, or exceeds it: bool [D, C]."""
+    reached = np.zeros(shape, bool)
+    for d, row in enumerate(cost.table):
+        reached[d, : len(row)] = np.greater(row, bound) if strictly else np.greater_equal(row, bound)
+    return reached
 
 
 @dataclass(frozen=True)

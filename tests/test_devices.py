@@ -146,7 +146,7 @@ def test_settings_of_one_device_and_of_several(tmp_path):
         (["a.json", "b.json"], "must name a device for each of several tables.*'a.json'"),
         (["phone=a.json", "b.json"], "must name a device.*'b.json'"),
         (["phone=a.json", "server="], "must name a device.*'server='"),
-        (["macs=a.json"], "not macs, params, latency, got 'macs'"),
+        (["macs=a.json"], "not macs, params, latency, weight_memory, activation_memory, got 'macs'"),
         (["latency=a.json", "phone=b.json"], "got 'latency'"),
         (["phone=a.json", "../x=b.json"], "letters, digits.*got '../x'"),
     ],

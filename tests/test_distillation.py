@@ -11,7 +11,7 @@ import pytest
 
 import jaxnas
 from jaxnas import strategies, supernet
-from jaxnas.cost import AdditiveCost, JointCost
+from jaxnas.cost import AdditiveCost, JointCost, LargestCost
 from jaxnas.family.batches import Prepare
 from jaxnas.search import sandwich
 from jaxnas.search.sandwich import Teacher
@@ -186,6 +186,12 @@ def test_the_extremes_of_a_cost_with_products():
     dearest, cheapest = (np.asarray(arch) for arch in sandwich.extremes(strategy))
     np.testing.assert_array_equal(dearest, every[totals.argmax()])
     np.testing.assert_array_equal(cheapest, every[totals.argmin()])
+
+
+def test_the_extremes_of_a_cost_that_is_the_largest_part():
+    cost = LargestCost("memory", "bytes", 4, ((0, 5), (1, 2, 8)))
+    assert (cost.total(cost.cheapest), cost.total(cost.dearest)) == (cost.lowest, cost.highest)
+    assert (cost.dearest, cost.cheapest) == ((1, 2), (0, 0))
 
 
 def test_a_cost_whose_extremes_are_not_known():

@@ -3,6 +3,7 @@
 from jaxnas.cost.additive import AdditiveCost, scale
 from jaxnas.cost.interaction import LARGEST_TABLE, InteractionCost
 from jaxnas.cost.joint import Cost, JointCost, by_name
+from jaxnas.cost.largest import LargestCost
 from jaxnas.cost.objectives import least_objective, objective, price
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Cost",
     "InteractionCost",
     "JointCost",
+    "LargestCost",
     "by_name",
     "least_objective",
     "objective",

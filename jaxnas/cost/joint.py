@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from jaxnas.cost.additive import AdditiveCost
 from jaxnas.cost.interaction import InteractionCost
+from jaxnas.cost.largest import LargestCost
 
-Cost = AdditiveCost | InteractionCost
+Cost = AdditiveCost | InteractionCost | LargestCost
 
 
 @dataclass(frozen=True)

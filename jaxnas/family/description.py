@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.cost import AdditiveCost, Cost, InteractionCost
+from jaxnas.cost import AdditiveCost, Cost, InteractionCost, LargestCost
 from jaxnas.elastic.choices import Axis, Choices
 from jaxnas.elastic.model_space import ModelSpace, model_space
 from jaxnas.spaces.base import Decision, SearchSpace
+
+_KINDS = {AdditiveCost: "sum", InteractionCost: "sum with products", LargestCost: "largest part"}
 
 
 def describe(space: ModelSpace) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def describe(space: ModelSpace) -> dict[str, Any]:
     return {
         "name": space.name,
         "decisions": [dataclasses.asdict(decision) for decision in space.decisions],
-        "costs": [dataclasses.asdict(cost) for cost in space.costs],
+        "costs": [{"kind": _KINDS[type(cost)], **dataclasses.asdict(cost)} for cost in space.costs],
         "axes": [dataclasses.asdict(axis) for axis in space.choices.axes],
         "inputs": _shapes(space.models.inputs),
     }
@@ -65,6 +67,8 @@ def choices_of(document: Mapping[str, Any]) -> Choices:
 
 def _cost(document: Mapping[str, Any]) -> Cost:
     name, unit, fixed = (document[key] for key in ("name", "unit", "fixed"))
+    if document.get("kind") == _KINDS[LargestCost]:  # files of earlier versions name no kind
+        return LargestCost(name, unit, fixed, document["table"])
     if "interactions" not in document:
         return AdditiveCost(name, unit, fixed, document["table"])
     return InteractionCost(name, unit, fixed, document["table"], document["interactions"])

@@ -16,6 +16,7 @@ from jaxnas.results.evaluations import Evaluations
 from jaxnas.results.history import read_history
 from jaxnas.results.result import SearchResult
 from jaxnas.selection import picking
+from jaxnas.spaces import memory
 from jaxnas.spaces.base import SearchSpace
 
 
@@ -92,7 +93,9 @@ class Family(Sequence):
                 str(member.k),
                 within(found) if found.budgets else f"{found.penalty:.3g}",
                 *(
-                    quantity(name, total, time=True) if self.space.cost(name).unit == latency.UNIT else f"{total:,}"
+                    quantity(name, total, time=self.space.cost(name).unit == latency.UNIT)
+                    if self.space.cost(name).unit in (latency.UNIT, memory.UNIT)
+                    else f"{total:,}"
                     for name, total in member.costs.items()
                 ),
                 f"{member.loss:.4g}",

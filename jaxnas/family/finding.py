@@ -48,7 +48,7 @@ from jaxnas.search.answer import summarise
 from jaxnas.search.execute import EvaluationsKeeper
 from jaxnas.search.search import Search, SearchState
 from jaxnas.search.settings import SearchSettings
-from jaxnas.spaces import CellSpace, MBConvSpace
+from jaxnas.spaces import CellSpace, MBConvSpace, memory
 from jaxnas.strategies.fixed import Fixed
 from jaxnas.supernet.layer_weights import check_sharing
 
@@ -184,7 +184,7 @@ def search(
         described["distillation"] = distillation.describe()
     if sharing != "separate" and isinstance(space, BuiltInSpace):
         described["sharing"] = sharing
-    if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit == latency.UNIT}:
+    if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit in (latency.UNIT, memory.UNIT)}:
         described["measured_costs"] = measured_costs
     runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
     with (

@@ -29,6 +29,7 @@ from jaxnas.report.wording import (
     is_time,
     label,
     latencies,
+    memory_of,
     quantity,
     short_name,
     total,
@@ -177,13 +178,14 @@ def _table(run: Run, truth: Truth | None) -> dict[str, list[str]]:
         "multiply-adds": [_known(each.macs, "{:,}".format) for each in found],
         "parameters": [_known(each.params, "{:,}".format) for each in found],
         "latency": [", ".join(latencies(each)) or None for each in found],
+        "memory": [", ".join(memory_of(each)) or None for each in found],
         "probability": [_known(each.probability, "{:.3g}".format) for each in found],
         "test error, finished": [_known(each.test_accuracy, lambda value: f"{1 - value:.2%}") for each in found],
         "test error, trained": [_tested(run.tested.get(each.k, ())) for each in found],
     }
     if truth is not None and truth.covers(run.space):
         columns["true error"] = [f"{error:.2%}" for error in truth.errors(np.array([each.encoding for each in found]))]
-    optional = ("latency", "test error, finished", "test error, trained", "multiply-adds", "parameters")
+    optional = ("latency", "memory", "test error, finished", "test error, trained", "multiply-adds", "parameters")
     shown = {name: cells for name, cells in columns.items() if name not in optional or any(cells)}
     return {name: ["–" if cell is None else cell for cell in cells] for name, cells in shown.items()}
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxnas import strategies
-from jaxnas.report.wording import duration, latencies, within
+from jaxnas.report.wording import duration, latencies, memory_of, within
 from jaxnas.results import tables
 from jaxnas.results.result import SearchResult
 from jaxnas.results.tables import Column
@@ -277,7 +277,8 @@ def result_table(result: SearchResult) -> Group:
     heads = [Column(name, "name") if name == "budget" else name for name in shown]
     table = tables.Table(title, heads, list(zip(*shown.values()))).rich(compact=True)
     # Text, since brackets in a description are no markup.
-    return Group(table, *(Text(f"k={each.k}: {each.description}") for each in found))
+    memory = [f" ({', '.join(memory_of(each))})" if memory_of(each) else "" for each in found]
+    return Group(table, *(Text(f"k={each.k}: {each.description}{more}") for each, more in zip(found, memory)))
 
 
 def _columns(shown: _Snapshot) -> list[tuple[str, np.ndarray, int]]:

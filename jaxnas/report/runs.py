@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,14 +12,14 @@ from jaxnas.cost import AdditiveCost
 from jaxnas.export import saved
 from jaxnas.export.card import CARD
 from jaxnas.export.training import STARTS, SUMMARY
-from jaxnas.report.wording import searched_cost
+from jaxnas.report.wording import costs_of, searched_cost
 from jaxnas.results.history import History, read_history
 from jaxnas.results.json_files import read_json
 from jaxnas.results.metrics_log import read_whole_lines
 from jaxnas.results.result import FoundArchitecture, SearchResult, read_result, space_of
 from jaxnas.results.settings_tree import INPUTS
 from jaxnas.search import device_tables
-from jaxnas.spaces import SearchSpace
+from jaxnas.spaces import SearchSpace, memory
 
 # Sizes beyond these make a page that no browser shows, or need more memory than there is.
 MOST_FOLDERS = 100
@@ -152,6 +152,7 @@ def _read_run(folder: pathlib.Path) -> Run:
         space = space_of(result)
         if space is not None:
             space = device_tables.added_to(space, device_tables.kept(folder, result.config.get(INPUTS)))
+            space = _with_memory(space, result)
     except ValueError as error:
         raise ValueError(f"{folder / 'result.json'}: {error}") from error
     for found in result.architectures:
@@ -176,6 +177,14 @@ def _read_run(folder: pathlib.Path) -> Run:
     exports = {found.k: _exports(folder / "exports" / f"k{found.k}") for found in result.architectures}
     tested = _tested(folder / "retrained")
     return Run(name, folder, result, space, history, exports, tested, damaged)
+
+
+def _with_memory(space: SearchSpace, result: SearchResult) -> SearchSpace:
+    """The space with those costs of memory that the search knew of its networks."""
+    settings = result.config.get("method")
+    settings = settings if isinstance(settings, Mapping) else {}
+    bits = (settings.get(name, memory.BITS) for name in ("weight_bits", "activation_bits"))
+    return memory.added_to(space, costs_of(result.architectures), *bits)
 
 
 def _tested(folder: pathlib.Path) -> dict[int, tuple[float, ...]]:

@@ -4,13 +4,15 @@ import math
 from collections.abc import Iterable, Mapping
 
 from jaxnas.results.result import FoundArchitecture, SearchResult
+from jaxnas.spaces import memory
 
-COSTS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
+COSTS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}  # fields of `FoundArchitecture`
+MEMORY = {memory.WEIGHTS: "memory of the weights", memory.ACTIVATIONS: "peak memory of the activations"}
 
 
 def in_words(cost: str) -> str:
     """The name of a cost for people: its own where it is one of a user's space."""
-    return COSTS.get(cost, cost)
+    return {**COSTS, **MEMORY}.get(cost, cost)
 
 
 def total(found: FoundArchitecture, cost: str) -> float | None:
@@ -77,13 +79,27 @@ def latencies(found: FoundArchitecture) -> list[str]:
     return alone + [f"{device} {seconds(value)}" for device, value in (found.latencies or {}).items()]
 
 
+def memory_of(found: FoundArchitecture) -> list[str]:
+    """The memory of a network, as far as the search knows it.
+
+    >>> memory_of(FoundArchitecture(0, 0.1, (), "", 1, 1, None, None, None, costs={"weight_memory": 1.2e6}))
+    ['1.2 MB of weights']
+    """
+    known = found.costs or {}
+    return [f"{quantity(name, known[name])} of {name.split('_')[0]}s" for name in MEMORY if name in known]
+
+
 def quantity(cost: str, value: float, digits: int = 3, *, time: bool = False) -> str:
-    """A cost for people, with the unit of time where it is one: of the name latency, or if the caller knows it.
+    """A cost for people, with a unit where it is memory, or a time: of the name latency, or if the caller knows it.
 
     >>> quantity("macs", 91_849_216), quantity("latency", 0.00314), quantity("phone", 2, time=True)
     ('91.8M', '3.14 ms', '2 s')
+    >>> quantity("weight_memory", 1_235_050), quantity("activation_memory", 512)
+    ('1.24 MB', '512 B')
     """
-    return seconds(value, digits) if time or cost == "latency" else count(value, digits)
+    if time or cost == "latency":
+        return seconds(value, digits)
+    return _bytes(value, digits) if cost in MEMORY else count(value, digits)
 
 
 def seconds(value: float, digits: int = 3) -> str:
@@ -96,6 +112,13 @@ def seconds(value: float, digits: int = 3) -> str:
         if abs(value) >= 0.9995 * unit:
             return f"{value / unit:.{digits}g} {name}"
     return f"{value / 1e-6:.{digits}g} µs"
+
+
+def _bytes(value: float, digits: int) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= 0.9995 * unit:
+            return f"{value / unit:.{digits}g} {name}"
+    return f"{value:.{digits}g} B"
 
 
 def count(value: float, digits: int = 3) -> str:

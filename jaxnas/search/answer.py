@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxnas import knapsack, selection
-from jaxnas.cost import by_name, objective
+from jaxnas import selection
+from jaxnas.cost import objective
 from jaxnas.networks import latency
 from jaxnas.results.result import FoundArchitecture, SearchResult, versions
 from jaxnas.selection import main_effects
@@ -119,12 +119,7 @@ def _agreeing(search: Search, state: State, key: jax.Array, count: int, evaluati
     if strategy.budgets_by_name is None:
         objectives = objective(effects(archs), strategy.penalties, strategy.cost(archs))
     else:
-        costs = strategy.cost.costs
-        within = [
-            knapsack.within(archs, [by_name(costs, name) for name in row], list(row.values())) if row else True
-            for row in strategy.budgets_by_name
-        ]
-        objectives = np.stack([np.where(each, effects(archs), np.inf) for each in within])
+        objectives = np.where(strategy.fits(archs), effects(archs), np.inf)
     return main_effects.best(archs, np.asarray(objectives), count)
 
 

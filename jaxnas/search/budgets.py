@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-COSTS = ("macs", "params", "latency")  # that need no name of a device
+from jaxnas.spaces import memory
+
+COSTS = ("macs", "params", "latency", *memory.NAMES)  # that need no name of a device
 
 
 def parse(texts: Sequence[str], cost: str) -> tuple[dict[str, float], ...]:

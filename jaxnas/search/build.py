@@ -17,7 +17,7 @@ from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
 from jaxnas.search.image_search import image_search, streamed_image_search
 from jaxnas.search.search import Search
 from jaxnas.search.sources import Streamed
-from jaxnas.spaces import SPACES
+from jaxnas.spaces import SPACES, memory
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import Strategy
 
@@ -164,8 +164,10 @@ def _supernet(config: SearchConfig, space: SearchSpace, axis_name: str | None = 
 
 
 def search_space(config: SearchConfig, space: SearchSpace) -> SearchSpace:
-    """The space, with latencies among its costs where tables of them are given."""
-    return device_tables.added_to(space, device_tables.read(config.method.latency))
+    """The space, with latencies among its costs where tables of them are given, and memory where it is named."""
+    settings = config.method
+    space = device_tables.added_to(space, device_tables.read(settings.latency))
+    return memory.added_to(space, settings.costs, settings.weight_bits, settings.activation_bits)
 
 
 def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:

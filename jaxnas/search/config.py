@@ -15,6 +15,7 @@ from jaxnas.results.settings_tree import undecisive
 from jaxnas.search import budgets as budget_texts
 from jaxnas.search import device_tables
 from jaxnas.search.settings import FinishSettings, SearchSettings
+from jaxnas.spaces import memory
 from jaxnas.supernet.layer_weights import SHARINGS
 
 # Strategies for supernets: they keep distributions, and weigh the samples of all for each.
@@ -107,9 +108,12 @@ class MethodSettings:
       budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
         such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget. With
         several devices each network has the budgets that it names, such as phone=5e-3 or server=1e-3,params=1e6.
-      cost: what is penalised or has a budget; latency needs a table of it.
+      cost: what is penalised or has a budget; latency needs a table of it. weight_memory and activation_memory are
+        bytes: of the parameters, and of the activations of one image at their peak.
       latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost. Of several devices,
         tables with names, such as phone=phone.json server=server.json; makes each name a cost.
+      weight_bits: of a parameter, for weight_memory.
+      activation_bits: of an activation, for activation_memory.
       samples: architectures drawn from each distribution in a step; by default the method's own number.
       candidates: draws from each distribution that compete with the modes at the end, on the validation images; 0 for
         the modes alone, whatever main_effects.
@@ -122,6 +126,8 @@ class MethodSettings:
     budgets: tuple[str, ...] = ()
     cost: str = "macs"
     latency: tuple[str, ...] | Path | None = undecisive()  # the table's content decides, which stands among the inputs
+    weight_bits: int = memory.BITS
+    activation_bits: int = memory.BITS
     samples: int | None = None
     candidates: int
     main_effects: int = 0
@@ -133,12 +139,21 @@ class MethodSettings:
             raise ValueError(f"candidates must be 0 (the modes alone) or more, got {self.candidates}")
         if self.main_effects < 0:
             raise ValueError(f"main_effects must be 0 (none) or more, got {self.main_effects}")
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, such as 32 or 8, got {getattr(self, name)}")
         # In one form, so that equal settings are equal trees.
         object.__setattr__(self, "latency", device_tables.normalised(self.latency))
         object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
         if self.budgets:
             parsed = budget_texts.parse(self.budgets, self.cost)
             object.__setattr__(self, "budgets", budget_texts.to_texts(parsed))
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The names of all costs that are penalised or have budgets."""
+        budgets = budget_texts.parse(self.budgets, self.cost) if self.budgets else ()
+        return tuple(dict.fromkeys([self.cost, *(name for budget in budgets for name in budget)]))
 
 
 @dataclass(frozen=True)

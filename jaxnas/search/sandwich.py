@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxnas.cost import AdditiveCost, InteractionCost, JointCost
+from jaxnas.cost import Cost, JointCost
 from jaxnas.search.settings import SearchSettings
 from jaxnas.strategies.base import Strategy, costs_of
 
@@ -63,7 +63,7 @@ def extremes(strategy: Strategy) -> tuple[tuple[int, ...], tuple[int, ...]]:
       ValueError: if the cost is one of which that is not known.
     """
     cost = strategy.cost.costs[0] if isinstance(strategy.cost, JointCost) else strategy.cost
-    if not isinstance(cost, AdditiveCost | InteractionCost):
+    if not isinstance(cost, Cost):
         raise ValueError(
             f"sandwich needs a cost of the space, whose dearest and cheapest networks are known, got "
             f"{type(cost).__name__}; leave it out"

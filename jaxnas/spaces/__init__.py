@@ -1,5 +1,6 @@
 """Search spaces as data. `SPACES` names them all; each entry builds one."""
 
+from jaxnas.spaces import memory
 from jaxnas.spaces.base import Decision, SearchSpace
 from jaxnas.spaces.description import described
 from jaxnas.spaces.mbconv import (
@@ -22,6 +23,7 @@ __all__ = [
     "SearchSpace",
     "described",
     "from_description",
+    "memory",
     "mbconv_cifar10",
     "mbconv_digits",
     "mbconv_imagenet",

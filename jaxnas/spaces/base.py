@@ -71,10 +71,10 @@ class SearchSpace:
         if len(set(names)) < len(names):
             raise ValueError(f"costs of space {self.name!r} must have different names, got {', '.join(names)}")
         for cost in self.costs:
-            if isinstance(cost, costs_lib.AdditiveCost):
+            if not isinstance(cost, costs_lib.InteractionCost):
                 self._check_rows(cost)
 
-    def _check_rows(self, cost: costs_lib.AdditiveCost) -> None:
+    def _check_rows(self, cost: costs_lib.AdditiveCost | costs_lib.LargestCost) -> None:
         if len(cost.table) != len(self.decisions):
             raise ValueError(
                 f"table of cost {cost.name!r} must have one row for each of the {len(self.decisions)} decisions of "

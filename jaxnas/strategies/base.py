@@ -109,6 +109,10 @@ class DistributionStrategy(Strategy):
         """What each of the K networks may cost, by the names of costs and in their units; None without budgets."""
         return None
 
+    def fits(self, archs: np.ndarray) -> np.ndarray:
+        """Whether architectures keep the budgets of each network, all without any: int [..., D] -> bool [K, ...]."""
+        return np.ones((len(self.penalties), *np.shape(archs)[:-1]), bool)
+
     def penalties_in_use(self, state: Any) -> tuple[float, ...]:
         """The penalty of each of the K networks in a state: eps_k on the first cost."""
         del state

@@ -12,6 +12,10 @@ the most probable architecture *within* the budgets, by `knapsack.most_probable`
 
 A network need not have a budget of every cost: of several devices, each has budgets of the one that it is for. A cost
 that it has no budget of is no constraint and has no multiplier, its penalty is 0.
+
+A cost that is the largest of its parts, such as peak memory, is no sum that could be traded: within its budget it is
+free, and the excess has a price (`LargestCost.beyond`). The mean excess is never 0, since every choice keeps a little
+probability, and so that price only rises.
 """
 
 import functools
@@ -26,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import distribution, knapsack
-from jaxnas.cost import AdditiveCost, JointCost
+from jaxnas.cost import Cost, JointCost, LargestCost
 from jaxnas.spaces.base import SearchSpace
 from jaxnas.strategies import base, robust
 from jaxnas.strategies.base import DistributionStrategy, Info
@@ -192,6 +196,10 @@ class WithinBudgets(base.DistributionStrategy):
         log_probs = np.asarray(distribution.log_prob(state.theta, jnp.asarray(archs)))
         return knapsack.likely_within(losses, log_probs, archs, self.cost.costs, self.budgets)
 
+    def fits(self, archs: np.ndarray) -> np.ndarray:
+        """Whether architectures keep the budgets of each network: int [..., D] -> bool [K, ...]."""
+        return np.stack([knapsack.within(archs, self.cost.costs, row) for row in self.budgets])
+
     def modes(self, state: State) -> np.ndarray:
         """The most probable architecture of each distribution within its budgets, int32 [K, D]; runs on the host."""
         return self.most_probable(np.asarray(state.theta))
@@ -208,7 +216,7 @@ class WithinBudgets(base.DistributionStrategy):
 def within_budgets(
     method: Callable[..., DistributionStrategy],
     space: SearchSpace,
-    costs: Sequence[AdditiveCost],
+    costs: Sequence[Cost],
     budgets: Sequence[Sequence[float]],
     **settings: Any,
 ) -> WithinBudgets:
@@ -217,12 +225,23 @@ def within_budgets(
     Args:
       method: `ImportanceSampling` or `SharedModel`.
       space: the search space.
-      costs: J additive costs.
+      costs: J costs.
       budgets: J for each of the K networks, in their units; infinite where a network has none.
       **settings: of the method.
 
     Raises:
       ValueError: on bad settings, or a budget that no architecture meets.
     """
-    inner = method(space, (1.0,) * len(budgets), cost=JointCost(tuple(costs)), **settings)
-    return WithinBudgets(inner, tuple(tuple(float(b) for b in row) for row in budgets))
+    rows = np.asarray(budgets, np.float64).reshape(len(budgets), len(costs))
+    bounded: list[tuple[Cost, np.ndarray]] = []
+    for cost, column in zip(costs, rows.T, strict=True):
+        if isinstance(cost, LargestCost):  # what is beyond one budget is another cost than what is beyond another
+            limits = [limit for limit in np.unique(column) if limit != math.inf]
+            knapsack.check_reachable([cost] * len(limits), limits)
+            bounded += [(cost.beyond(limit), np.where(column == limit, limit, math.inf)) for limit in limits]
+            bounded += [] if limits else [(cost, column)]
+        else:
+            bounded.append((cost, column))
+    joint = JointCost(tuple(cost for cost, _ in bounded))
+    inner = method(space, (1.0,) * len(budgets), cost=joint, **settings)
+    return WithinBudgets(inner, tuple(map(tuple, np.stack([column for _, column in bounded], axis=1).tolist())))

@@ -1,0 +1,127 @@
+"""Memory of networks as costs: of their weights, and of what they compute while they run."""
+
+import dataclasses
+from collections.abc import Collection
+
+from jaxnas.cost import AdditiveCost, Cost, InteractionCost, LargestCost
+from jaxnas.spaces.base import SearchSpace
+from jaxnas.spaces.mbconv import Layer, MBConvSpace, Operation
+
+WEIGHTS, ACTIVATIONS = "weight_memory", "activation_memory"
+NAMES = (WEIGHTS, ACTIVATIONS)
+UNIT = "bytes"
+BITS = 32  # of a number, where nothing else is asked for
+
+
+def weight_memory(space: SearchSpace, bits: float = BITS) -> Cost:
+    """Bytes of the parameters, those of batch norm included, if each takes so many bits.
+
+    Args:
+      space: any that counts "params", built-in or of `jaxnas.elastic`.
+      bits: of a parameter, as networks are deployed: 32, 16, 8 or 4.
+
+    Raises:
+      ValueError: if the space does not count its parameters, or `bits` is not positive.
+
+    >>> from jaxnas.spaces import nasbench_macro
+    >>> space = nasbench_macro()
+    >>> int(space.cost("params").total([2] * 8)), int(weight_memory(space, bits=16).total([2] * 8))
+    (2932586, 5865172)
+    """
+    _check_bits("weight", bits)
+    counted = space.cost("params")
+    fixed = _bytes(counted.fixed, bits)
+    table = tuple(tuple(_bytes(each, bits) for each in row) for row in counted.table)
+    if isinstance(counted, AdditiveCost):
+        return AdditiveCost(WEIGHTS, UNIT, fixed, table)
+    joint = tuple((ds, tuple(_bytes(each, bits) for each in flat)) for ds, flat in counted.interactions)
+    return InteractionCost(WEIGHTS, UNIT, fixed, table, joint)
+
+
+def activation_memory(space: SearchSpace, bits: float = BITS) -> LargestCost:
+    """Bytes of the activations that are held at once, at their peak, for one image.
+
+    The network runs operation by operation. Each holds its input and its output, and within a residual branch the
+    input of the layer besides; batch norm, activation functions and the residual sum work in place. This is the "peak
+    memory usage" of MCUNet (arXiv 2007.10319) and of uNAS (arXiv 2010.14246). A runtime that fuses operations or
+    computes in parts needs less, one that allocates in blocks more.
+
+    Args:
+      space: of MBConv layers.
+      bits: of a number.
+
+    Raises:
+      ValueError: if the space is another, or `bits` is not positive.
+
+    >>> from jaxnas.spaces import nasbench_macro
+    >>> activation_memory(nasbench_macro(), bits=8).total([[0] * 8, [2] * 8]).tolist()
+    [49152, 245760]
+    """
+    _check_bits("activation", bits)
+    if not isinstance(space, MBConvSpace):
+        raise ValueError(f"{ACTIVATIONS} is known of spaces of MBConv layers alone, not of {space.name!r}")
+    stem_resolution = -(-space.image_size // space.stem_stride)
+    last = space.layers[-1]
+    fixed = [
+        3 * space.image_size**2 + space.stem_channels * stem_resolution**2,
+        *(layer_activations(layer, layer.operations[0]) for layer in space.fixed_layers),
+        (last.out_channels + space.head_channels) * last.out_resolution**2,
+        space.head_channels * last.out_resolution**2 + space.head_channels,  # the pooling
+        space.head_channels + space.num_classes,
+    ]
+    table = tuple(
+        tuple(_bytes(layer_activations(layer, operation), bits) for operation in layer.operations)
+        for layer in space.layers
+    )
+    return LargestCost(ACTIVATIONS, UNIT, _bytes(max(fixed), bits), table)
+
+
+def layer_activations(layer: Layer, operation: Operation) -> int:
+    """Numbers that one choice of a layer holds at once, at its peak, for one image."""
+    inputs = layer.in_channels * layer.resolution**2
+    outputs = layer.out_channels * layer.out_resolution**2
+    if operation.is_skip:
+        return inputs if layer.keeps_shape else inputs + outputs
+    residual = inputs if layer.keeps_shape else 0
+    inner = layer.in_channels * operation.expansion
+    expanded, filtered = inner * layer.resolution**2, inner * layer.out_resolution**2
+    if operation.expansion == 1:  # the depthwise convolution reads the layer's input itself
+        return max(inputs + filtered, residual + filtered + outputs)
+    return max(inputs + expanded, residual + expanded + filtered, residual + filtered + outputs)
+
+
+def added_to(
+    space: SearchSpace, names: Collection[str], weight_bits: float = BITS, activation_bits: float = BITS
+) -> SearchSpace:
+    """The space with those costs of memory that are among some names.
+
+        space = jaxnas.spaces.memory.added_to(space, ["weight_memory"], weight_bits=8)
+        family = jaxnas.search(space, ..., budgets={"macs": (2e5, 5e5), "weight_memory": (1e5, 2e5)})
+
+    Args:
+      space: the space.
+      names: of costs, others among them.
+      weight_bits: of a parameter.
+      activation_bits: of an activation.
+
+    Raises:
+      ValueError: as `weight_memory` and `activation_memory`, of those that are added.
+    """
+    known = {cost.name for cost in space.costs}
+    added = []
+    if WEIGHTS in names and WEIGHTS not in known:
+        added.append(weight_memory(space, weight_bits))
+    if ACTIVATIONS in names and ACTIVATIONS not in known:
+        added.append(activation_memory(space, activation_bits))
+    return dataclasses.replace(space, costs=(*space.costs, *added)) if added else space
+
+
+def _check_bits(what: str, bits: float) -> None:
+    if not (isinstance(bits, int | float) and 0 < bits < float("inf")):
+        raise ValueError(f"{what} bits must be positive, such as 32 or 8, got {bits!r:.60}")
+
+
+def _bytes(count: float, bits: float) -> float:
+    """Whole bytes stay integers."""
+    total = count * bits
+    return total // 8 if isinstance(total, int) and total % 8 == 0 else total / 8
