@@ -107,8 +107,8 @@ def test_nothing_taught_is_the_plain_gradient(archs, share, options):
     expected, plain = supernet.gradient(
         apply, {"kernel": jnp.asarray(WEIGHTS)}, INPUTS, LABELS, jnp.asarray(archs), cross_entropy, **options
     )
-    np.testing.assert_allclose(found["kernel"], expected["kernel"], rtol=1e-6)
-    np.testing.assert_array_equal(evaluation.loss, plain.loss)
+    np.testing.assert_allclose(found["kernel"], expected["kernel"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(evaluation.loss, plain.loss, rtol=1e-6)
 
 
 def test_no_gradient_reaches_the_teacher():
@@ -213,7 +213,6 @@ def test_the_dearest_of_a_step_teaches_where_there_is_no_sandwich():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sandwich": True, "weight_samples": 1}, "weight_samples must be at least 2 with sandwich"),
         ({"distillation": 1.0}, "distillation must be at least 0 and less than 1, got 1.0"),
         ({"distillation": float("nan")}, "distillation must be at least 0"),
         ({"distillation_temperature": 0.0}, "distillation_temperature must be positive, got 0.0"),
@@ -226,6 +225,8 @@ def test_settings_out_of_range(settings, words):
 
 def test_settings_that_do_not_fit_the_search():
     search = regression_search.in_memory()
+    with pytest.raises(ValueError, match="weight_samples must be at least 2 with sandwich"):
+        dataclasses.replace(search, settings=dataclasses.replace(search.settings, sandwich=True, weight_samples=1))
     with pytest.raises(ValueError, match="weight_samples must be at least 2 with distillation"):
         dataclasses.replace(search, settings=dataclasses.replace(search.settings, distillation=0.5, weight_samples=1))
     with pytest.raises(ValueError, match="distillation must be positive with a teacher"):

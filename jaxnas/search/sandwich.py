@@ -74,6 +74,8 @@ def extremes(strategy: Strategy) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def check(strategy: Strategy, settings: SearchSettings, teacher: Teacher | None) -> None:
     """Raises ValueError if a search cannot have steps like these."""
     if settings.sandwich:
+        if settings.weight_samples == 1:
+            raise ValueError("weight_samples must be at least 2 with sandwich, the dearest and the cheapest, got 1")
         extremes(strategy)
     if teacher is not None and not settings.distillation:
         raise ValueError("distillation must be positive with a teacher, the share of the loss that it has, got 0.0")

@@ -85,8 +85,6 @@ class SearchSettings:
                 )
         if self.weight_samples is not None and self.weight_samples < 1:
             raise ValueError(f"weight_samples must be at least 1, got {self.weight_samples}")
-        if self.sandwich and self.weight_samples == 1:
-            raise ValueError("weight_samples must be at least 2 with sandwich, the dearest and the cheapest, got 1")
         _check_positive(self, "distillation_temperature")
         _check_shares(self, "distillation")
         if self.joint_steps + self.distribution_steps == 0:
