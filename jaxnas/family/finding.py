@@ -32,28 +32,22 @@ from jaxnas.family.built_in import BuiltInSpace, built_in
 from jaxnas.family.distilling import Distillation
 from jaxnas.family.family import Family, by_network
 from jaxnas.family.members import measured, trained_members
+from jaxnas.family.running import Runner
 from jaxnas.networks import latency
-from jaxnas.report.progress import SearchDisplay, TrainingDisplay
-from jaxnas.results.evaluations import Evaluations
 from jaxnas.results.files import to_plain
 from jaxnas.results.json_files import DIGEST, seal
 from jaxnas.results.metrics_log import read_metrics
-from jaxnas.results.result import OWN_DATA, SearchResult
 from jaxnas.results.workdir import open_workdir
 from jaxnas.runtime import devices as runtime_devices
-from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.runtime.placement import ALL_DEVICES, ONE_DEVICE, Placement
 from jaxnas.search import loop
-from jaxnas.search.answer import summarise
-from jaxnas.search.execute import EvaluationsKeeper
-from jaxnas.search.search import Search, SearchState
+from jaxnas.search.search import Search
 from jaxnas.search.settings import SearchSettings
 from jaxnas.spaces import CellSpace, MBConvSpace, memory
 from jaxnas.strategies.fixed import Fixed
 from jaxnas.supernet.layer_weights import check_sharing
 
 SHARES = (0.6, 0.1, 0.3)  # of the steps: weights, distributions, and the networks found
-CANDIDATES = 16  # draws from each distribution that compete with its mode
 TOGETHER = "together"  # folder of the steps of the networks found, in that of the search
 
 
@@ -186,7 +180,7 @@ def search(
         described["sharing"] = sharing
     if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit in (latency.UNIT, memory.UNIT)}:
         described["measured_costs"] = measured_costs
-    runner = _Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
+    runner = Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_workdir(Path(workdir or temporary), "search", described) as folder,
@@ -215,69 +209,6 @@ def search(
         result = measured(result, members)
         result.write(folder / "result.json")
     return Family(space, members, result, evaluations, records, params)
-
-
-@dataclass(frozen=True)
-class _Runner:
-    """What runs both parts of a search in its folder.
-
-    Attributes:
-      described: what decides the search, JSON-ready.
-      seed: of the search.
-      checkpoint_seconds: between checkpoints.
-      progress: whether to show it.
-      listeners: what else follows it.
-    """
-
-    described: Mapping[str, Any]
-    seed: int
-    checkpoint_seconds: float
-    progress: bool
-    listeners: tuple[loop.Listener, ...]
-
-    def find(self, run: Search, folder: Path) -> tuple[SearchState, SearchResult, Evaluations]:
-        """The search itself: its last state, what it found, and every evaluation of its distributions."""
-        display = (SearchDisplay.of(run.strategy, run.total_steps),) if self.progress else ()
-        keeper = EvaluationsKeeper(run, folder, self.described)
-        state, seconds = self._run(run, folder, (*display, *self.listeners), keeper)
-        result = summarise(
-            run,
-            state,
-            method=self.described["method"]["method"],
-            candidates=CANDIDATES,
-            seed=self.seed,
-            config=self.described,
-            seconds=seconds,
-            dataset=OWN_DATA,
-        )
-        return state, result, keeper.evaluations
-
-    def train_together(self, run: Search, folder: Path) -> SearchState:
-        """The steps on the mean loss of the K networks, which share their weights: the last state."""
-        display = ()
-        if self.progress:
-            console = SearchDisplay.of(run.strategy, run.total_steps).console
-            display = (TrainingDisplay("the networks found", console),)
-        folder.mkdir(exist_ok=True)
-        return self._run(run, folder, display)[0]
-
-    def _run(
-        self,
-        run: Search,
-        folder: Path,
-        listeners: Sequence[loop.Listener],
-        keeper: loop.Keeper | None = None,
-    ) -> tuple[SearchState, float]:
-        with Checkpoints(folder / "checkpoints") as checkpoints:
-            return loop.run(
-                run,
-                run.init(self.seed),
-                folder,
-                checkpoints,
-                checkpoint_seconds=self.checkpoint_seconds,
-                listeners=listeners,
-                keeper=keeper,
-            )
 
 
 def _built_in(space: Any, batching: str, sharing: str) -> BuiltInSpace:

@@ -106,7 +106,7 @@ def gradient(
             loss = _with_targets(loss, soft_loss, share, jax.lax.stop_gradient(targets))
         return _plain(batching_lib.gradient(apply, params, inputs, batch, archs, loss, **options))
     if batching_lib.resolve_batching(batching) == "map":
-        return _one_by_one(apply, params, inputs, batch, archs, loss, soft_loss, share)
+        return _one_by_one(apply, params, inputs, archs, batch, loss, soft_loss, share)
 
     def of_teacher(params: chex.ArrayTree) -> tuple[jax.Array, tuple[Evaluation, Any]]:
         outputs = apply(params, inputs, archs[0])
@@ -125,8 +125,8 @@ def _one_by_one(
     apply: Apply,
     params: chex.ArrayTree,
     inputs: Any,
-    batch: Any,
     archs: jax.Array,
+    batch: Any,
     loss: Loss,
     soft_loss: SoftLoss,
     share: float,
