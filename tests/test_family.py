@@ -162,7 +162,7 @@ def test_bad_settings_are_named(space):
 def test_a_search_that_was_cut_while_its_networks_were_trained_goes_on(space, tmp_path, monkeypatch):
     settings = {"budgets": {"params": (60, 200)}, "checkpoint_seconds": 0.0, "steps": 200, "batch_size": 4}
     whole = run(space, **settings)
-    from jaxnas.family import finding
+    from jaxnas.family import running
 
     class Later:  # 60 steps of the networks found: the first program ends after 50, and is saved
         def on_start(self, start):
@@ -176,7 +176,7 @@ def test_a_search_that_was_cut_while_its_networks_were_trained_goes_on(space, tm
             pass
 
     starts = []
-    monkeypatch.setattr(finding, "TrainingDisplay", lambda name, console: Later())
+    monkeypatch.setattr(running, "TrainingDisplay", lambda name, console: Later())
     with pytest.raises(Cut):
         run(space, **settings, workdir=tmp_path, progress=True)
     resumed = run(space, **settings, workdir=tmp_path, progress=True)
