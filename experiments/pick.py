@@ -86,7 +86,12 @@ def main(config: Config) -> None:
     if config.evaluations and config.main_effects:
         raise ValueError("give either evaluations or main_effects: each decides among networks in its own way")
     named = [config.cost, *(name for budget in wanted for name in budget)]
+    memory.check_bits(named, weight_bits=config.weight_bits, activation_bits=config.activation_bits)
     kept, space = read(config.run, config.latency, named, config.weight_bits, config.activation_bits)
+    known = dict.fromkeys([*(cost.name for cost in space.costs), *memory.NAMES])
+    for name in named:
+        if name not in known:
+            raise ValueError(f"cost {name!r} is not known here; choose one of {', '.join(known)}")
     console = cli.console()
     if config.front:
         picks = picking.front(space, kept, config.cost)

@@ -130,7 +130,30 @@ def test_no_gradient_reaches_the_teacher():
         assert not np.allclose(found[0][0], found[1][0])
 
 
-@pytest.mark.parametrize("outputs", [{"y": jnp.zeros((4, 2))}, jnp.zeros(4), jnp.zeros((4, 2), jnp.int32)])
+@pytest.mark.parametrize("options", FORMS, ids=str)
+def test_a_distance_without_a_derivative_at_0(options):
+    """The teacher, and an architecture that is the teacher's again, have no distance from it to descend."""
+    archs, kernel = np.array([[2, 2], [0, 0], [2, 2]], np.int32), WEIGHTS.astype(np.float64)
+    found, _ = distillation.gradient(
+        apply, {"kernel": jnp.asarray(WEIGHTS)}, INPUTS, LABELS, jnp.asarray(archs), cross_entropy,
+        soft_loss=lambda outputs, targets: jnp.linalg.norm(outputs - targets, axis=-1).mean(), share=SHARE, **options,
+    )  # fmt: skip
+    scales = SCALES.astype(np.float64)[np.arange(2), archs].prod(-1)
+    total = np.zeros_like(kernel)
+    for number, scale in enumerate(scales):
+        slope = (1 if number == 0 else 1 - SHARE) * (softmax(INPUTS @ kernel * scale) - np.eye(4)[LABELS])
+        apart = INPUTS @ kernel * (scale - scales[0])
+        if scale != scales[0]:
+            slope += SHARE * apart / np.linalg.norm(apart, axis=-1, keepdims=True)
+        total += INPUTS.T @ slope * scale / len(INPUTS) / len(archs)
+    np.testing.assert_allclose(found["kernel"], total, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [{"y": jnp.zeros((4, 2))}, jnp.zeros(4), jnp.zeros((4, 2), jnp.int32), jnp.zeros((4, 1)), ()],
+    ids=str,
+)
 def test_outputs_that_are_no_logits_need_a_soft_loss(outputs):
     with pytest.raises(ValueError, match="soft_loss must be given for a model whose outputs are no logits"):
         distillation.of_logits(1.0)(outputs, outputs)
@@ -210,12 +233,23 @@ def test_the_dearest_of_a_step_teaches_where_there_is_no_sandwich():
     assert costs == sorted(costs, reverse=True)
 
 
+def test_the_dearest_of_a_step_within_budgets_of_the_peak():
+    """Within its budget the peak has no price, and still an order."""
+    peak = LargestCost("peak", "bytes", 1, ((5, 1, 3), (2, 4, 1), (1, 2, 6)))
+    strategy = strategies.within_budgets(ImportanceSampling, SPACE, [peak], [[4], [8]], samples=4)
+    totals = peak.total(np.array(of_step(strategy, sort=True))).tolist()
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) > 2
+    assert sandwich.extremes(strategy) == (peak.dearest, peak.cheapest)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"distillation": 1.0}, "distillation must be at least 0 and less than 1, got 1.0"),
         ({"distillation": float("nan")}, "distillation must be at least 0"),
         ({"distillation_temperature": 0.0}, "distillation_temperature must be positive, got 0.0"),
+        ({"distillation_temperature": float("inf")}, "distillation_temperature must be finite, got inf"),
     ],
 )
 def test_settings_out_of_range(settings, words):
@@ -333,10 +367,9 @@ def search(**settings):
         loss=lambda outputs, batch: cross_entropy(outputs, batch[1])[0],
         train=data,
         valid=data,
-        penalties=(0.01, 0.1),
         steps=20,
         batch_size=8,
-        **settings,
+        **{"penalties": (0.01, 0.1), **settings},
     )
 
 
@@ -395,6 +428,8 @@ def test_a_resumed_search_must_have_the_same_teacher(tmp_path):
         ({"share": 1.0}, "share must be at least 0 and less than 1"),
         ({"finish_share": -0.1}, "finish_share must be at least 0"),
         ({"share": 0.5, "temperature": float("nan")}, "temperature must be positive"),
+        ({"share": 0.5, "temperature": float("inf")}, "temperature must be finite"),
+        ({"share": 0.5, "soft_loss": "l2"}, "soft_loss must be a function"),
         ({"share": 0.5, "teacher": lambda inputs: inputs}, "teacher must be a pair"),
     ],
 )
@@ -405,10 +440,17 @@ def test_distillations_out_of_range(given, words):
 
 def test_a_soft_loss_must_return_one_number():
     distilled = jaxnas.Distillation(share=0.5, soft_loss=lambda outputs, targets: (outputs - targets) ** 2)
-    with pytest.raises(ValueError, match="must return one number"):
+    with pytest.raises(ValueError, match="soft_loss must return one number"):
         search(weight_samples=2, distillation=distilled)
     with pytest.raises(ValueError, match="weight_samples must be at least 2 with distillation"):
         search(distillation=distilled)
+
+
+def test_a_single_network_has_no_dearer_one_to_learn_from():
+    with pytest.raises(ValueError, match="finish_share needs a teacher or a second network"):
+        search(penalties=(0.1,), distillation=jaxnas.Distillation(finish_share=0.5))
+    jaxnas.Distillation(finish_share=0.5).check_networks(2)
+    jaxnas.Distillation(finish_share=0.5, teacher=(lambda params, inputs: inputs, {})).check_networks(1)
 
 
 def test_a_teacher_gets_the_inputs_of_the_model():

@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import jaxnas
+from experiments import pick
 from jaxnas import distribution, knapsack, spaces
 from jaxnas.cost import AdditiveCost, InteractionCost, JointCost, LargestCost
 from jaxnas.family.description import describe, space_of
@@ -239,6 +241,44 @@ def test_bits_must_be_positive(bits):
         memory.weight_memory(spaces.mbconv_digits(), bits)
 
 
+def test_bits_of_any_number_type():
+    space = spaces.mbconv_digits()
+    expected = memory.weight_memory(space, 8)
+    assert memory.weight_memory(space, np.int64(8)) == expected
+    assert isinstance(memory.weight_memory(space, np.int64(8)).fixed, int)
+    assert memory.weight_memory(space, np.float32(8)) == expected
+
+
+def test_memory_is_not_added_for_other_bits_in_silence():
+    space = memory.added_to(spaces.mbconv_digits(), ["weight_memory"], weight_bits=8)
+    assert memory.added_to(space, ["weight_memory", "macs"], weight_bits=8).costs == space.costs
+    with pytest.raises(ValueError, match="has another cost called 'weight_memory'; add it once"):
+        memory.added_to(space, ["weight_memory"], weight_bits=32)
+
+
+@pytest.mark.parametrize("name", ["weight_bits", "activation_bits"])
+def test_bits_of_no_cost_are_refused(name):
+    cost = name.replace("bits", "memory")
+    with pytest.raises(ValueError, match=f"{name} is for {cost}, which has no budget here and is not the cost, got 8"):
+        presets.MEMORY(preset="quickstart", budgets=("9e5",), **{name: 8})
+    presets.MEMORY(preset="quickstart", cost=cost, **{name: 8})
+    presets.MEMORY(preset="quickstart", budgets=(f"{cost}=1e5",), **{name: 8})
+    with pytest.raises(ValueError, match=f"{name} is for {cost}"):
+        pick.main(pick.Config(run=Path("runs/none"), budgets=("9e5",), **{name: 8}))
+
+
+def test_a_budget_that_binds_nothing_leaves_the_first_penalty():
+    archs = jnp.asarray(ARCHS)
+    losses = jnp.asarray(1 - 0.1 * ARCHS.sum(1) / sum(COUNTS))
+    firsts = []
+    for costs, limits in (((MACS,), ((20,), (25,))), ((MACS, PEAK), ((20, 110), (25, 500)))):
+        search = within_budgets(ImportanceSampling, SPACE, costs, limits, samples=len(ARCHS) // 2)
+        state, _ = search.tell(search.init(jax.random.key(0)), archs, losses)
+        firsts.append(float(state.first_penalty))
+        np.testing.assert_array_equal(search.fits(ARCHS), [MACS.total(ARCHS) <= 20, MACS.total(ARCHS) <= 25])
+    assert firsts[0] == pytest.approx(firsts[1], rel=1e-6)
+
+
 def test_settings_name_costs_of_memory():
     texts = [
         f"macs={macs},weight_memory={weights},activation_memory={activations}"
@@ -257,6 +297,9 @@ def test_settings_name_costs_of_memory():
     assert [cost.name for cost in build.search_space(plain, spaces.mbconv_digits()).costs] == ["macs", "params"]
     with pytest.raises(ValueError, match="weight_bits must be at least 1"):
         presets.MEMORY(preset="quickstart", weight_bits=0)
+    typo = presets.MEMORY(preset="quickstart", budgets=("weight_memroy=1e5",))
+    with pytest.raises(ValueError, match="none of macs, params, weight_memory, activation_memory, nor a device"):
+        build.choose_strategy(typo, build.search_space(typo, spaces.mbconv_digits()))
     wrong = presets.MEMORY(preset="quickstart", cost="activation_memory")
     with pytest.raises(ValueError, match="activation_memory is known of spaces of MBConv layers alone"):
         build.search_space(wrong, spaces.nasbench201())

@@ -22,9 +22,11 @@ class WithMetrics:
 
     Attributes:
       loss: (outputs, batch) to the mean loss of the batch, or to that and {name: mean}.
+      name: of the argument, for messages.
     """
 
     loss: UserLoss
+    name: str = "loss"
 
     def __call__(self, outputs: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss and the other measures of a batch; ValueError if the loss is no single number."""
@@ -32,8 +34,8 @@ class WithMetrics:
         value, metrics = value if isinstance(value, tuple) else (value, {})
         if jnp.shape(value) != ():
             raise ValueError(
-                f"loss must return one number, the mean over the batch, got an array of shape {jnp.shape(value)}; "
-                "end it with .mean()"
+                f"{self.name} must return one number, the mean over the batch, got an array of shape "
+                f"{jnp.shape(value)}; end it with .mean()"
             )
         return jnp.asarray(value, jnp.float32), {name: jnp.asarray(one, jnp.float32) for name, one in metrics.items()}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -50,12 +51,23 @@ class Distillation:
             raise ValueError(
                 "share or finish_share must be positive, got 0.0 for both; leave distillation out for none"
             )
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            wanted = "finite" if self.temperature == math.inf else "positive"
+            raise ValueError(f"temperature must be {wanted}, got {self.temperature}")
+        if self.soft_loss is not None and not callable(self.soft_loss):
+            raise ValueError(f"soft_loss must be a function of outputs and a teacher's, got {self.soft_loss!r:.60}")
         if self.teacher is not None and not (
             isinstance(self.teacher, tuple) and len(self.teacher) == 2 and callable(self.teacher[0])
         ):
             raise ValueError("teacher must be a pair of `apply(params, inputs)` and params")
+
+    def check_networks(self, count: int) -> None:
+        """Raises ValueError if none of as many networks found could learn from another."""
+        if self.finish_share and self.teacher is None and count < 2:
+            raise ValueError(
+                f"finish_share needs a teacher or a second network: with one network there is none dearer, got "
+                f"{self.finish_share}; leave it out"
+            )
 
     def in_search(self, run: Search) -> Search:
         """The search with `share` in the steps of its weights."""
@@ -75,7 +87,7 @@ class Distillation:
             # It gets the inputs of the model out of what `jaxnas.family.batches.Prepare` makes.
             teacher = Teacher(lambda params, prepared: apply(params, prepared["inputs"]), params)
         if self.soft_loss is not None:
-            checked = WithMetrics(self.soft_loss)
+            checked = WithMetrics(self.soft_loss, "soft_loss")
             soft_loss = lambda outputs, targets: checked(outputs, targets)[0]  # noqa: E731
         return dataclasses.replace(run, settings=settings, teacher=teacher, soft_loss=soft_loss)
 

@@ -94,7 +94,7 @@ class Family(Sequence):
                 within(found) if found.budgets else f"{found.penalty:.3g}",
                 *(
                     quantity(name, total, time=self.space.cost(name).unit == latency.UNIT)
-                    if self.space.cost(name).unit in (latency.UNIT, memory.UNIT)
+                    if self.space.cost(name).unit == latency.UNIT or name in memory.NAMES
                     else f"{total:,}"
                     for name, total in member.costs.items()
                 ),

@@ -135,6 +135,8 @@ def search(
     if not isinstance(space, ElasticSpace):
         space = _built_in(space, batching, sharing)
     strategy = _strategy(space, method, budgets, penalties, samples)
+    if distillation is not None:
+        distillation.check_networks(len(strategy.penalties))
     if steps < 3:
         raise ValueError(f"steps must be at least 3, one for each part of a search, got {steps}")
     weights, distributions, together = (max(int(share * steps), 1) for share in SHARES)
@@ -178,8 +180,10 @@ def search(
         described["distillation"] = distillation.describe()
     if sharing != "separate" and isinstance(space, BuiltInSpace):
         described["sharing"] = sharing
-    if measured_costs := {cost.name: _digest(cost) for cost in space.costs if cost.unit in (latency.UNIT, memory.UNIT)}:
-        described["measured_costs"] = measured_costs
+    # Their names alone do not say what they are: of which device, of how many bits.
+    measured_costs = [cost for cost in space.costs if cost.unit == latency.UNIT or cost.name in memory.NAMES]
+    if measured_costs:
+        described["measured_costs"] = {cost.name: _digest(cost) for cost in measured_costs}
     runner = Runner(described, seed, checkpoint_seconds if workdir else float("inf"), progress, tuple(listeners))
     with (
         tempfile.TemporaryDirectory() as temporary,

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from jaxnas.cost import AdditiveCost
 from jaxnas.export import saved
 from jaxnas.export.card import CARD
 from jaxnas.export.training import STARTS, SUMMARY
-from jaxnas.report.wording import costs_of, searched_cost
+from jaxnas.report.wording import costs_of, searched_cost, total
 from jaxnas.results.history import History, read_history
 from jaxnas.results.json_files import read_json
 from jaxnas.results.metrics_log import read_whole_lines
@@ -181,10 +181,14 @@ def _read_run(folder: pathlib.Path) -> Run:
 
 def _with_memory(space: SearchSpace, result: SearchResult) -> SearchSpace:
     """The space with those costs of memory that the search knew of its networks."""
-    settings = result.config.get("method")
-    settings = settings if isinstance(settings, Mapping) else {}
-    bits = (settings.get(name, memory.BITS) for name in ("weight_bits", "activation_bits"))
-    return memory.added_to(space, costs_of(result.architectures), *bits)
+    for name in memory.NAMES:
+        if name in costs_of(result.architectures):
+            # The networks themselves say of how many bits: a search of one call does not keep them.
+            found = result.architectures[0]
+            of_a_byte = memory.added_to(space, [name], 8, 8).cost(name).total(found.encoding)
+            bits = 8 * total(found, name) / of_a_byte
+            space = memory.added_to(space, [name], bits, bits)
+    return space
 
 
 def _tested(folder: pathlib.Path) -> dict[int, tuple[float, ...]]:

@@ -185,7 +185,7 @@ def choose_strategy(config: SearchConfig, space: SearchSpace) -> Strategy:
         return strategies.make(settings.method, space, settings.penalties, cost=cost, **samples)
     parsed = budgets.parse(settings.budgets, settings.cost)
     names = list(dict.fromkeys(name for budget in parsed for name in budget))
-    known = [cost.name for cost in space.costs]
+    known = list(dict.fromkeys([*(cost.name for cost in space.costs), *memory.NAMES]))
     for name in names:
         if name not in known and name not in budgets.COSTS:
             raise ValueError(

@@ -6,6 +6,7 @@ without it, so that a step has as many networks as before. The dearest network o
 the others (`jaxnas.supernet.distillation`).
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxnas.cost import Cost, JointCost
+from jaxnas.cost import Cost, JointCost, LargestCost
 from jaxnas.search.settings import SearchSettings
 from jaxnas.strategies.base import Strategy, costs_of
 
@@ -53,7 +54,7 @@ def step_archs(
         archs = jax.random.permutation(subset_key, archs)[: settings.weight_samples]
     if settings.sandwich:
         return archs.at[:2].set(jnp.asarray(extremes(strategy), jnp.int32))
-    return archs[jnp.argsort(-costs_of(strategy.cost, archs)[:, 0])] if sort else archs
+    return archs[jnp.argsort(-costs_of(_searched(strategy), archs)[:, 0])] if sort else archs
 
 
 def extremes(strategy: Strategy) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -62,13 +63,21 @@ def extremes(strategy: Strategy) -> tuple[tuple[int, ...], tuple[int, ...]]:
     Raises:
       ValueError: if the cost is one of which that is not known.
     """
-    cost = strategy.cost.costs[0] if isinstance(strategy.cost, JointCost) else strategy.cost
+    cost = _searched(strategy)
     if not isinstance(cost, Cost):
         raise ValueError(
             f"sandwich needs a cost of the space, whose dearest and cheapest networks are known, got "
             f"{type(cost).__name__}; leave it out"
         )
     return cost.dearest, cost.cheapest
+
+
+def _searched(strategy: Strategy) -> Any:
+    """The cost searched for, the first of several; of a largest part also what is within its budget."""
+    cost = strategy.cost.costs[0] if isinstance(strategy.cost, JointCost) else strategy.cost
+    if isinstance(cost, LargestCost):
+        return dataclasses.replace(cost, fixed=min(map(min, cost.table)))
+    return cost
 
 
 def check(strategy: Strategy, settings: SearchSettings, teacher: Teacher | None) -> None:

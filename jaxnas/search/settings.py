@@ -1,5 +1,6 @@
 """Settings of a search on a supernet, and the optimiser that they describe."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,8 +156,9 @@ class FinishSettings:
 
 def _check_positive(settings: SearchSettings | FinishSettings, *names: str) -> None:
     for name in names:
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be {'finite' if value == math.inf else 'positive'}, got {value}")
 
 
 def _check_shares(settings: SearchSettings | FinishSettings, *names: str) -> None:

@@ -1,6 +1,7 @@
 """Memory of networks as costs: of their weights, and of what they compute while they run."""
 
 import dataclasses
+import numbers
 from collections.abc import Collection
 
 from jaxnas.cost import AdditiveCost, Cost, InteractionCost, LargestCost
@@ -105,23 +106,50 @@ def added_to(
       activation_bits: of an activation.
 
     Raises:
-      ValueError: as `weight_memory` and `activation_memory`, of those that are added.
+      ValueError: as `weight_memory` and `activation_memory`, of those that are added, or if the space has another cost
+        of such a name, as for other bits.
     """
-    known = {cost.name for cost in space.costs}
+    known = {cost.name: cost for cost in space.costs}
     added = []
-    if WEIGHTS in names and WEIGHTS not in known:
+    if WEIGHTS in names:
         added.append(weight_memory(space, weight_bits))
-    if ACTIVATIONS in names and ACTIVATIONS not in known:
+    if ACTIVATIONS in names:
         added.append(activation_memory(space, activation_bits))
+    for cost in added:
+        if known.get(cost.name, cost) != cost:
+            raise ValueError(f"space {space.name!r} has another cost called {cost.name!r}; add it once, for its bits")
+    added = [cost for cost in added if cost.name not in known]
     return dataclasses.replace(space, costs=(*space.costs, *added)) if added else space
 
 
+def check_bits(costs: Collection[str], **bits: float | None) -> None:
+    """Raises ValueError unless bits are those of a cost that is asked for.
+
+    Args:
+      costs: the names of all that is penalised or has a budget.
+      **bits: `weight_bits` and `activation_bits`, None where they are not given.
+
+    >>> check_bits(["weight_memory"], weight_bits=8, activation_bits=None)
+    """
+    for name, given in bits.items():
+        cost = {"weight_bits": WEIGHTS, "activation_bits": ACTIVATIONS}[name]
+        if given is None:
+            continue
+        if given < 1:
+            raise ValueError(f"{name} must be at least 1, such as 32 or 8, got {given}")
+        if cost not in costs:
+            raise ValueError(
+                f"{name} is for {cost}, which has no budget here and is not the cost, got {given}; name it, or leave "
+                f"{name} out"
+            )
+
+
 def _check_bits(what: str, bits: float) -> None:
-    if not (isinstance(bits, int | float) and 0 < bits < float("inf")):
+    if not (isinstance(bits, numbers.Real) and 0 < bits < float("inf")):
         raise ValueError(f"{what} bits must be positive, such as 32 or 8, got {bits!r:.60}")
 
 
 def _bytes(count: float, bits: float) -> float:
     """Whole bytes stay integers."""
-    total = count * bits
+    total = count * (int(bits) if isinstance(bits, numbers.Integral) else float(bits))
     return total // 8 if isinstance(total, int) and total % 8 == 0 else total / 8

@@ -168,8 +168,10 @@ class WithinBudgets(base.DistributionStrategy):
         """The slope of loss over cost among the samples is as large as this, if the cost explains all of the loss."""
         losses = robust.scale(told.losses, told.usable).cap(told.losses)
         spread = jnp.sqrt(robust.variance(losses, told.usable))
-        costs = jnp.sqrt(robust.variance(told.costs, told.usable[:, None])).mean()
-        return jnp.maximum(spread / jnp.maximum(costs, 1e-6), 1e-6)
+        costs = jnp.sqrt(robust.variance(told.costs, told.usable[:, None]))
+        # A cost that is the same for all samples, as an excess that none has, explains nothing.
+        varying = jnp.maximum((costs > 0).sum(), 1)
+        return jnp.maximum(spread / jnp.maximum(costs.sum() / varying, 1e-6), 1e-6)
 
     @property
     def budgets_by_name(self) -> tuple[dict[str, float], ...]:

@@ -48,11 +48,13 @@ def of_logits(temperature: float) -> SoftLoss:
     """
 
     def soft_loss(outputs: Any, targets: Any) -> jax.Array:
-        leaves = jax.tree.leaves(outputs)
-        if outputs is not leaves[0] or outputs.ndim < 2 or not jnp.issubdtype(outputs.dtype, jnp.floating):
+        is_array = jax.tree.structure(outputs) == jax.tree.structure(0)
+        is_float = is_array and jnp.issubdtype(outputs.dtype, jnp.floating)
+        if not (is_float and outputs.ndim > 1 and outputs.shape[-1] > 1):
             shapes = jax.tree.map(jnp.shape, outputs)
             raise ValueError(
-                f"soft_loss must be given for a model whose outputs are no logits [B, ..., classes], got {shapes}"
+                "soft_loss must be given for a model whose outputs are no logits [B, ..., classes] of two classes or "
+                f"more, got {shapes}"
             )
         if jnp.shape(targets) != outputs.shape:
             raise ValueError(
@@ -113,9 +115,12 @@ def gradient(
         evaluation = batching_lib.measure(loss, outputs, batch)
         return evaluation.loss, (evaluation, outputs)
 
+    def of_other(params: chex.ArrayTree, inputs: Any, arch: jax.Array) -> tuple[Any, jax.Array]:
+        return apply(params, inputs, arch), (arch == archs[0]).all()
+
     by_teacher, (first, targets) = jax.grad(of_teacher, has_aux=True)(params)
-    loss = _with_targets(loss, soft_loss, share, jax.lax.stop_gradient(targets))
-    by_others, others = _plain(batching_lib.gradient(apply, params, inputs, batch, archs[1:], loss, **options))
+    loss = _of_others(loss, soft_loss, share, jax.lax.stop_gradient(targets))
+    by_others, others = _plain(batching_lib.gradient(of_other, params, inputs, batch, archs[1:], loss, **options))
     part = 1 / len(archs)
     total = jax.tree.map(lambda one, mean: part * one + (1 - part) * mean, by_teacher, by_others)
     return total, jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, others)
@@ -140,7 +145,8 @@ def _one_by_one(
         targets = jax.tree.map(lambda own, known: jnp.where(first, own, known), outputs, targets)
         targets = jax.lax.stop_gradient(targets)
         evaluation = batching_lib.measure(loss, outputs, batch)
-        learnt = taught(evaluation.loss, soft_loss(outputs, targets), jnp.where(first, 0.0, share))
+        distance = soft_loss(_stopped(outputs, (arch == archs[0]).all()), targets)
+        learnt = taught(evaluation.loss, distance, jnp.where(first, 0.0, share))
         return learnt / len(archs), (evaluation, targets)
 
     def add(
@@ -165,6 +171,25 @@ def _with_targets(loss: Loss, soft_loss: SoftLoss, share: float, targets: Any) -
         return taught(value, soft_loss(outputs, targets), share), {**metrics, _PLAIN: value}
 
     return of
+
+
+def _of_others(loss: Loss, soft_loss: SoftLoss, share: float, targets: Any) -> Loss:
+    """As `_with_targets`, of outputs and whether they are of the teacher's own architecture."""
+
+    def of(outputs_and_same: tuple[Any, jax.Array], batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        outputs, same = outputs_and_same
+        apart = _with_targets(loss, lambda own, known: soft_loss(_stopped(own, same), known), share, targets)
+        return apart(outputs, batch)
+
+    return of
+
+
+def _stopped(outputs: Any, same: jax.Array) -> Any:
+    """Outputs without a gradient where they are of the teacher's own architecture.
+
+    A distance is least there, but not all have a derivative: that of a norm is NaN.
+    """
+    return jax.tree.map(lambda leaf: jnp.where(same, jax.lax.stop_gradient(leaf), leaf), outputs)
 
 
 def _plain(result: tuple[chex.ArrayTree, Evaluation]) -> tuple[chex.ArrayTree, Evaluation]:
