@@ -1,5 +1,6 @@
 """Memory as a cost: the largest of parts against enumeration, bytes against the networks themselves, and searches."""
 
+import dataclasses
 import io
 import itertools
 import math
@@ -21,7 +22,7 @@ from jaxnas.family.description import describe, space_of
 from jaxnas.networks.mbconv import MBConvNetwork
 from jaxnas.relaxation import RCDarts
 from jaxnas.relaxation.base import Settings as RelaxationSettings
-from jaxnas.report import wording
+from jaxnas.report import runs, wording
 from jaxnas.report.progress import result_table
 from jaxnas.search import budgets, build, presets
 from jaxnas.search.answer import costs_of
@@ -29,7 +30,9 @@ from jaxnas.selection import picking
 from jaxnas.spaces import Decision, SearchSpace, memory
 from jaxnas.strategies import ImportanceSampling, SharedModel, within_budgets
 from tests.test_picking import observe
+from tests.test_report_page import write_run
 
+MEASURED = {"probability": 0.5, "valid_loss": 1.0, "valid_accuracy": 0.5}
 COUNTS = (3, 2, 4)
 ARCHS = np.array(list(itertools.product(*map(range, COUNTS))))
 PEAK = LargestCost("peak", "bytes", 30, ((10, 40, 90), (20, 70), (31, 25, 60, 110)))
@@ -218,6 +221,51 @@ def test_spaces_of_the_users_own_models():
         memory.added_to(space, ["activation_memory"])
 
 
+@pytest.mark.long
+def test_a_users_own_cost_in_bytes_is_as_before_there_was_memory(tmp_path):
+    inputs = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    space = jaxnas.elastic(
+        lambda hidden: (lambda key, x: {"w": jnp.ones((4, hidden))}, lambda params, x: (x @ params["w"]).sum(-1)),
+        inputs=inputs[:3],
+        hidden=(2, 5, 8),
+    )
+    own = dataclasses.replace(space, costs=(*space.costs, AdditiveCost("ram", "bytes", 10, ((1000, 2000, 3500),))))
+    data = {"train": (inputs, inputs[:, 0]), "valid": (inputs, inputs[:, 0])}
+
+    def search(space, name, limit):
+        return jaxnas.search(
+            space,
+            loss=lambda outputs, batch: ((outputs - batch[1]) ** 2).mean(),
+            **data,
+            budgets={name: (limit,)},
+            steps=3,
+            batch_size=8,
+            workdir=tmp_path / name,
+        )
+
+    family = search(own, "ram", 1500)
+    assert "measured_costs" not in family.result.config  # a folder of an earlier version can be resumed
+    assert "| 1,010 |" in str(family)
+    family = search(memory.added_to(space, ["weight_memory"], 8), "weight_memory", 19)
+    assert "| 8 B |" in str(family)
+    with pytest.raises(ValueError, match="holds another search, different in measured_costs"):
+        search(memory.added_to(space, ["weight_memory"], 16), "weight_memory", 19)
+
+
+@pytest.mark.parametrize("config", [{}, {"method": {"method": "shared_model"}}, {"method": {"weight_bits": 32}}])
+def test_a_report_knows_the_bits_of_its_networks(config, tmp_path):
+    space = memory.added_to(spaces.mbconv_digits(), memory.NAMES, 8, 4)
+    archs = np.array([[0, 1, 2, 3, 4, 4], [1, 0, 4, 4, 4, 4], [0, 0, 0, 0, 0, 0]])
+    found = [
+        jaxnas.results.FoundArchitecture(k, 0.1 + k, arch, "", **costs_of(space, arch), **MEASURED)
+        for k, arch in enumerate(archs)
+    ]
+    write_run(tmp_path, "mbconv_digits", archs, architectures=found, config=config)
+    (run,), _ = runs.read_folders([tmp_path])
+    for name in memory.NAMES:
+        assert run.space.cost(name) == space.cost(name)
+
+
 def test_a_description_keeps_the_kind_of_a_cost():
     space = jaxnas.elastic(
         lambda hidden: (lambda key, x: {"w": jnp.ones((4, hidden))}, lambda params, x: (x @ params["w"]).sum(-1)),
@@ -225,14 +273,8 @@ def test_a_description_keeps_the_kind_of_a_cost():
         hidden=(2, 5, 8),
     )
     peak = LargestCost("peak", "bytes", 4, ((1, 6, 9),))
-    described = describe(space.__class__(**{**vars_of(space), "costs": (*space.costs, peak)}))
+    described = describe(dataclasses.replace(space, costs=(*space.costs, peak)))
     assert space_of(described, None).cost("peak") == peak
-
-
-def vars_of(space):
-    import dataclasses
-
-    return {field.name: getattr(space, field.name) for field in dataclasses.fields(space)}
 
 
 @pytest.mark.parametrize("bits", [0, -8, math.inf, "8"])
