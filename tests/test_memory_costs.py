@@ -294,8 +294,13 @@ def test_bits_of_any_number_type():
 def test_memory_is_not_added_for_other_bits_in_silence():
     space = memory.added_to(spaces.mbconv_digits(), ["weight_memory"], weight_bits=8)
     assert memory.added_to(space, ["weight_memory", "macs"], weight_bits=8).costs == space.costs
-    with pytest.raises(ValueError, match="has another cost called 'weight_memory'; add it once"):
+    with pytest.raises(ValueError, match="has weight_memory for 8 bits already, got 32; add it once"):
         memory.added_to(space, ["weight_memory"], weight_bits=32)
+    for name in ("mbconv_digits", "nasbench201"):  # a user's own, of any space
+        base = spaces.SPACES[name]()
+        own = dataclasses.replace(base.cost("macs"), name="activation_memory")
+        space = dataclasses.replace(base, costs=(*base.costs, own))
+        assert memory.added_to(space, ["activation_memory"]).costs == space.costs
 
 
 @pytest.mark.parametrize("name", ["weight_bits", "activation_bits"])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from jaxnas.cost import AdditiveCost, Cost, InteractionCost, LargestCost
 from jaxnas.spaces.base import SearchSpace
@@ -106,19 +106,19 @@ def added_to(
       activation_bits: of an activation.
 
     Raises:
-      ValueError: as `weight_memory` and `activation_memory`, of those that are added, or if the space has another cost
-        of such a name, as for other bits.
+      ValueError: as `weight_memory` and `activation_memory`, of those that are added, or if the space has one already,
+        for other bits. A cost of such a name that means something else, as one of the user's own, stays as it is.
     """
     known = {cost.name: cost for cost in space.costs}
     added = []
-    if WEIGHTS in names:
-        added.append(weight_memory(space, weight_bits))
-    if ACTIVATIONS in names:
-        added.append(activation_memory(space, activation_bits))
-    for cost in added:
-        if known.get(cost.name, cost) != cost:
-            raise ValueError(f"space {space.name!r} has another cost called {cost.name!r}; add it once, for its bits")
-    added = [cost for cost in added if cost.name not in known]
+    for name, make, bits in (
+        (WEIGHTS, weight_memory, weight_bits),
+        (ACTIVATIONS, activation_memory, activation_bits),
+    ):
+        if name in names and name in known:
+            _check_same_bits(space, known[name], make, bits)
+        elif name in names:
+            added.append(make(space, bits))
     return dataclasses.replace(space, costs=(*space.costs, *added)) if added else space
 
 
@@ -142,6 +142,16 @@ def check_bits(costs: Collection[str], **bits: float | None) -> None:
                 f"{name} is for {cost}, which has no budget here and is not the cost, got {given}; name it, or leave "
                 f"{name} out"
             )
+
+
+def _check_same_bits(space: SearchSpace, known: Cost, make: Callable[[SearchSpace, float], Cost], bits: float) -> None:
+    try:
+        wanted = make(space, bits)
+    except ValueError:  # one of the user's own
+        return
+    found = bits * known.highest / wanted.highest
+    if found != bits and known == make(space, found):
+        raise ValueError(f"space {space.name!r} has {known.name} for {found:g} bits already, got {bits:g}; add it once")
 
 
 def _check_bits(what: str, bits: float) -> None:
