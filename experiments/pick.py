@@ -8,9 +8,10 @@
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 --main-effects 1024 --data-dir DIR
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 --evaluations 300 --data-dir DIR
 
-Reads the evaluations that the search kept and evaluates nothing again: seconds. `--main-effects` evaluates uniformly
-drawn networks on the supernet of the search, minutes, and finds much better networks of images by what they say of each
-choice; `--evaluations` decides among those that the search found most promising. `--out` gets a list of {budgets,
+Reads the evaluations that the search kept and evaluates nothing again: seconds. Those of uniformly drawn networks, with
+which searches end that have `--main-effects`, have half a say. `--main-effects` evaluates such networks on the supernet
+of any search, minutes, and finds much better networks of images by what they say of each choice; `--evaluations`
+decides among those that the search found most promising. `--out` gets a list of {budgets,
 encoding, description, costs, expected_loss, interval}; with `--front` also a picture, beside it.
 """
 
@@ -85,16 +86,17 @@ def main(config: Config) -> None:
         raise ValueError("evaluations decide among networks for budgets: give --budgets in place of --front")
     if config.evaluations and config.main_effects:
         raise ValueError("give either evaluations or main_effects: each decides among networks in its own way")
-    named = [config.cost, *(name for budget in wanted for name in budget)]
+    named = [config.cost] if config.front else [name for budget in wanted for name in budget]
     memory.check_bits(named, weight_bits=config.weight_bits, activation_bits=config.activation_bits)
     kept, space = read(config.run, config.latency, named, config.weight_bits, config.activation_bits)
     known = dict.fromkeys([*(cost.name for cost in space.costs), *memory.NAMES])
     for name in named:
         if name not in known:
             raise ValueError(f"cost {name!r} is not known here; choose one of {', '.join(known)}")
+    uniform = read_uniform(config.run)
     console = cli.console()
     if config.front:
-        picks = picking.front(space, kept, config.cost)
+        picks = picking.front(space, kept, config.cost, uniform=uniform)
     elif config.evaluations:
         picks, spent = refinement.refine(space, kept, wanted, evaluate_on_supernet(config), config.evaluations)
         console.print(f"{spent} more evaluations")
@@ -103,7 +105,7 @@ def main(config: Config) -> None:
         picks, spent = refinement.by_main_effects(space, wanted, evaluate, config.main_effects, key)
         console.print(f"{spent} more evaluations")
     else:
-        picks = picking.pick(space, kept, wanted)
+        picks = picking.pick(space, kept, wanted, uniform=uniform)
     if config.out is not None:
         write_json(config.out, picks)
     shown = Table(
@@ -160,10 +162,7 @@ def read(
       ValueError: if the folder holds none, or those of another search.
     """
     path = run / evaluations.NAME
-    kept, about = evaluations.read_evaluations(path, None)
-    expected = evaluations.About(about.space, about.num_choices, about.description, _run_of(run))
-    if different := about.differences(expected):
-        raise ValueError(f"{path} is of another search than config.json, different in {', '.join(different)}")
+    kept, about = _of_search(run, path)
     space = evaluations.space_of(about, path)
     latencies = device_tables.read(tables) if tables else device_tables.kept(run, about.run)
     space = device_tables.added_to(space, latencies)
@@ -172,6 +171,25 @@ def read(
         for name, given in (("weight_bits", weight_bits), ("activation_bits", activation_bits))
     )
     return kept, memory.added_to(space, costs, *bits)
+
+
+def read_uniform(run: Path) -> evaluations.Evaluations | None:
+    """The evaluations of uniformly drawn networks that a search ended with; None where it made none.
+
+    Raises:
+      ValueError: if they are damaged, or of another search.
+    """
+    path = run / evaluations.UNIFORM
+    return _of_search(run, path)[0] if path.exists() else None
+
+
+def _of_search(run: Path, path: Path) -> tuple[evaluations.Evaluations, evaluations.About]:
+    """Evaluations in the folder of a search; ValueError if they are not this search's."""
+    kept, about = evaluations.read_evaluations(path, None)
+    expected = evaluations.About(about.space, about.num_choices, about.description, _run_of(run))
+    if different := about.differences(expected):
+        raise ValueError(f"{path} is of another search than config.json, different in {', '.join(different)}")
+    return kept, about
 
 
 def _run_of(run: Path) -> dict:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from experiments import cifar_search, cli, tabular_budgets
 from jaxnas import knapsack, strategies, tasks
 from jaxnas.cost import AdditiveCost, JointCost
-from jaxnas.results import read_result, settings_tree
+from jaxnas.results import evaluations, read_result, settings_tree
 from jaxnas.search import budgets
 from jaxnas.spaces.base import Decision, SearchSpace
 from jaxnas.strategies import ImportanceSampling, SharedModel, within_budgets
@@ -242,6 +242,12 @@ def test_a_supernet_search_keeps_its_budgets(main_effects, tmp_path):
     assert first.macs <= totals[1]
     assert first.budgets == {"macs": totals[1], "params": 1e9}
     assert second.macs <= totals[3]
+    uniform = tmp_path / evaluations.UNIFORM
+    assert uniform.exists() == bool(main_effects)
+    if main_effects:
+        kept, about = evaluations.read_evaluations(uniform)
+        assert kept.archs.shape == (2, 16, 2)
+        assert about == evaluations.read_evaluations(tmp_path / evaluations.NAME)[1]
     with pytest.raises(ValueError, match="out of reach"):
         cifar_search.main(settings_tree.replace(config, workdir=tmp_path / "other", budgets=("1",)))
     with pytest.raises(ValueError, match="not both"):

@@ -19,7 +19,7 @@ import jaxnas
 from benchmarks import faults
 from experiments import cifar_search, cli, pick
 from jaxnas import data, spaces
-from jaxnas.results.evaluations import read_evaluations
+from jaxnas.results.evaluations import Evaluations, read_evaluations
 from jaxnas.runtime.checkpoints import Checkpoints
 from jaxnas.search import presets
 from jaxnas.search.build import build
@@ -314,6 +314,22 @@ def test_picks_networks_from_the_folder(undisturbed, capsys, tmp_path):
     assert front == sorted(set(front))
     assert front[0] == space.cost("macs").lowest
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_picks_agree_with_uniform_evaluations_where_a_search_kept_them(undisturbed, capsys, tmp_path):
+    for name in ("evaluations.npz", "config.json"):
+        shutil.copy(undisturbed / name, tmp_path)
+    kept, about = read_evaluations(tmp_path / "evaluations.npz")
+    archs = tiny_search.tiny().enumerate()[np.newaxis].repeat(8, 0)
+    skips = Evaluations.of(archs, 10.0 - archs.sum(-1))  # by these a skip is best
+    skips.write(tmp_path / "uniform_evaluations.npz", about)
+    arguments = [f"--run={tmp_path}", f"--out={tmp_path / 'picks.json'}", "--budgets", "macs=1e9"]
+    cli.run(pick.main, pick.Config, arguments)
+    (found,) = json.loads((tmp_path / "picks.json").read_text())
+    assert found["encoding"] == [1, 1]
+    skips.write(tmp_path / "uniform_evaluations.npz", dataclasses.replace(about, run={**about.run, "seed": 7}))
+    message = fails(capsys, *arguments, command=pick)
+    assert "uniform_evaluations.npz is of another search" in message
 
 
 def damage(run, what):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jaxnas import knapsack
 from jaxnas.cost import AdditiveCost, InteractionCost
 from jaxnas.results.evaluations import Evaluations
-from jaxnas.selection import loss_model, picking
+from jaxnas.selection import loss_model, main_effects, picking
 from jaxnas.spaces import Decision, SearchSpace
 
 COUNTS = (3, 2, 4)
@@ -79,6 +79,29 @@ def test_the_programme_and_the_enumeration_agree(monkeypatch, seed):
     for found, budget in zip(enumerated, budgets):
         fits = knapsack.within(ARCHS, [SPACE.cost(name) for name in budget], list(budget.values())) if budget else True
         assert model.mean([found.encoding])[0] == pytest.approx(np.where(fits, losses, np.inf).min())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_main_effects_of_uniform_networks_have_half_a_say(monkeypatch, seed):
+    kept = observe(SPACE, truth_of(SPACE, seed), seed=seed)
+    uniform = observe(SPACE, truth_of(SPACE, seed + 10), seed=seed)  # which disagrees
+    budgets = [{"macs": 18}, {"macs": 25, "latency": 6.0}, {"latency": 9.5}, {}]
+    model = loss_model.fit(SPACE, kept)
+    effects = main_effects.fit(COUNTS, uniform.archs, uniform.losses)
+    both = model.mean(ARCHS) + effects(ARCHS)
+    enumerated = picking.pick(SPACE, kept, budgets, uniform=uniform)
+    for found, budget in zip(enumerated, budgets):
+        fits = knapsack.within(ARCHS, [SPACE.cost(name) for name in budget], list(budget.values())) if budget else True
+        assert found.encoding == tuple(ARCHS[np.where(fits, both, np.inf).argmin()])
+        assert found.expected_loss == pytest.approx(model.estimate([found.encoding])[0][0])  # of the loss alone
+    front = picking.front(SPACE, kept, "macs", uniform=uniform)
+    assert [found.encoding for found in front] == [
+        tuple(ARCHS[n])
+        for n in np.argsort(MACS.total(ARCHS), kind="stable")
+        if not ((MACS.total(ARCHS) <= MACS.total(ARCHS[n])) & (both < both[n])).any()
+    ]
+    monkeypatch.setattr(picking, "LARGEST_ENUMERATED", 0)
+    assert picking.pick(SPACE, kept, budgets, uniform=uniform) == enumerated
 
 
 KEPT = observe(SPACE, truth_of(SPACE, 5))

@@ -247,11 +247,18 @@ def test_the_best_by_main_effects_compete(memory):
     square = losses.reshape(2, 2)
     additive = (square.mean(1, keepdims=True) + square.mean(0) - square.mean()).ravel()
     costs = np.asarray(search.strategy.cost(archs))
-    found = summarise(search, state, candidates=2, uniform=4096, **settings).architectures
+    kept = []
+    found = summarise(search, state, candidates=2, uniform=4096, keep_uniform=kept.append, **settings).architectures
     pool = {n for penalty in search.strategy.penalties for n in np.argsort(additive + penalty * costs)[:2]}
     for penalty, each in zip(search.strategy.penalties, found, strict=True):
         best = min(pool, key=lambda n: losses[n] + penalty * costs[n])
         assert each.encoding == tuple(archs[best].tolist())
+    (evaluations,) = kept
+    assert evaluations.archs.shape == (256, 16, 2)
+    for arch, loss in zip(archs, losses):
+        of_arch = (evaluations.archs == arch).all(-1)
+        assert of_arch.mean() == pytest.approx(1 / 4, abs=0.05)
+        assert evaluations.losses[of_arch].mean() == pytest.approx(loss, rel=0.05)
 
 
 def test_a_search_on_a_space_with_costs_of_its_own_has_a_result(memory, tmp_path):

@@ -29,6 +29,7 @@ from jaxnas.spaces import SearchSpace, from_description
 
 FORMAT = "jaxnas evaluations 1"
 NAME = "evaluations.npz"
+UNIFORM = "uniform_evaluations.npz"  # likewise, of uniformly drawn networks, from which no distribution learnt
 _ARRAYS = {"archs": 3, "losses": 2, "steps": 1, "minibatches": 1, "joint": 1}  # name -> axes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from jaxnas import selection
 from jaxnas.cost import objective
 from jaxnas.networks import latency
+from jaxnas.results.evaluations import Evaluations
 from jaxnas.results.result import FoundArchitecture, SearchResult, versions
 from jaxnas.selection import main_effects
 from jaxnas.spaces.base import SearchSpace
@@ -27,6 +28,7 @@ def summarise(
     method: str,
     candidates: int,
     uniform: int = 0,
+    keep_uniform: Callable[[Evaluations], None] | None = None,
     seed: int,
     config: Mapping[str, Any],
     seconds: float,
@@ -44,6 +46,7 @@ def summarise(
       candidates: draws from each distribution that compete with the modes (`jaxnas.selection`); 0 for the modes alone.
       uniform: architectures drawn uniformly that are evaluated on a minibatch each, so that those of many draws compete
         that agree with their main effects (`jaxnas.selection.main_effects`), the modes only with budgets; 0 for none.
+      keep_uniform: called with their evaluations.
       seed: of the search.
       config: everything needed to repeat it, JSON-ready.
       seconds: how long it took.
@@ -63,7 +66,9 @@ def summarise(
     key = jax.random.fold_in(state.key, state.step)  # of the step after the last: no step has used it
     theta = np.asarray(state.strategy.theta)
     if uniform and candidates:
-        archs = _agreeing(search, state, key, candidates, uniform)
+        archs, evaluations = _agreeing(search, state, key, candidates, uniform)
+        if keep_uniform is not None:
+            keep_uniform(evaluations)
     else:
         archs = selection.candidates(key, state.strategy.theta, candidates)
     if strategy.budgets_by_name is not None:  # the modes of the distributions may exceed budgets
@@ -107,8 +112,13 @@ def summarise(
     )
 
 
-def _agreeing(search: Search, state: State, key: jax.Array, count: int, evaluations: int) -> np.ndarray:
-    """Of many draws from the distributions, for each k the `count` best by main effects and cost: int32 [N, D]."""
+def _agreeing(
+    search: Search, state: State, key: jax.Array, count: int, evaluations: int
+) -> tuple[np.ndarray, Evaluations]:
+    """Of many draws from the distributions, for each k the `count` best by main effects and cost: int32 [N, D].
+
+    And the evaluations of uniform architectures that say so.
+    """
     strategy = search.strategy
     draws_key, uniform_key = jax.random.split(key)
     num_choices = strategy.space.num_choices
@@ -120,7 +130,7 @@ def _agreeing(search: Search, state: State, key: jax.Array, count: int, evaluati
         objectives = objective(effects(archs), strategy.penalties, strategy.cost(archs))
     else:
         objectives = np.where(strategy.fits(archs), effects(archs), np.inf)
-    return main_effects.best(archs, np.asarray(objectives), count)
+    return main_effects.best(archs, np.asarray(objectives), count), Evaluations.of(uniform, losses)
 
 
 def costs_of(space: SearchSpace, arch: np.ndarray, devices: Sequence[str] = ()) -> dict[str, Any]:

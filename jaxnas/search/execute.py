@@ -15,6 +15,7 @@ from jaxnas.data.crops import CENTRAL, SCALE
 from jaxnas.data.folder_scan import listed, shown
 from jaxnas.data.sources import Splits
 from jaxnas.results import evaluations, settings_tree
+from jaxnas.results.evaluations import Evaluations
 from jaxnas.results.json_files import read_sealed
 from jaxnas.results.result import SearchResult
 from jaxnas.results.workdir import FRESH, open_workdir
@@ -142,6 +143,7 @@ def execute(
                 method=config.method.method,
                 candidates=config.method.candidates,
                 uniform=config.method.main_effects,
+                keep_uniform=None if keeper is None else keeper.keep_uniform,
                 seed=config.run.seed,
                 config=decisive,
                 seconds=seconds,
@@ -204,12 +206,12 @@ class EvaluationsKeeper:
 
     def __init__(self, search: Search, workdir: Path, run: Mapping[str, Any]):
         strategy, self._settings = search.strategy, search.settings
-        about = evaluations.About.of(strategy.space, run)
+        self._workdir, self._about = workdir, evaluations.About.of(strategy.space, run)
         samples = strategy.step_samples
-        self._log = evaluations.EvaluationsLog(workdir / evaluations.NAME, about, samples)
+        self._log = evaluations.EvaluationsLog(workdir / evaluations.NAME, self._about, samples)
 
     @property
-    def evaluations(self) -> evaluations.Evaluations:
+    def evaluations(self) -> Evaluations:
         """All so far."""
         return self._log.evaluations
 
@@ -224,7 +226,11 @@ class EvaluationsKeeper:
         steps = np.arange(step + 1, step + len(metrics.finite) + 1, dtype=np.int32)
         minibatches = (steps - 1 - self._settings.weight_steps) * self._settings.accumulate
         joint = np.full(len(steps), phase in LEARNS_FROM_TRAIN)
-        self._log.append(evaluations.Evaluations(metrics.archs, metrics.losses, steps, minibatches, joint))
+        self._log.append(Evaluations(metrics.archs, metrics.losses, steps, minibatches, joint))
+
+    def keep_uniform(self, found: Evaluations) -> None:
+        """Writes the evaluations of uniform architectures at the end of the search, in a file of their own."""
+        found.write(self._workdir / evaluations.UNIFORM, self._about)
 
     def write(self) -> None:
         """Writes the file."""

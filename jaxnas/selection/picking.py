@@ -4,6 +4,10 @@ A model of the loss is fitted to the evaluations (`jaxnas.selection.loss_model`)
 found exactly: by enumeration where the space is small, else as an integer programme (`jaxnas.knapsack`). No network is
 evaluated again. Of N networks the model takes the one that looks best, so that it is a little worse than it looks; how
 far off its loss may be is in the interval.
+
+On a supernet the network of least loss is often one whose weights happen to go together well
+(`jaxnas.selection.main_effects`). Where evaluations of uniformly drawn networks are known, their main effects have half
+a say: the minimum is that of the mean of both. What it gains on recorded supernets: docs/how-to/pick.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +20,7 @@ import scipy.stats
 from jaxnas import knapsack
 from jaxnas.cost import Cost, by_name
 from jaxnas.results.evaluations import Evaluations
-from jaxnas.selection import loss_model
+from jaxnas.selection import loss_model, main_effects
 from jaxnas.selection.loss_model import LossModel
 from jaxnas.selection.main_effects import MainEffects
 from jaxnas.spaces.base import SearchSpace
@@ -52,6 +56,7 @@ def pick(
     evaluations: Evaluations,
     budgets: Sequence[Mapping[str, float]],
     costs: Sequence[Cost] | None = None,
+    uniform: Evaluations | None = None,
 ) -> list[Pick]:
     """The network of least expected loss within each of the budgets.
 
@@ -60,6 +65,7 @@ def pick(
       evaluations: of a search on it, by any strategy.
       budgets: the largest costs by name, in their units; different ones may name different costs.
       costs: what the names mean; None for the costs of the space.
+      uniform: of uniformly drawn networks on the supernet of the search, whose main effects have half a say.
 
     Raises:
       ValueError: if a cost is not known, no network is within a budget, or the evaluations are too few or of another
@@ -67,12 +73,19 @@ def pick(
     """
     costs = space.costs if costs is None else tuple(costs)
     wanted = reachable(costs, budgets)
-    minimum = Minimum(space, loss_model.fit(space, evaluations))
+    model = loss_model.fit(space, evaluations)
+    minimum = Minimum(space, _agreeing(space, model, uniform))
     archs = [minimum.within(chosen, limits) for chosen, limits in wanted]
-    return described(space, minimum.model, archs, budgets, costs)
+    return described(space, model, archs, budgets, costs)
 
 
-def front(space: SearchSpace, evaluations: Evaluations, cost: str, costs: Sequence[Cost] | None = None) -> list[Pick]:
+def front(
+    space: SearchSpace,
+    evaluations: Evaluations,
+    cost: str,
+    costs: Sequence[Cost] | None = None,
+    uniform: Evaluations | None = None,
+) -> list[Pick]:
     """The networks that no other one beats in expected loss and cost, from the cheapest on.
 
     Args:
@@ -80,6 +93,7 @@ def front(space: SearchSpace, evaluations: Evaluations, cost: str, costs: Sequen
       evaluations: of a search on it.
       cost: the name of the cost.
       costs: as of `pick`.
+      uniform: as of `pick`; what no other one beats is then the mean of loss and main effects.
 
     Returns:
       All of them in a space that is small enough to enumerate, else those for `FRONT` budgets; the budget of each is
@@ -90,7 +104,8 @@ def front(space: SearchSpace, evaluations: Evaluations, cost: str, costs: Sequen
     """
     costs = space.costs if costs is None else tuple(costs)
     chosen = by_name(costs, cost)
-    minimum = Minimum(space, loss_model.fit(space, evaluations))
+    model = loss_model.fit(space, evaluations)
+    minimum = Minimum(space, _agreeing(space, model, uniform))
     if minimum.archs is None:
         limits = np.linspace(float(chosen.lowest), float(chosen.highest), FRONT).tolist()
         archs = np.stack([minimum.within([chosen], [limit]) for limit in limits])
@@ -101,7 +116,7 @@ def front(space: SearchSpace, evaluations: Evaluations, cost: str, costs: Sequen
     order = np.lexsort((losses, totals))
     ahead = np.append(np.inf, np.minimum.accumulate(losses[order])[:-1])
     archs = archs[order[losses[order] < ahead]]
-    return described(space, minimum.model, archs, [{cost: float(total)} for total in chosen.total(archs)], costs)
+    return described(space, model, archs, [{cost: float(total)} for total in chosen.total(archs)], costs)
 
 
 def reachable(costs: Sequence[Cost], budgets: Sequence[Mapping[str, float]]) -> list[tuple[list[Cost], list[float]]]:
@@ -153,6 +168,35 @@ def as_picks(
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """The mean of what a model of the loss and main effects say of a network.
+
+    Attributes:
+      model: of the loss.
+      effects: on the supernet of the same search.
+    """
+
+    model: LossModel
+    effects: MainEffects
+
+    def mean(self, archs: np.ndarray) -> np.ndarray:
+        """Int [N, D] -> float64 [N]."""
+        return (self.model.mean(archs) + self.effects(archs)) / 2
+
+    def tables(self) -> tuple[np.ndarray, list]:
+        """What each choice, and each two of a pair, add; as of `LossModel.tables`."""
+        single, pairs = self.model.tables()
+        effects, _ = self.effects.tables()
+        return (single + effects) / 2, [(decisions, table / 2) for decisions, table in pairs]
+
+
+def _agreeing(space: SearchSpace, model: LossModel, uniform: Evaluations | None) -> LossModel | Agreement:
+    if uniform is None:
+        return model
+    return Agreement(model, main_effects.fit(space.num_choices, uniform.archs, uniform.losses))
+
+
 class Minimum:
     """The minimum of a model within budgets.
 
@@ -161,7 +205,7 @@ class Minimum:
       model: of the loss of its networks.
     """
 
-    def __init__(self, space: SearchSpace, model: LossModel | MainEffects):
+    def __init__(self, space: SearchSpace, model: LossModel | MainEffects | Agreement):
         self.model = model
         self.archs = space.enumerate() if space.size <= LARGEST_ENUMERATED else None
         self.losses = None if self.archs is None else model.mean(self.archs)
