@@ -314,6 +314,10 @@ def test_picks_networks_from_the_folder(undisturbed, capsys, tmp_path):
     assert front == sorted(set(front))
     assert front[0] == space.cost("macs").lowest
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    message = fails(capsys, *shared, "--budgets", "weight_memroy=2e3", command=pick)
+    assert "choose one of macs, params, weight_memory, activation_memory" in message
+    message = fails(capsys, *shared, "--budgets", "macs=60e3", "--weight-bits", "8", command=pick)
+    assert "weight_bits is for weight_memory" in message
 
 
 def test_picks_agree_with_uniform_evaluations_where_a_search_kept_them(undisturbed, capsys, tmp_path):
