@@ -306,10 +306,12 @@ def test_memory_is_not_added_for_other_bits_in_silence():
 @pytest.mark.parametrize("name", ["weight_bits", "activation_bits"])
 def test_bits_of_no_cost_are_refused(name):
     cost = name.replace("bits", "memory")
+    space = spaces.mbconv_digits()
     with pytest.raises(ValueError, match=f"{name} is for {cost}, which has no budget here and is not the cost, got 8"):
-        presets.MEMORY(preset="quickstart", budgets=("9e5",), **{name: 8})
-    presets.MEMORY(preset="quickstart", cost=cost, **{name: 8})
-    presets.MEMORY(preset="quickstart", budgets=(f"{cost}=1e5",), **{name: 8})
+        build.search_space(presets.MEMORY(preset="quickstart", budgets=("9e5",), **{name: 8}), space)
+    for named in ({"cost": cost}, {"budgets": (f"{cost}=1e5",)}):
+        found = build.search_space(presets.MEMORY(preset="quickstart", **named, **{name: 8}), space)
+        assert found.cost(cost) == memory.added_to(space, [cost], 8, 8).cost(cost)
     with pytest.raises(ValueError, match=f"{name} is for {cost}"):
         pick.main(pick.Config(run=Path("runs/none"), budgets=("9e5",), **{name: 8}))
 

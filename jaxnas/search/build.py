@@ -164,8 +164,14 @@ def _supernet(config: SearchConfig, space: SearchSpace, axis_name: str | None = 
 
 
 def search_space(config: SearchConfig, space: SearchSpace) -> SearchSpace:
-    """The space, with latencies among its costs where tables of them are given, and memory where it is named."""
+    """The space, with latencies among its costs where tables of them are given, and memory where it is named.
+
+    Raises:
+      ValueError: as `device_tables.read`, `memory.check_bits` and `memory.added_to`.
+    """
     settings = config.method
+    bits = {name: getattr(settings, name) for name in ("weight_bits", "activation_bits")}
+    memory.check_bits(settings.costs, **{name: value for name, value in bits.items() if value != memory.BITS})
     space = device_tables.added_to(space, device_tables.read(settings.latency))
     return memory.added_to(space, settings.costs, settings.weight_bits, settings.activation_bits)
 

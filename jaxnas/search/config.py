@@ -139,15 +139,15 @@ class MethodSettings:
             raise ValueError(f"candidates must be 0 (the modes alone) or more, got {self.candidates}")
         if self.main_effects < 0:
             raise ValueError(f"main_effects must be 0 (none) or more, got {self.main_effects}")
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, such as 32 or 8, got {getattr(self, name)}")
         # In one form, so that equal settings are equal trees.
         object.__setattr__(self, "latency", device_tables.normalised(self.latency))
         object.__setattr__(self, "penalties", tuple(sorted(self.penalties)))
         if self.budgets:
             parsed = budget_texts.parse(self.budgets, self.cost)
             object.__setattr__(self, "budgets", budget_texts.to_texts(parsed))
-        bits = {name: getattr(self, name) for name in ("weight_bits", "activation_bits")}
-        given = {name: None if value == memory.BITS else value for name, value in bits.items()}
-        memory.check_bits(self.costs, **given)
 
     @property
     def costs(self) -> tuple[str, ...]:
