@@ -99,7 +99,7 @@ def quantity(cost: str, value: float, digits: int = 3, *, time: bool = False) ->
     """
     if time or cost == "latency":
         return seconds(value, digits)
-    return _bytes(value, digits) if cost in MEMORY else count(value, digits)
+    return _in_thousands(value, digits, " ", "B") if cost in MEMORY else count(value, digits)
 
 
 def seconds(value: float, digits: int = 3) -> str:
@@ -114,23 +114,20 @@ def seconds(value: float, digits: int = 3) -> str:
     return f"{value / 1e-6:.{digits}g} µs"
 
 
-def _bytes(value: float, digits: int) -> str:
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value) >= 0.9995 * unit:
-            return f"{value / unit:.{digits}g} {name}"
-    return f"{value:.{digits}g} B"
-
-
 def count(value: float, digits: int = 3) -> str:
     """A large number for people.
 
     >>> count(91_849_216), count(1_235_050), count(512), count(0)
     ('91.8M', '1.24M', '512', '0')
     """
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * unit:
-            return f"{value / unit:.{digits}g}{name}"
-    return f"{value:.{digits}g}"
+    return _in_thousands(value, digits)
+
+
+def _in_thousands(value: float, digits: int, gap: str = "", unit: str = "") -> str:
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.{digits}g}{gap}{prefix}{unit}"
+    return f"{value:.{digits}g}{gap}{unit}"
 
 
 def duration(seconds: float) -> str:
