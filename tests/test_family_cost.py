@@ -9,6 +9,7 @@ from experiments import cli
 from experiments import family_cost as command
 from jaxnas import spaces, tasks
 from jaxnas.leaderboard import family_cost
+from jaxnas.results import settings_tree
 from jaxnas.search import presets
 from jaxnas.tasks import TabularTask
 from tests import tiny_search  # noqa: F401 (registers a space)
@@ -47,6 +48,21 @@ def test_shared_searches_cost_what_one_costs_and_separate_ones_k_times_it(study)
     assert (part.training.weight_steps, part.training.distribution_steps, part.method.candidates) == (40, 4, 4)
     assert 2 * study.cost(part) == whole
     assert study.cost(study.scaled("two_stage", 1.0, (0.01,))) == whole
+
+
+def test_main_effects_are_counted_and_shared_out(table, tmp_path):
+    # 128 networks on a minibatch of 64 images at the end, which choose 8 candidates; the modes do not compete.
+    config = configuration(main_effects=128)
+    study = family_cost.Study(config, TabularTask.from_table(table), tmp_path)
+    valid = len(study._search.valid)
+    assert study.cost(config) == study.step_cost(config) + 128 * 64 + 8 * valid
+    part = study.scaled("two_stage", 0.25, (0.01,))
+    assert (part.method.main_effects, part.method.candidates) == (32, 2)
+    assert 4 * study.cost(part) == study.cost(config)
+    # No fewer than one group, and none where the modes alone are the answer.
+    assert study.scaled("two_stage", 0.01, (0.01,)).method.main_effects == 16
+    modes = settings_tree.replace(config, candidates=0)
+    assert study.cost(modes) == study.step_cost(modes) + 2 * valid
 
 
 @pytest.mark.parametrize("penalties", [(0.01, 0.5), (0.01,)])

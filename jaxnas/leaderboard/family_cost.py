@@ -32,6 +32,7 @@ from jaxnas.search.build import build, choose_strategy
 from jaxnas.search.config import SearchConfig
 from jaxnas.search.execute import execute
 from jaxnas.search.search import Search
+from jaxnas.selection.main_effects import GROUP
 from jaxnas.strategies import ConstrainedEvolution
 from jaxnas.tasks.finished_search import load_supernet
 from jaxnas.tasks.judge import distance_to_front
@@ -143,11 +144,13 @@ class Study:
         A joint search has as many steps as cost what the two stages would.
         """
         config, training = self.config, self.config.training
-        compared = len(self.penalties) * (1 + config.method.candidates) * share
+        effects = _uniform(config)
+        compared = max(1, round(self._compared(config) * share / len(penalties)))
         changes: dict[str, Any] = {
             "finish_steps": 0,  # the arms are compared by what they find
             "penalties": tuple(penalties),
-            "candidates": max(1, round(compared / len(penalties))) - 1,  # the mode is one of those compared
+            "candidates": compared if effects else compared - 1,
+            "main_effects": round(effects / GROUP * share) * GROUP or min(effects, GROUP),
             "weight_steps": max(1, round(training.weight_steps * share)),
             "distribution_steps": max(1, round(training.distribution_steps * share)),
         }
@@ -172,9 +175,14 @@ class Study:
         return self.weights_cost(config) + steps * training.valid_batch_size * self._samples(config)
 
     def cost(self, config: SearchConfig) -> float:
-        """What a search costs with the comparison of modes and candidates at its end, in the same unit."""
-        compared = len(config.method.penalties) * (1 + config.method.candidates)
-        return self.step_cost(config) + compared * len(self._search.valid)
+        """What a search costs with the evaluations at its end, in the same unit."""
+        uniform = _uniform(config) * config.training.valid_batch_size
+        return self.step_cost(config) + uniform + self._compared(config) * len(self._search.valid)
+
+    def _compared(self, config: SearchConfig) -> int:
+        """Networks that are compared at the end: candidates, and the modes unless main effects choose who competes."""
+        method = config.method
+        return len(method.penalties) * (method.candidates + (0 if _uniform(config) else 1))
 
     def _samples(self, config: SearchConfig) -> int:
         return choose_strategy(config, self._search.strategy.space).step_samples
@@ -240,6 +248,11 @@ class Study:
             archs = load_supernet(config.run.workdir, config.data.data_dir).run(method, evaluations, config.run.seed)
             write_json(path, {"evaluations": evaluations, "encodings": archs.tolist()})
         return archs, weights + evaluations * size
+
+
+def _uniform(config: SearchConfig) -> int:
+    """Uniform networks that are evaluated at the end for their main effects, in whole groups."""
+    return -(-config.method.main_effects // GROUP) * GROUP if config.method.candidates else 0
 
 
 def _result(config: SearchConfig) -> SearchResult:
