@@ -10,6 +10,7 @@ from jaxnas.networks.blocks import fast_convolution
 from jaxnas.networks.cell import CellNetwork
 from jaxnas.networks.mbconv import MBConvNetwork
 from jaxnas.networks.sharing import Recipe, share, take
+from jaxnas.networks.training import in_training
 from jaxnas.networks.warm_start import inherit
 from jaxnas.spaces import CellSpace, MBConvSpace, SearchSpace
 
@@ -56,6 +57,7 @@ __all__ = [
     "Recipe",
     "build",
     "fast_convolution",
+    "in_training",
     "inherit",
     "network_type",
     "share",

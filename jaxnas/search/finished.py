@@ -149,10 +149,7 @@ class NetworkFinishing:
         cost = next((cost for cost in self.space.costs if cost.name == "macs"), self.space.costs[0])
 
         def member(network: nn.Module, recipe: networks.Recipe, params: chex.ArrayTree, inputs: jax.Array) -> jax.Array:
-            # The statistics of the minibatch are used, and those that it leaves behind are not.
-            return network.apply(
-                {"params": networks.take(params, recipe)}, inputs, train=True, mutable=["batch_stats"]
-            )[0]
+            return networks.in_training(network, networks.take(params, recipe), inputs)
 
         finishing = Finishing(
             tuple(functools.partial(member, *pair) for pair in zip(self._networks, recipes)),

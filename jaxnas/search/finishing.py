@@ -203,6 +203,14 @@ class Finishing:
             for index in range(len(metrics.finite))
         ]
 
+    def lower(self, state: FinishState) -> jax.stages.Lowered:
+        """The program of these steps, to be compiled and looked at, where the examples are in memory.
+
+        Args:
+          state: one copy, or shapes of it.
+        """
+        return self._dispatcher.lower(state, PHASE, None)
+
     @functools.cached_property
     def _dispatcher(self) -> Dispatcher:
         examples = self.placement.put(self.source.examples) if self._in_memory else None
@@ -232,29 +240,40 @@ class Finishing:
         # Prepared whole, then cut: what is random in it does not depend on the number of devices.
         part = self.placement.part if self._in_memory else lambda tree: tree
         inputs, batch = part((self.prepare(minibatch, key), minibatch))
-        share = self.settings.finish_distillation
-        total, targets = jax.tree.map(jnp.zeros_like, params), None
-        measured: dict[int, Evaluation] = {}
         # The teacher first, whose outputs the others need.
-        for k in sorted(range(len(self.members)), key=lambda k: k != self.teacher):
-            member = compute_in(self.training.precision, lambda params, inputs, _, k=k: self.members[k](params, inputs))
+        order = sorted(range(len(self.members)), key=lambda k: k != self.teacher)
+        branches = [functools.partial(self._add_member, k, inputs, batch) for k in order]
+        zero, targets = jax.tree.map(jnp.zeros_like, params), None
+        if self.settings.finish_distillation:
+            outputs = jax.eval_shape(functools.partial(self._outputs, self.teacher), params, inputs)
+            targets = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), outputs)
 
-            def objective(
-                params: chex.ArrayTree, member: Callable[..., Any] = member, targets: Any = targets
-            ) -> tuple[jax.Array, tuple[Evaluation, Any]]:
-                outputs = member(params, inputs, None)
-                value, metrics = self.loss(outputs, batch)
-                learnt = value
-                if targets is not None:
-                    distance = divergence(outputs, targets, self.settings.finish_temperature)
-                    learnt = taught(value, distance, share)
-                return learnt, (Evaluation(value, metrics), outputs)
+        def add(carry: tuple[chex.ArrayTree, Any], place: jax.Array) -> tuple[tuple[chex.ArrayTree, Any], Evaluation]:
+            return jax.lax.switch(place, branches, params, *carry)
 
-            gradients, (measured[k], outputs) = jax.grad(objective, has_aux=True)(params)
-            total = jax.tree.map(jnp.add, total, gradients)
-            if share and k == self.teacher:
-                targets = jax.lax.stop_gradient(outputs)
-            # One network after the other: the memory is that of the largest.
-            params, total = jax.lax.optimization_barrier((params, total))
-        ordered = [measured[k] for k in range(len(self.members))]
-        return total, jax.tree.map(lambda *values: jnp.stack(values), *ordered)
+        # A branch of a loop has memory of its own, which the next one takes over: it is that of the largest network.
+        # Of networks one behind the other in one program, the compiler for CPUs moves parts past each other.
+        (total, _), measured = jax.lax.scan(add, (zero, targets), jnp.arange(len(order)))
+        return total, jax.tree.map(lambda leaf: leaf[np.argsort(order)], measured)
+
+    def _add_member(
+        self, k: int, inputs: Any, batch: Any, params: chex.ArrayTree, total: chex.ArrayTree, targets: Any
+    ) -> tuple[tuple[chex.ArrayTree, Any], Evaluation]:
+        """The total with the gradient of one network added, and the outputs of the teacher once they are known."""
+        share = self.settings.finish_distillation
+
+        def objective(params: chex.ArrayTree) -> tuple[jax.Array, tuple[Evaluation, Any]]:
+            outputs = self._outputs(k, params, inputs)
+            value, metrics = self.loss(outputs, batch)
+            if not share or k == self.teacher:
+                return value, (Evaluation(value, metrics), outputs)
+            distance = divergence(outputs, targets, self.settings.finish_temperature)
+            return taught(value, distance, share), (Evaluation(value, metrics), targets)
+
+        gradients, (evaluation, outputs) = jax.grad(objective, has_aux=True)(params)
+        targets = jax.lax.stop_gradient(outputs) if share else None
+        return (jax.tree.map(jnp.add, total, gradients), targets), evaluation
+
+    def _outputs(self, k: int, params: chex.ArrayTree, inputs: Any) -> Any:
+        member = compute_in(self.training.precision, lambda params, inputs, _: self.members[k](params, inputs))
+        return member(params, inputs, None)
