@@ -154,6 +154,14 @@ class Retraining:
             record |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
         return [record]
 
+    def lower(self, state: RetrainState) -> jax.stages.Lowered:
+        """The program of these steps, to be compiled and looked at, where the images are in memory.
+
+        Args:
+          state: one copy, or shapes of it.
+        """
+        return self._dispatcher.lower(state, "", None)
+
     @functools.cached_property
     def _dispatcher(self) -> Dispatcher:
         in_memory = isinstance(self.train, InMemory)
