@@ -86,8 +86,8 @@ def check(strategy: Strategy, settings: SearchSettings, teacher: Teacher | None)
     taken = drawn if settings.weight_samples is None else settings.weight_samples
     if taken > drawn:
         raise ValueError(
-            f"weight_samples must be at most {drawn}, all architectures that {type(strategy).__name__} draws in a step, "
-            f"got {taken}; raise samples, or leave weight_samples out for all"
+            f"weight_samples must be at most {drawn}, as many as the strategy draws in a step, got {taken}; "
+            "raise samples, or leave weight_samples out for all of them"
         )
     if settings.sandwich:
         if taken == 1:
