@@ -172,6 +172,7 @@ MEMORY = Presets(
             valid_fraction=0.1,
             space="nasbench_macro",
             width=0.5,
+            sharing="slices",
             penalties=(0.01, 0.06, 0.18, 0.5),
             candidates=8,
             main_effects=1024,
