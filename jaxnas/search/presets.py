@@ -4,8 +4,8 @@
 
 quickstart  scikit-learn's digits on `mbconv_digits`, to trained networks: under two minutes on two CPU cores,
             nothing to download.
-cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x16 images: under 20 minutes on
-            two CPU cores.
+cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x16 images, to networks trained for
+            three passes over the images: under 20 minutes on two CPU cores.
 full        real CIFAR-10 on `mbconv_cifar10` with ASNG-NAS's protocol (arXiv 1905.08537), for an accelerator.
 
 `STREAMED`, of `experiments.imagenet_search`, whose images are read from disk:
@@ -192,6 +192,8 @@ MEMORY = Presets(
             weight_decay=1e-4,
             crop_padding=2,
             steps_per_dispatch=25,
+            finish_steps=1200,
+            finish_learning_rate=0.05,
         ),
         "full": settings_tree.make(
             SearchConfig,
