@@ -35,7 +35,7 @@ def apply_layer(
     """
     batch_norm = functools.partial(ops.batch_norm, axis_name=axis_name)
     chosen = layer_weights.take(params, layer, choice, mask=True)  # of a skip unused
-    h = mbconv_block.inside(chosen, x, layer.stride, axis_name, backend)
+    h = mbconv_block.inside(chosen, x, layer.stride, axis_name, backend, batched=True)
     h = batch_norm(h, chosen["project"]["scale"], chosen["project"]["bias"])
     if layer.keeps_shape:
         h = x + h

@@ -51,8 +51,18 @@ class Statistics:
     rate2: jax.Array
 
 
+# Where it is one operation after the other: for one architecture, and for several at once. A TPU keeps channels in rows
+# of 128, so that samples in front of them are moved between convolutions and matrix products.
+_PLAIN = {False: ("cpu",), True: ("cpu", "tpu")}
+
+
 def inside(
-    weights: Params, x: jax.Array, stride: int = 1, axis_name: str | None = None, backend: str | None = None
+    weights: Params,
+    x: jax.Array,
+    stride: int = 1,
+    axis_name: str | None = None,
+    backend: str | None = None,
+    batched: bool = False,
 ) -> jax.Array:
     """An MBConv up to its last convolution, in front of the last batch norm.
 
@@ -62,13 +72,14 @@ def inside(
       x: float [B, H, W, Cin].
       stride: of the depthwise convolution.
       axis_name: mapped axis over which batch norm takes its statistics, see `ops.batch_norm`.
-      backend: that the program is for; None for JAX's default. On CPUs it is one operation after the other.
+      backend: that the program is for; None for JAX's default.
+      batched: whether it is to be mapped over architectures by `jax.vmap`.
 
     Returns:
       float [B, ceil(H / stride), ceil(W / stride), Cout], in the dtype of x.
     """
     expand, depthwise, project = (weights[name] for name in ("expand", "depthwise", "project"))
-    if resolve_backend(backend) == "cpu":
+    if resolve_backend(backend) in _PLAIN[batched]:
         norm = functools.partial(ops.batch_norm, relu6=True, axis_name=axis_name)
         h = norm(ops.pointwise_conv(x, expand["kernel"]), expand["scale"], expand["bias"])
         h = ops.depthwise_conv(h, depthwise["kernel"], stride, backend)

@@ -33,7 +33,8 @@ class Kept:
 
 def supports(layer: Layer) -> bool:
     """Whether a layer has MBConvs, and all of them an expansion."""
-    return bool(layer_weights.mbconvs(layer)) and all(operation.is_skip or operation.expansion > 1 for operation in layer.operations)
+    operations = layer_weights.mbconvs(layer)
+    return bool(operations) and all(operation.expansion > 1 for operation in operations)
 
 
 def apply_layer(
