@@ -20,7 +20,7 @@ from experiments import cli
 from jaxnas import data, export
 from jaxnas.data import folder_scan
 from jaxnas.data.decoding import printable
-from jaxnas.data.folders import reasons
+from jaxnas.data.folder_report import reasons
 from jaxnas.runtime import compilation_cache
 
 

@@ -110,7 +110,7 @@ def main(config: Config) -> None:
     run = config.run
     if run is None:
         run = config.out / "search"
-        given = {"workdir": run, "data_dir": config.data_dir, "weight_steps": config.weight_steps}
+        given = {"workdir": run, "data_dir": config.data_dir, "weight_steps": config.weight_steps, "finish_steps": 0}
         run_and_show(presets.MEMORY(preset="cpu", **given), console)
     supernet = load_supernet(run, config.data_dir)
 

@@ -416,6 +416,7 @@ def fails(capsys, *arguments, command=cifar_search):
         (["--dataset=digits", "--cost=joules"], ["joules", "macs"]),
         (["--dataset=digits", "--sandwich"], ["weight_samples must be at least 2", "sandwich"]),
         (["--dataset=digits", "--distillation=0.5"], ["weight_samples must be at least 2", "distillation"]),
+        (["--dataset=digits", "--weight-samples=17"], ["weight_samples must be at most 16", "samples"]),
         (["--dataset=digits", "--distillation=1"], ["distillation", "less than 1"]),
         (["--dataset=digits", "--sharing=some"], ["sharing", "separate", "slices"]),
     ],

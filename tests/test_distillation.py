@@ -263,6 +263,9 @@ def test_settings_that_do_not_fit_the_search():
         dataclasses.replace(search, settings=dataclasses.replace(search.settings, sandwich=True, weight_samples=1))
     with pytest.raises(ValueError, match="weight_samples must be at least 2 with distillation"):
         dataclasses.replace(search, settings=dataclasses.replace(search.settings, distillation=0.5, weight_samples=1))
+    drawn = search.strategy.step_samples
+    with pytest.raises(ValueError, match=f"weight_samples must be at most {drawn}, as many .* got {drawn + 1}; raise"):
+        dataclasses.replace(search, settings=dataclasses.replace(search.settings, weight_samples=drawn + 1))
     with pytest.raises(ValueError, match="distillation must be positive with a teacher"):
         dataclasses.replace(search, teacher=regression_search.sum_of_sines())
     unknown = dataclasses.replace(regression_search.taught(), soft_loss=None)

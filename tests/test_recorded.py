@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import cli, tabular_search
-from jaxnas import strategies, supernet
+from jaxnas import spaces, strategies, supernet
+from jaxnas.spaces import Decision
 from jaxnas.supernet import enumeration
 from jaxnas.tasks import Table, tabular
 from jaxnas.tasks.judge import distance_to_front
@@ -39,6 +40,21 @@ def test_tree_of_networks_gives_the_logits_of_each_network():
     alone = jax.lax.map(lambda arch: network.apply({"params": params}, images, arch), jnp.asarray(ARCHS))
     np.testing.assert_allclose(every["logits"], alone, rtol=1e-5, atol=1e-5)
     assert np.ptp(np.asarray(alone), axis=0).max() > 0.01  # the networks differ
+
+
+def test_networks_of_a_cell_give_the_logits_of_each_network():
+    whole = spaces.nasbench201(channels=4, cells=1, image_size=8)
+    fewer = tuple(Decision(decision.name, decision.choices[:3]) for decision in whole.decisions)
+    space = dataclasses.replace(whole, decisions=fewer, costs=())  # none, skip, 1x1 convolution: 729 networks
+    network = supernet.build(whole)
+    params = network.init_params(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    every = np.asarray(jax.jit(lambda: enumeration.map_networks(params, images, space, lambda logits: logits))())
+    assert every.shape == (729, 4, 10)
+    for row in (0, 13, 400, 728):
+        alone = network.apply({"params": params}, images, jnp.asarray(space.enumerate()[row]))
+        np.testing.assert_allclose(every[row], alone, rtol=1e-4, atol=1e-5)
+    assert np.ptp(every[[13, 400, 728]], axis=0).max() > 0.01
 
 
 def test_file_holds_what_was_recorded(recording, tmp_path):

@@ -158,6 +158,13 @@ def test_the_preset_follows_from_the_data_set():
     assert parse("cifar_search", "--dataset=digits", "--preset=cpu").space.width == 0.5
 
 
+def test_weights_are_shared_by_slices_where_the_space_has_them():
+    assert parse("cifar_search", "--preset=cpu").space.sharing == "slices"
+    assert parse("cifar_search", "--preset=cpu", "--space=mbconv_cifar10").space.sharing == "slices"
+    assert parse("cifar_search", "--preset=cpu", "--space=nasbench201").space.sharing == "separate"
+    assert parse("cifar_search", "--preset=cpu", "--sharing=separate").space.sharing == "separate"
+
+
 def test_the_batch_size_is_that_of_both_splits_unless_both_are_given():
     assert parse("cifar_search", "--preset=quickstart").training.valid_batch_size == 120
     assert parse("cifar_search", "--preset=quickstart", "--batch-size=64").training.valid_batch_size == 64

@@ -16,7 +16,8 @@ from jaxnas.data.batches import Cursor, next_indices, start
 from jaxnas.data.datasets import DATASETS, DatasetNotFoundError, ImageDataset, load
 from jaxnas.data.decoding import BadImageError, decode, decode_file
 from jaxnas.data.examples import Examples
-from jaxnas.data.folders import FolderReport, FolderSource, FolderSplits, open_folder
+from jaxnas.data.folder_report import FolderReport
+from jaxnas.data.folders import FolderSource, FolderSplits, open_folder
 from jaxnas.data.preprocessing import Normalization, mirrored
 from jaxnas.data.split import resize, resize_dataset, split
 from jaxnas.data.statistics import channel_statistics

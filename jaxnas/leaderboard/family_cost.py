@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnas import metrics
@@ -257,4 +258,8 @@ def _uniform(config: SearchConfig) -> int:
 
 def _result(config: SearchConfig) -> SearchResult:
     path = config.run.workdir / "result.json"
-    return read_result(path) if path.exists() else execute(config).result
+    if path.exists():
+        return read_result(path)
+    result = execute(config).result
+    jax.clear_caches()  # compiled programs are memory maps, of which a process may have some ten searches' worth
+    return result

@@ -4,8 +4,8 @@
 
 quickstart  scikit-learn's digits on `mbconv_digits`, to trained networks: under two minutes on two CPU cores,
             nothing to download.
-cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x16 images: under 20 minutes on
-            two CPU cores.
+cpu         real CIFAR-10 on `nasbench_macro`, the supernet at half width on 16x16 images, to networks trained for
+            three passes over the images: under 20 minutes on two CPU cores.
 full        real CIFAR-10 on `mbconv_cifar10` with ASNG-NAS's protocol (arXiv 1905.08537), for an accelerator.
 
 `STREAMED`, of `experiments.imagenet_search`, whose images are read from disk:
@@ -38,7 +38,7 @@ from jaxnas.data.parts import TEST_FRACTION
 from jaxnas.results import settings_tree
 from jaxnas.search.budgets import COSTS
 from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
-from jaxnas.spaces import SPACES
+from jaxnas.spaces import SPACES, MBConvSpace
 from jaxnas.supernet.backend import resolve_backend
 
 Config = TypeVar("Config", bound=SearchConfig)
@@ -80,9 +80,9 @@ class Presets(Generic[Config]):
         """The preset that is meant, where the settings in `given` will take the place of its own.
 
         A setting that follows from one of those has its value: `batch_size` is also that of the validation split, and
-        the learning rate may grow with it; budgets leave no penalties; a folder of images is no data set of another
-        name; images of digits or letters are not mirrored (`jaxnas.data.mirrored`). All that is given itself still has
-        the preset's value, or one that its own replaces.
+        the learning rate may grow with it; a space that is none of MBConvs has separate weights; budgets leave no
+        penalties; a folder of images is no data set of another name; images of digits or letters are not mirrored
+        (`jaxnas.data.mirrored`). All that is given itself still has the preset's value, or one that its own replaces.
 
         Args:
           given: values, or the texts of a command line, by name.
@@ -103,6 +103,8 @@ class Presets(Generic[Config]):
             changes["dataset"] = FOLDER
         if isinstance(config, StreamedConfig):
             changes["mirror"] = _may_be_mirrored(given.get("folder"), given.get("dataset") or config.data.dataset)
+        if not _has_slices(given.get("space", config.space.space)):
+            changes["sharing"] = "separate"
         if given.get("budgets") is not None and given.get("penalties") is None:
             changes["penalties"] = ()
         size = _whole_number(given.get("batch_size"))
@@ -124,6 +126,11 @@ def _whole_number(value: Any) -> int | None:
         return None if value is None else int(value)
     except ValueError:
         return None
+
+
+def _has_slices(space: Any) -> bool:
+    """Whether supernets of this space can share weights by slices, or the space is unknown and refused later."""
+    return space not in SPACES or isinstance(SPACES[space](), MBConvSpace)
 
 
 def _may_be_mirrored(folder: Any, dataset: str) -> bool:
@@ -172,6 +179,7 @@ MEMORY = Presets(
             valid_fraction=0.1,
             space="nasbench_macro",
             width=0.5,
+            sharing="slices",
             penalties=(0.01, 0.06, 0.18, 0.5),
             candidates=8,
             main_effects=1024,
@@ -184,6 +192,8 @@ MEMORY = Presets(
             weight_decay=1e-4,
             crop_padding=2,
             steps_per_dispatch=25,
+            finish_steps=1200,
+            finish_learning_rate=0.05,
         ),
         "full": settings_tree.make(
             SearchConfig,

@@ -82,13 +82,20 @@ def _searched(strategy: Strategy) -> Any:
 
 def check(strategy: Strategy, settings: SearchSettings, teacher: Teacher | None) -> None:
     """Raises ValueError if a search cannot have steps like these."""
+    drawn = strategy.step_samples
+    taken = drawn if settings.weight_samples is None else settings.weight_samples
+    if taken > drawn:
+        raise ValueError(
+            f"weight_samples must be at most {drawn}, as many as the strategy draws in a step, got {taken}; "
+            "raise samples, or leave weight_samples out for all of them"
+        )
     if settings.sandwich:
-        if settings.weight_samples == 1:
+        if taken == 1:
             raise ValueError("weight_samples must be at least 2 with sandwich, the dearest and the cheapest, got 1")
         extremes(strategy)
     if teacher is not None and not settings.distillation:
         raise ValueError("distillation must be positive with a teacher, the share of the loss that it has, got 0.0")
-    if settings.distillation and teacher is None and settings.weight_samples == 1:
+    if settings.distillation and teacher is None and taken == 1:
         raise ValueError(
             "weight_samples must be at least 2 with distillation, where the dearest network of a step teaches the "
             "others, got 1"

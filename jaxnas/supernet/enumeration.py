@@ -1,9 +1,10 @@
 """Every network of a space on one minibatch, where what networks have in common is computed once.
 
-The networks are the leaves of a tree whose level d has one branch for each choice of layer d. Walked depth first, a
-layer runs once for each distinct prefix: for `nasbench_macro` 9,840 layers in place of 52,488, and only one activation
-for each level is held. Batch norm takes the statistics of the minibatch, which depend on the prefix alone, so the
-losses are those of each network by itself.
+The networks of a chain of layers are the leaves of a tree whose level d has one branch for each choice of layer d.
+Walked depth first, a layer runs once for each distinct prefix: for `nasbench_macro` 9,840 layers in place of 52,488,
+and only one activation for each level is held. Batch norm takes the statistics of the minibatch, which depend on the
+prefix alone, so the losses are those of each network by itself. Networks of cells have little in common, and run one
+after the other.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import MBConvSpace
-from jaxnas.supernet import mbconv, mbconv_layer
+from jaxnas.spaces.nasbench201 import CellSpace
+from jaxnas.supernet import cell, mbconv, mbconv_layer
 
 Read = TypeVar("Read")
 
 
 def map_networks(
-    params: chex.ArrayTree, images: jax.Array, space: MBConvSpace, read: Callable[[jax.Array], Read]
+    params: chex.ArrayTree, images: jax.Array, space: MBConvSpace | CellSpace, read: Callable[[jax.Array], Read]
 ) -> Read:
     """Reads the logits of every network of a space.
 
@@ -34,6 +36,8 @@ def map_networks(
       What `read` returned, with a leading axis [N] over the networks in lexicographic order.
     """
     chex.assert_rank(images, 4)
+    if isinstance(space, CellSpace):
+        return jax.lax.map(lambda arch: read(cell.forward(params, images, arch, space)), space.enumerate())
     layers = space.layers
 
     def below(depth: int, x: jax.Array) -> Read:

@@ -87,7 +87,7 @@ class Recording:
 
 
 def record(supernet: FrozenSupernet, minibatches: int, seed: int = 0) -> Recording:
-    """Records a trained MBConv supernet on disjoint random minibatches of its validation split.
+    """Records a trained supernet on disjoint random minibatches of its validation split.
 
     Args:
       supernet: the trained supernet.
