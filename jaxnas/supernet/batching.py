@@ -1,9 +1,9 @@
 """Many architectures on one minibatch: all at once under `vmap`, or one after the other under `map`.
 
 Under `vmap` all architectures are one large batch, which suits accelerators with small minibatches; build the supernet
-with `gather=True`, or a choice becomes a selection among all operations of a layer, every one computed. Under `map` only
-the chosen operation is computed, which suits CPUs and large minibatches. Both give the same numbers. A chunk size bounds the memory of `vmap`: only so many
-architectures at once, chunk after chunk.
+with `gather=True`, or a choice becomes a selection among all operations of a layer, every one computed. Under `map`
+only the chosen operation is computed, which suits CPUs and large minibatches. Both give the same numbers. A chunk size
+bounds the memory of `vmap`: only so many architectures at once, chunk after chunk.
 """
 
 import functools
