@@ -467,9 +467,8 @@ def test_auto_follows_from_the_pixels_of_a_minibatch(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     chosen = {}
     for batch_size in (32, 256):
-        config = presets.MEMORY(
-            preset="cpu", dataset="digits", space="tiny", image_size=8, batch_size=batch_size, batching="auto"
-        )
+        sizes = {"image_size": 8, "batch_size": batch_size, "valid_batch_size": 32}
+        config = presets.MEMORY(preset="cpu", dataset="digits", space="tiny", batching="auto", **sizes)
         search = build(config)
         chosen[batch_size] = search.settings.batching, search.supernet.gather
     assert chosen == {32: ("vmap", True), 256: ("map", False)}
