@@ -1,6 +1,9 @@
 """The inside of an MBConv on accelerators against one operation after the other."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -114,3 +117,19 @@ def test_samples_are_one_grouped_convolution_and_wide_arrays_keep_their_order(pr
     wide = [each for each in primitives(jaxpr, "transpose") if each.invars[0].aval.size >= SAMPLES * 5 * 36 * INNER]
     # Each is of a matrix product's result, part of the same kernel.
     assert len(wide) <= 4
+
+
+@pytest.mark.long
+def test_all_forms_agree_on_two_devices_with_synchronised_batch_norm():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.synchronised_forms"],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    forms = [line.split() for line in run.stdout.splitlines()]
+    assert [form[:2] for form in forms] == [[name, way] for name in ("cpu", "gpu", "tpu") for way in ("map", "vmap")]
+    assert all(float(difference) < 1e-5 for _, _, difference in forms)
