@@ -92,8 +92,8 @@ class Config:
 
 def row(target: Target, case: Case) -> dict[str, Any]:
     """What identifies a program in the file."""
-    backend = target.chip.backend
-    chosen = supernet.resolve_batching("auto", backend) == case.batching
+    pixels = step_programs.minibatch_pixels(case, target.count)
+    chosen = supernet.resolve_batching("auto", target.chip.backend, pixels) == case.batching
     return {"target": target.name, **dataclasses.asdict(case), "chosen": chosen, "jax": jax.__version__}
 
 

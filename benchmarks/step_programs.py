@@ -162,6 +162,12 @@ def _steps(case: Case, config: SearchConfig, space: SearchSpace, placement: Plac
     )
 
 
+def minibatch_pixels(case: Case, count: int) -> int:
+    """Pixels that one architecture sees on one of some devices, B * H * W."""
+    config = _config(case)
+    return config.training.batch_size // count * config.data.image_size**2
+
+
 def useful_flops(program: str, space: SearchSpace, samples: int, images: int) -> float:
     """Operations of uniformly drawn networks in the mean, by the space's count of multiply-adds, two each.
 

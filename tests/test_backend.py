@@ -74,6 +74,20 @@ def test_other_programs_of_a_supernet_take_it_too(no_default):
     assert supernet.resolve_batching("auto", "cpu") == "map"
 
 
+def test_large_minibatches_are_for_one_architecture_after_the_other():
+    cifar, imagenet = 64 * 32**2, 128 * 224**2
+    chosen = {name: [supernet.resolve_batching("auto", name, pixels) for pixels in (64, cifar, imagenet)]
+              for name in ("cpu", "tpu", "gpu", "of another kind")}  # fmt: skip
+    assert chosen == {
+        "cpu": ["map", "map", "map"],
+        "tpu": ["vmap", "map", "map"],
+        "gpu": ["vmap", "vmap", "map"],
+        "of another kind": ["vmap", "vmap", "vmap"],
+    }
+    assert supernet.resolve_batching("vmap", "tpu", imagenet) == "vmap"
+    assert supernet.resolve_batching("map", "gpu", 64) == "map"
+
+
 def test_the_default_is_that_of_jax():
     assert resolve_backend() == jax.default_backend()
     assert resolve_backend("tpu") == "tpu"

@@ -46,6 +46,31 @@ def test_logits_and_gradients_equal_the_switch(problem):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * largest), gradient, expected_gradient)
 
 
+@pytest.mark.parametrize(
+    ("batching", "backend", "sharing"),
+    [
+        ("vmap", "gpu", "separate"),
+        ("map", "gpu", "separate"),
+        *(pytest.param(*form, "slices", marks=pytest.mark.long) for form in (("vmap", "gpu"), ("map", "tpu"))),
+        pytest.param("vmap", "tpu", "separate", marks=pytest.mark.long),
+    ],
+)
+def test_forms_for_accelerators_equal_that_for_processors(problem, batching, backend, sharing):
+    space, _, images, labels, archs = problem
+    params = init.draw(jax.random.key(0), noisy(mbconv.declare(space, sharing)))
+
+    def run(batching, backend):
+        module = supernet.build(space, gather=batching == "vmap", backend=backend)
+        apply = lambda params, images, arch: module.apply({"params": params}, images, arch)  # noqa: E731
+        program = jax.jit(lambda params: supernet.gradient(apply, params, images, labels, archs, batching=batching))
+        return program(params)
+
+    (gradient, evaluation), (expected_gradient, expected) = run(batching, backend), run("map", "cpu")
+    np.testing.assert_allclose(evaluation.loss, expected.loss, rtol=1e-4)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradient))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * largest), gradient, expected_gradient)
+
+
 def test_layers_that_cannot_be_padded_to_one():
     without_expansion = Layer(4, 4, 1, 6, (Operation(3, 1), Operation(3, 3)))
     assert not batched_layer.supports(without_expansion)

@@ -461,3 +461,15 @@ def test_costs_are_those_of_the_data_sets_own_images():
     space = build(config).strategy.space
     assert space.description == spaces.nasbench_macro(image_size=8, num_classes=10).description
     assert space.cost("macs").highest < spaces.nasbench_macro().cost("macs").highest / 10  # 8x8 images, not 32x32
+
+
+def test_auto_follows_from_the_pixels_of_a_minibatch(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    chosen = {}
+    for batch_size in (32, 256):
+        sizes = {"image_size": 8, "batch_size": batch_size, "valid_batch_size": 32}
+        config = presets.MEMORY(preset="cpu", dataset="digits", space="tiny", batching="auto", **sizes)
+        search = build(config)
+        chosen[batch_size] = search.settings.batching, search.supernet.gather
+    assert chosen == {32: ("vmap", True), 256: ("map", False)}
+    assert config.training.batching == "auto"

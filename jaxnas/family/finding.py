@@ -45,6 +45,7 @@ from jaxnas.search.search import Search
 from jaxnas.search.settings import SearchSettings
 from jaxnas.spaces import CellSpace, MBConvSpace, memory
 from jaxnas.strategies.fixed import Fixed
+from jaxnas.supernet.batching import resolve_batching
 from jaxnas.supernet.layer_weights import check_sharing
 
 SHARES = (0.6, 0.1, 0.3)  # of the steps: weights, distributions, and the networks found
@@ -132,15 +133,16 @@ def search(
       NonFiniteLossError: if a training loss is NaN or infinite; it names the step.
     """
     check_sharing(sharing)
+    sources = {"train": source_of(train, "train"), "valid": source_of(valid, "valid")}
     if not isinstance(space, ElasticSpace):
-        space = _built_in(space, batching, sharing)
+        examples = batch_size_of(sources["train"], batch_size) // _placement(devices).count
+        space, batching = _built_in(space, batching, sharing, examples)
     strategy = _strategy(space, method, budgets, penalties, samples)
     if distillation is not None:
         distillation.check_networks(len(strategy.penalties))
     if steps < 3:
         raise ValueError(f"steps must be at least 3, one for each part of a search, got {steps}")
     weights, distributions, together = (max(int(share * steps), 1) for share in SHARES)
-    sources = {"train": source_of(train, "train"), "valid": source_of(valid, "valid")}
     settings = OptaxSettings(
         weight_steps=weights,
         distribution_steps=distributions,
@@ -215,13 +217,15 @@ def search(
     return Family(space, members, result, evaluations, records, params)
 
 
-def _built_in(space: Any, batching: str, sharing: str) -> BuiltInSpace:
+def _built_in(space: Any, batching: str, sharing: str, examples: int) -> tuple[BuiltInSpace, str]:
+    """The space with its supernet, and how the architectures of it are evaluated: "vmap" or "map"."""
     if not isinstance(space, MBConvSpace | CellSpace):
         raise ValueError(
             f"space must be of jaxnas.elastic, or one of the built-in spaces of jaxnas.spaces, got "
             f"{type(space).__name__}; a supernet of your own is searched with jaxnas.Search"
         )
-    return built_in(space, batching, sharing)
+    batching = resolve_batching(batching, pixels=examples * space.image_size**2)
+    return built_in(space, batching, sharing), batching
 
 
 def _digest(cost: Cost) -> str:

@@ -16,6 +16,7 @@ from jaxnas.search import budgets, device_tables, image_caches
 from jaxnas.search.config import METHODS, SearchConfig, StreamedConfig
 from jaxnas.search.image_search import image_search, streamed_image_search
 from jaxnas.search.search import Search
+from jaxnas.search.settings import SearchSettings
 from jaxnas.search.sources import Streamed
 from jaxnas.spaces import SPACES, memory
 from jaxnas.spaces.base import SearchSpace
@@ -71,8 +72,9 @@ def _in_memory(config: SearchConfig, dataset: data.ImageDataset) -> Search:
             dataclasses.replace(part, images=data.resize(part.images, config.data.image_size))
             for part in (train, valid)
         )
-    network = _supernet(config, _proxy(config, dataset.num_classes))
-    return image_search(strategy, network, dataset, train, valid, config.training)
+    training = _with_batching(config, count=1)
+    network = _supernet(config, training, _proxy(config, dataset.num_classes))
+    return image_search(strategy, network, dataset, train, valid, training)
 
 
 def search_parts(config: StreamedConfig, splits: sources.Splits) -> tuple[parts.Part, parts.Part]:
@@ -135,7 +137,7 @@ def normalization(config: StreamedConfig, part: parts.Part) -> data.Normalizatio
 
 
 def _streamed(config: StreamedConfig, splits: sources.Splits) -> Search:
-    settings, streams = config.training, config.streams
+    settings, streams = _with_batching(config, devices.device_count()), config.streams
     learnt = search_parts(config, splits)
     sizes = settings.batch_size, settings.valid_batch_size
     train, valid = (
@@ -143,7 +145,7 @@ def _streamed(config: StreamedConfig, splits: sources.Splits) -> Search:
         for part, size, augment in zip(learnt, sizes, (True, False))
     )
     space = _proxy(config, len(train.subset.class_names))
-    network = _supernet(config, space, devices.AXIS if streams.sync_batch_norm else None)
+    network = _supernet(config, settings, space, devices.AXIS if streams.sync_batch_norm else None)
     strategy = choose_strategy(config, search_space(config, space))
     measured = normalization(config, learnt[0])
     return streamed_image_search(strategy, network, train, valid, settings, measured, streams.evaluation_batches)
@@ -156,8 +158,15 @@ def _proxy(config: SearchConfig, num_classes: int) -> SearchSpace:
     )
 
 
-def _supernet(config: SearchConfig, space: SearchSpace, axis_name: str | None = None) -> Any:
-    gather = supernet.resolve_batching(config.training.batching) == "vmap"
+def _with_batching(config: SearchConfig, count: int) -> SearchSettings:
+    """The settings of the search with `batching` as it is on this number of devices, "vmap" or "map"."""
+    training = config.training
+    pixels = training.batch_size // training.accumulate // count * config.data.image_size**2
+    return dataclasses.replace(training, batching=supernet.resolve_batching(training.batching, pixels=pixels))
+
+
+def _supernet(config: SearchConfig, training: SearchSettings, space: SearchSpace, axis_name: str | None = None) -> Any:
+    gather = training.batching == "vmap"
     options = {"axis_name": axis_name, "sharing": config.space.sharing}
     # What is as usual is left out: a supernet that was registered for a space of its own need not know it.
     return supernet.build(space, gather, **{k: v for k, v in options.items() if v not in (None, "separate")})

@@ -41,7 +41,8 @@ class SearchSettings:
       cutout: side of the square that cutout masks, pixels; 0 for none.
       steps_per_dispatch: steps in one program on the device, or between two lines of progress; a checkpoint falls
         between two of them.
-      batching: vmap (all architectures at once) or map (one after the other); auto is vmap on accelerators.
+      batching: vmap (all architectures at once) or map (one after the other); auto is map on CPUs and for large
+        minibatches on accelerators, see `jaxnas.supernet.batching.MAP_FROM_PIXELS`.
       chunk_size: architectures at once under vmap, which bounds its memory; None for all, auto for as many as fit into
         the device's memory by what the compiler says, which compiles the programs for each number that is tried.
       precision: of computation, bfloat16 for accelerators; parameters, statistics and losses are float32.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.spaces.mbconv import Layer
-from jaxnas.supernet import layer_weights, ops
+from jaxnas.supernet import layer_weights, mbconv_block, ops
 from jaxnas.supernet.switch import Params
 
 
@@ -35,14 +35,8 @@ def apply_layer(
     """
     batch_norm = functools.partial(ops.batch_norm, axis_name=axis_name)
     chosen = layer_weights.take(params, layer, choice, mask=True)  # of a skip unused
-    h = x
-    for name, convolve, relu6 in (
-        ("expand", ops.pointwise_conv, True),
-        ("depthwise", lambda h, kernel: ops.depthwise_conv(h, kernel, layer.stride, backend), True),
-        ("project", ops.pointwise_conv, False),
-    ):
-        weights = chosen[name]
-        h = batch_norm(convolve(h, weights["kernel"]), weights["scale"], weights["bias"], relu6=relu6)
+    h = mbconv_block.inside(chosen, x, layer.stride, axis_name, backend, batched=True)
+    h = batch_norm(h, chosen["project"]["scale"], chosen["project"]["bias"])
     if layer.keeps_shape:
         h = x + h
     skips = [index for index, operation in enumerate(layer.operations) if operation.is_skip]

@@ -1,12 +1,13 @@
 """Many architectures on one minibatch: all at once under `vmap`, or one after the other under `map`.
 
-Under `vmap` all architectures are one large batch, which suits accelerators; build the supernet with `gather=True`, or
-a choice becomes a selection among all operations of a layer, every one computed. Under `map` only the chosen operation
-is computed, which suits CPUs. Both give the same numbers. A chunk size bounds the memory of `vmap`: only so many
-architectures at once, chunk after chunk.
+Under `vmap` all architectures are one large batch, which suits accelerators with small minibatches; build the supernet
+with `gather=True`, or a choice becomes a selection among all operations of a layer, every one computed. Under `map`
+only the chosen operation is computed, which suits CPUs and large minibatches. Both give the same numbers. A chunk size
+bounds the memory of `vmap`: only so many architectures at once, chunk after chunk.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,9 @@ import optax
 from jaxnas.supernet.backend import resolve_backend
 
 BATCHINGS = ("auto", "vmap", "map")
+# Pixels of a minibatch on one device, B * H * W, from which "auto" is "map". Measured on CPUs; for accelerators from
+# what their compiled programs would do (benchmarks/README.md): `map` reads and writes less and starts more kernels.
+MAP_FROM_PIXELS = {"cpu": 0, "tpu": 2**14, "gpu": 2**19}
 
 # apply(params, inputs, arch [D]) -> outputs; inputs and outputs are pytrees whose leading axis is that of B examples.
 Apply = Callable[[chex.ArrayTree, Any, jax.Array], Any]
@@ -66,20 +70,24 @@ def check_batching(batching: str) -> None:
         raise ValueError(f"batching must be one of {', '.join(BATCHINGS)}, got {batching!r}")
 
 
-def resolve_batching(batching: str, backend: str | None = None) -> str:
-    """Turns "auto" into "map" on CPUs, where it was measured faster, and "vmap" elsewhere.
+def resolve_batching(batching: str, backend: str | None = None, pixels: int = 0) -> str:
+    """Turns "auto" into "map" on CPUs, and on accelerators where minibatches are large; into "vmap" elsewhere.
 
     Args:
       batching: one of `BATCHINGS`.
       backend: that the program is for; None for JAX's default.
+      pixels: of a minibatch on one device, B * H * W; 0 where nothing is known of it.
+
+    Returns:
+      "map" or "vmap"; see `MAP_FROM_PIXELS`.
 
     Raises:
       ValueError: if `batching` is none of `BATCHINGS`.
     """
     check_batching(batching)
-    if batching == "auto":
-        return "map" if resolve_backend(backend) == "cpu" else "vmap"
-    return batching
+    if batching != "auto":
+        return batching
+    return "map" if pixels >= MAP_FROM_PIXELS.get(resolve_backend(backend), math.inf) else "vmap"
 
 
 def evaluate(

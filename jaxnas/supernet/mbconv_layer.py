@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 
 from jaxnas.spaces.mbconv import Layer, Operation
-from jaxnas.supernet import batched_layer, layer_weights, mixture, ops
+from jaxnas.supernet import batched_layer, layer_weights, mbconv_block, mixture, ops, switched_layer
 from jaxnas.supernet.backend import resolve_backend
 from jaxnas.supernet.cpu import layer as cpu_layer
 from jaxnas.supernet.switch import Branches, Params, switch_with_recompute
@@ -36,12 +36,13 @@ def apply_operation(
             return x
         x = x[:, :: layer.stride, :: layer.stride]
         return normalise(params, ops.pointwise_conv(x, params["kernel"]), relu6=False)
-    h = x
     if operation.expansion > 1:
-        h = normalise(params["expand"], ops.pointwise_conv(h, params["expand"]["kernel"]), relu6=True)
-    h = ops.depthwise_conv(h, params["depthwise"]["kernel"], layer.stride, backend)
-    h = normalise(params["depthwise"], h, relu6=True)
-    h = normalise(params["project"], ops.pointwise_conv(h, params["project"]["kernel"]), relu6=False)
+        h = mbconv_block.inside(params, x, layer.stride, axis_name, backend)
+    else:
+        h = ops.depthwise_conv(x, params["depthwise"]["kernel"], layer.stride, backend)
+        h = normalise(params["depthwise"], h, relu6=True)
+        h = ops.pointwise_conv(h, params["project"]["kernel"])
+    h = normalise(params["project"], h, relu6=False)
     return x + h if layer.keeps_shape else h
 
 
@@ -110,4 +111,6 @@ def layer_function(
     # statistics of the expansion from those of its input, and know nothing of other devices.
     if settings["backend"] == "cpu" and not gather and axis_name is None and cpu_layer.supports(layer):
         return cpu_layer.apply_layer
+    if settings["backend"] != "cpu" and switched_layer.supports(layer):
+        return functools.partial(switched_layer.apply_layer, axis_name=axis_name)
     return functools.partial(apply_layer, **settings)

@@ -36,6 +36,11 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1, backend: st
     chex.assert_equal(x.shape[-1], kernel.shape[-1])
     if resolve_backend(backend) == "cpu":
         return _shifted_products(x, kernel, stride)
+    return grouped_conv(x, kernel, stride)
+
+
+def grouped_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """As `depthwise_conv`, by the compiler's own convolution whatever the backend."""
     padding = (kernel.shape[0] - 1) // 2
     return lax.conv_general_dilated(
         x,
@@ -116,7 +121,7 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, kernel: jax.Array, strid
     def add_block(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         images, gradients = block
         products = [(tap * gradients).astype(jnp.float32) for _, _, tap in _taps(images, kernel.shape[0], stride)]
-        return total + jnp.stack(_sums(*products)).reshape(kernel.shape), None
+        return total + jnp.stack(channel_sums(*products)).reshape(kernel.shape), None
 
     zero = jnp.zeros(kernel.shape, jnp.float32)
     size = _images_in_block(x)
@@ -148,8 +153,8 @@ def _images_in_block(x: jax.Array) -> int:
     return max(size for size in range(1, batch + 1) if batch % size == 0 and size <= most)
 
 
-def _sums(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Sums of several [B, H, W, C] arrays over all but the channels, in one pass: float32 [C] each."""
+def channel_sums(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Sums of several float32 [B, H, W, ...] arrays over the first three axes, in one pass: [...] each."""
     zeros = (jnp.float32(0),) * len(arrays)
     return lax.reduce(arrays, zeros, lambda first, second: tuple(a + b for a, b in zip(first, second)), (0, 1, 2))
 
@@ -164,21 +169,26 @@ def _batch_norm(
 def _batch_norm_forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, relu6: bool, epsilon: float, axis_name: str | None
 ):
-    count = x.size // x.shape[-1]
     values = x.astype(jnp.float32)
-    # Moments about one of the values, not about 0: a mean far from 0 then costs no digits of the variance.
-    origin = lax.stop_gradient(values[0, 0, 0])
-    centred = values - origin
-    total, squares = _sums(centred, jnp.square(centred))
-    offset = total / count
-    variance = jnp.maximum(squares / count - jnp.square(offset), 0)
-    mean = origin + offset
-    if axis_name is not None:
-        mean, variance = _statistics_of_all(mean, variance, axis_name)
+    mean, variance = moments(x, axis_name)
     inverse = lax.rsqrt(variance + epsilon)
     normalised = (values - mean) * (inverse * scale) + bias
     output = jnp.clip(normalised, 0, 6) if relu6 else normalised
     return output.astype(x.dtype), (x, scale, bias, mean, inverse)
+
+
+def moments(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of [B, H, W, C] for each channel, float32 [C] each, in one pass; see `batch_norm`."""
+    count = x.size // x.shape[-1]
+    values = x.astype(jnp.float32)
+    # Moments about one of the values, not about 0: a mean far from 0 then costs no digits of the variance.
+    origin = lax.stop_gradient(x[0, 0, 0]).astype(jnp.float32)
+    centred = values - origin
+    total, squares = channel_sums(centred, jnp.square(centred))
+    offset = total / count
+    variance = jnp.maximum(squares / count - jnp.square(offset), 0)
+    mean = origin + offset
+    return (mean, variance) if axis_name is None else _statistics_of_all(mean, variance, axis_name)
 
 
 def _statistics_of_all(mean: jax.Array, variance: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
@@ -197,7 +207,7 @@ def _batch_norm_backward(relu6: bool, epsilon: float, axis_name: str | None, res
     if relu6:
         normalised = standard * scale + bias
         gradient = jnp.where((normalised > 0) & (normalised < 6), gradient, 0)
-    bias_gradient, scale_gradient = _sums(gradient, gradient * standard)
+    bias_gradient, scale_gradient = channel_sums(gradient, gradient * standard)
     shares = bias_gradient / count, scale_gradient / count
     if axis_name is not None:  # every part's output depends on this part through the statistics
         shares = lax.pmean(shares, axis_name)

@@ -32,10 +32,11 @@ def switch_with_recompute(branches: Branches, choice: jax.Array, params: Params,
     Returns:
       float [B, H', W', channels'], the chosen branch's output. Parameters of other branches get gradient 0.
     """
-    return _switch(choice, branches, params, x)
+    return switch(choice, branches, params, x)
 
 
-def _switch(choice: jax.Array, functions: Sequence[Callable[..., Any]], *operands: Any) -> Any:
+def switch(choice: jax.Array, functions: Sequence[Callable[..., Any]], *operands: Any) -> Any:
+    """The chosen function of the operands; one function alone is applied whatever the choice."""
     return functions[0](*operands) if len(functions) == 1 else jax.lax.switch(choice, functions, *operands)
 
 
@@ -51,7 +52,7 @@ def _forward(branches: Branches, choice: jax.Array, params: Params, x: jax.Array
 def _backward(branches: Branches, residuals, gradient: jax.Array):
     functions = [functools.partial(_backward_branch, branch) for branch in branches]
     choice, params, x = residuals
-    return None, *_switch(choice, functions, params, x, gradient)
+    return None, *switch(choice, functions, params, x, gradient)
 
 
 switch_with_recompute.defvjp(_forward, _backward)
