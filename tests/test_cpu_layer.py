@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxnas.spaces.mbconv import SKIP, Layer, Operation
-from jaxnas.supernet import batched_layer, init, layer_weights, mbconv_layer
+from jaxnas.supernet import batched_layer, init, layer_weights, mbconv_layer, switched_layer
 from jaxnas.supernet.cpu import depthwise
 from jaxnas.supernet.cpu import layer as cpu_layer
 from tests.test_layer_weights import noisy
@@ -133,10 +133,12 @@ def test_bfloat16_input_keeps_its_dtype_and_float32_gradients_of_weights():
 def test_which_layers_go_by_blocks():
     layer = make_layer()
     assert mbconv_layer.layer_function(layer, False, "cpu") is cpu_layer.apply_layer
-    assert mbconv_layer.layer_function(layer, False, "gpu").func is mbconv_layer.apply_layer
+    for backend in ("gpu", "tpu"):
+        assert mbconv_layer.layer_function(layer, False, backend).func is switched_layer.apply_layer
     for backend in ("cpu", "tpu"):
         assert mbconv_layer.layer_function(layer, True, backend).func is batched_layer.apply_layer
     without_expansion = Layer(4, 4, 1, 8, (Operation(3, 1), Operation(3, 3)))
     only_skip = Layer(4, 4, 1, 8, (SKIP,))
     for other in (without_expansion, only_skip):
-        assert mbconv_layer.layer_function(other, False, "cpu").func is mbconv_layer.apply_layer
+        for backend in ("cpu", "gpu", "tpu"):
+            assert mbconv_layer.layer_function(other, False, backend).func is mbconv_layer.apply_layer
