@@ -20,9 +20,10 @@ import optax
 from jaxnas.supernet.backend import resolve_backend
 
 BATCHINGS = ("auto", "vmap", "map")
-# Pixels of a minibatch on one device, B * H * W, from which "auto" is "map". Measured on CPUs; for accelerators from
-# what their compiled programs would do (benchmarks/README.md): `map` reads and writes less and starts more kernels.
-MAP_FROM_PIXELS = {"cpu": 0, "tpu": 2**14, "gpu": 2**19}
+# Pixels of a minibatch on one device, B * H * W, from which "auto" is "map", which reads and writes less and starts more
+# kernels. Measured on CPUs. GPU: from times on one H100 (docs/explanation/accelerators.md); a card with slower starts or
+# less arithmetic has another. TPU: from what compiled programs would do (benchmarks/README.md).
+MAP_FROM_PIXELS = {"cpu": 0, "tpu": 2**14, "gpu": 2**17}
 
 # apply(params, inputs, arch [D]) -> outputs; inputs and outputs are pytrees whose leading axis is that of B examples.
 Apply = Callable[[chex.ArrayTree, Any, jax.Array], Any]
