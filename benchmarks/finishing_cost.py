@@ -1,24 +1,19 @@
-"""What finishing costs: memory and time of its step, and what sharing by slices costs to compile and to hold.
+"""What finishing costs: memory and time of its step, beside the search's steps and the networks' own.
 
-    python -m benchmarks.finishing_cost --part cost --out runs/finishing_cost
-    python -m benchmarks.finishing_cost --part cost --result runs/cpu/result.json --out runs/finishing_cost
-    python -m benchmarks.finishing_cost --part sharing-cost --out runs/finishing_cost
+    python -m benchmarks.finishing_cost --out runs/finishing_cost
+    python -m benchmarks.finishing_cost --result runs/cpu/result.json --out runs/finishing_cost
 
-cost          the step that trains the networks of a search together (`finish_steps`), beside both steps of the search
-              in memory, and in time beside the sum of the same networks' own steps, as `retrain` trains them, or
-              (`--own finishing`) each as the only network that is finished. Programs run in turn, the seconds are
-              medians of the rounds.
-sharing-cost  the search's step of the weights, with separate weights and with slices, plain, by the sandwich rule, and
-              with distillation on top: seconds to trace and compile, memory, parameters of the supernet.
+The step that trains the networks of a search together (`finish_steps`) is compared in memory with both steps of the
+search, and in time with the sum of the same networks' own steps, as `retrain` trains them, or (`--own finishing`) each
+as the only network that is finished. Programs run in turn, the seconds are medians of the rounds.
 
 Memory is what the compiler counts: arguments, results that reuse none of them, temporaries. The images, of which all
 programs hold one copy, are among the arguments; they are random, as many as CIFAR-10 has, at the size of the preset.
-Nothing comes from the persistent cache of compiled programs. OUT/cost.json and OUT/sharing-cost.json hold all figures;
-with the file there, a part only prints its table; the second goes on with the rows that are missing.
+Nothing comes from the persistent cache of compiled programs. OUT/cost.json holds all figures; with the file there, the
+command only prints its table.
 """
 
 import dataclasses
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -41,28 +36,19 @@ from jaxnas.search.config import SearchConfig
 from jaxnas.search.recipes import RetrainSettings
 from jaxnas.search.search import Search
 from jaxnas.search.training_data import InMemoryData
-from jaxnas.spaces.mbconv import MBConvSpace, Operation
-from jaxnas.supernet import layer_weights
-from jaxnas.supernet.layer_weights import SHARINGS
 
+FILE = "cost.json"
 MIB = 2**20
 DRAWN = 64  # uniform networks, of which K are taken
 STEPS = {"weights": "search: weights", "distributions": "search: distributions"}
-# Of the step of the weights. Three networks are the dearest, the cheapest and one between them.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "sandwich": {"weight_samples": 3, "sandwich": True},
-    "distillation": {"weight_samples": 3, "sandwich": True, "distillation": 0.5},
-}
 
 
 @dataclass(frozen=True)
 class Config:
-    """Measure what finishing, or sharing by slices, costs.
+    """Measure what finishing costs.
 
     Attributes:
       out: folder for the figures.
-      part: cost or sharing-cost.
       preset: of the search: its space, width, image size, minibatches.
       space: instead of the preset's.
       result: result.json of a search with this preset's space, whose networks are finished; by default drawn ones.
@@ -74,7 +60,6 @@ class Config:
     """
 
     out: Path
-    part: Literal["cost", "sharing-cost"] = "cost"
     preset: str = "cpu"
     space: str | None = None
     result: Path | None = None
@@ -93,32 +78,32 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Measures what is missing, prints."""
+    """Measures if the figures are missing, prints."""
     jax.config.update("jax_enable_compilation_cache", False)
-    path = config.out / f"{config.part}.json"
-    config.out.mkdir(parents=True, exist_ok=True)
+    path, settings, found = earlier(config.out, FILE, config)
+    if not found:
+        found = {"config": settings, **cost(config)}
+        write_json(path, found)
+    cli.console().print(cost_table(found))
+
+
+def earlier(out: Path, name: str, config: Any) -> tuple[Path, dict[str, str], dict[str, Any]]:
+    """The path of the figures in a folder, the options as they stand in it, and what it holds of these options."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / name
     found = json.loads(path.read_text()) if path.exists() else {}
     settings = {name: str(value) for name, value in dataclasses.asdict(config).items() if name != "out"}
     if found and found["config"] != settings:
         raise ValueError(f"out must be a new folder, or one of the same options; {path} has others")
-    console = cli.console()
-    if config.part == "cost":
-        if not found:
-            found = {"config": settings, **cost(config)}
-            write_json(path, found)
-        console.print(cost_table(found))
-        return
-    rows = found.get("rows", [])
-    for steps, sharing in itertools.islice(itertools.product(VARIANTS, SHARINGS), len(rows), None):
-        rows.append({"steps": steps, "sharing": sharing, **sharing_cost(config, sharing, VARIANTS[steps])})
-        write_json(path, {"config": settings, "rows": rows})
-    console.print(sharing_table(rows))
+    return path, settings, found
 
 
-def make_search(config: Config, **settings: Any) -> tuple[SearchConfig, Search, InMemoryData]:
-    """The preset's search with some settings changed, on random images, and the images as its networks get them."""
-    settings |= {} if config.space is None else {"space": config.space}
-    wanted = presets.MEMORY(preset=config.preset, finish_steps=1000, **settings)
+def make_search(
+    preset: str, space: str | None, image_count: int, **settings: Any
+) -> tuple[SearchConfig, Search, InMemoryData]:
+    """A preset's search with some settings changed, on random images, and the images as its networks get them."""
+    settings |= {} if space is None else {"space": space}
+    wanted = presets.MEMORY(preset=preset, finish_steps=1000, **settings)
     generator, size = np.random.default_rng(0), wanted.data.image_size
     classes = 10  # of both data sets of the presets
 
@@ -127,7 +112,7 @@ def make_search(config: Config, **settings: Any) -> tuple[SearchConfig, Search, 
         return images, generator.integers(0, classes, count).astype(np.int32)
 
     moments = (0.5,) * 3, (0.25,) * 3
-    parts = *draw(config.images), *draw(classes)
+    parts = *draw(image_count), *draw(classes)
     images = data.ImageDataset(wanted.data.dataset, classes, *parts, *moments, flip=data.mirrored(wanted.data.dataset))
     return wanted, build.build(wanted, images), InMemoryData(images)
 
@@ -182,7 +167,7 @@ def compile_program(lower: Callable[..., jax.stages.Lowered], *arguments: Any) -
 
 def trainings(config: Config) -> Iterator[tuple[dict[str, Any], Compiled]]:
     """The programs that train networks, each with the fields of its row that say which it is."""
-    wanted, search, images = make_search(config)
+    wanted, search, images = make_search(config.preset, config.space, config.images)
     archs = choose(config, search)
     params = search.supernet.init_params(jax.random.key(0))
     for group in [archs, *((arch,) for arch in archs if "finishing" in config.own)]:
@@ -218,7 +203,7 @@ def cost(config: Config) -> dict[str, Any]:
     """Rows of all programs, and ratios: memory to the search's, seconds to those of the networks' own steps."""
     if config.steps > presets.MEMORY(preset=config.preset).training.steps_per_dispatch:
         raise ValueError(f"steps must be at most those of a program of the preset, got {config.steps}")
-    _, search, _ = make_search(config)
+    _, search, _ = make_search(config.preset, config.space, config.images)
     rows = []
     for phase, name in STEPS.items():
         program, seconds = compile_program(search.lower, phase)
@@ -256,43 +241,6 @@ def cost_table(found: dict[str, Any]) -> Table:
         step = f"{row['step_seconds'] * 1e3:.1f}" if "step_seconds" in row else ""
         table.add_row(row["program"], network, mib(row["temp_bytes"]), mib(row["peak_bytes"]), step)
     table.caption = ", ".join(f"finishing / {name}: {ratio:.2f}" for name, ratio in found["ratios"].items())
-    return table
-
-
-def sharing_cost(config: Config, sharing: str, steps: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a row: of the step of the weights, and of the supernet."""
-    _, search, _ = make_search(config, sharing=sharing, **steps)
-    program, seconds = compile_program(search.lower, "weights")
-    shapes = jax.eval_shape(search.supernet.init_params, jax.random.key(0))
-    return {
-        "parameters": parameters(search.supernet.space, sharing),
-        "stored": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
-        "compile_seconds": seconds,
-        **memory(program.memory_analysis()),
-    }
-
-
-def parameters(space: MBConvSpace, sharing: str) -> int:
-    """Of a supernet, without the zeros that its arrays are padded with."""
-    total = space.cost("params").fixed
-    for layer in space.layers:
-        operations = layer.operations
-        if sharing == "slices":
-            mbconvs = layer_weights.mbconvs(layer)
-            widest = max(operation.expansion for operation in mbconvs)
-            skips = (operation for operation in operations if operation.is_skip)
-            operations = (Operation(layer_weights.largest_kernel(layer), widest), *skips)
-        total += sum(layer.params(operation) for operation in operations)
-    return total
-
-
-def sharing_table(rows: list[dict[str, Any]]) -> Table:
-    """All rows."""
-    columns = "parameters", "with padding", "compile, s", "peak, MiB"
-    table = make_table("the search's step of the weights", "steps", "sharing", *columns)
-    for row in rows:
-        counts = f"{row['parameters']:,}", f"{row['stored']:,}", f"{row['compile_seconds']:.1f}"
-        table.add_row(row["steps"], row["sharing"], *counts, mib(row["peak_bytes"]))
     return table
 
 

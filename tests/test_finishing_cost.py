@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 
 from benchmarks import finishing_cost
-from jaxnas import spaces
-from jaxnas.spaces.mbconv import SKIP, Operation
 
-COMMAND = "import tests.tiny_search; from experiments import cli; from benchmarks import finishing_cost as this; "
+COMMAND = "import tests.tiny_search; from experiments import cli; from benchmarks import {} as this; "
 IMAGES = 512
 
 
-def call(out, *arguments):
+def call(out, *arguments, benchmark="finishing_cost"):
+    command = COMMAND.format(benchmark) + "cli.run(this.main, this.Config)"
     return subprocess.run(
-        [sys.executable, "-c", COMMAND + "cli.run(this.main, this.Config)", "--preset", "quickstart", "--space", "tiny",
-         "--images", str(IMAGES), "--out", str(out), *arguments],
+        [sys.executable, "-c", command, "--preset", "quickstart", "--space", "tiny", "--images", str(IMAGES),
+         "--out", str(out), *arguments],
         env={**os.environ, "COLUMNS": "80"}, text=True, capture_output=True, check=True,
     ).stdout  # fmt: skip
 
@@ -72,37 +71,11 @@ def test_ratios_by_hand():
 
 def test_networks_are_drawn_evenly_by_cost(tmp_path):
     config = finishing_cost.Config(tmp_path, preset="quickstart", images=IMAGES)
-    _, search, _ = finishing_cost.make_search(config)
+    _, search, _ = finishing_cost.make_search(config.preset, config.space, config.images)
     archs = finishing_cost.choose(config, search)
     costs = [search.supernet.space.cost("macs").total(np.array(arch)) for arch in archs]
     assert len(archs) == 4
     assert costs == sorted(costs, reverse=True)
-
-
-def test_parameters_of_separate_weights_and_slices():
-    space = spaces.mbconv_space(
-        "two", image_size=8, stem_channels=8, stages=((8, 1, 1),), head_channels=16,
-        operations=(Operation(3, 2), Operation(5, 1), SKIP),
-    )  # fmt: skip
-    common = 3 * 9 * 8 + 16 + 8 * 16 + 32 + 17 * 10
-    first = 8 * 16 + 32 + 9 * 16 + 32 + 16 * 8 + 16
-    second = 25 * 8 + 16 + 8 * 8 + 16  # without an expansion
-    largest = 8 * 16 + 32 + 25 * 16 + 32 + 16 * 8 + 16
-    assert finishing_cost.parameters(space, "separate") == common + first + second
-    assert finishing_cost.parameters(space, "slices") == common + largest
-
-
-@pytest.mark.long
-def test_sharing_costs(tmp_path):
-    shown = call(tmp_path, "--part", "sharing-cost")
-    rows = json.loads((tmp_path / "sharing-cost.json").read_text())["rows"]
-    assert [(row["steps"], row["sharing"]) for row in rows] == [
-        (steps, sharing) for steps in ("plain", "sandwich", "distillation") for sharing in ("separate", "slices")
-    ]
-    # One MBConv a layer is all there is: slices have as many parameters, and nothing is padded.
-    assert {row["parameters"] for row in rows} == {row["stored"] for row in rows} == {1602}
-    assert shown.count("1,602") == 12
-    assert all(row["compile_seconds"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ import optax
 from jaxnas.supernet.backend import resolve_backend
 
 BATCHINGS = ("auto", "vmap", "map")
-# Pixels of a minibatch on one device, B * H * W, from which "auto" is "map", which reads and writes less and starts more
-# kernels. Measured on CPUs. GPU: from times on one H100 (docs/explanation/accelerators.md); a card with slower starts or
-# less arithmetic has another. TPU: from what compiled programs would do (benchmarks/README.md).
+# Pixels of a minibatch on one device, B * H * W, from which "auto" is "map", which reads and writes less and starts
+# more kernels. Measured on CPUs. GPU: from times on one H100 (docs/explanation/accelerators.md); a card with slower
+# starts or less arithmetic has another. TPU: from what compiled programs would do (benchmarks/README.md).
 MAP_FROM_PIXELS = {"cpu": 0, "tpu": 2**14, "gpu": 2**17}
 
 # apply(params, inputs, arch [D]) -> outputs; inputs and outputs are pytrees whose leading axis is that of B examples.
