@@ -21,8 +21,9 @@ from jaxnas import knapsack
 from jaxnas.cost import AdditiveCost
 from jaxnas.networks.latency import LatencyTable
 from jaxnas.report import wording
+from jaxnas.report.networks_table import result_table
 from jaxnas.report.page import write_report
-from jaxnas.report.progress import SearchDisplay, result_table
+from jaxnas.report.progress import SearchDisplay
 from jaxnas.report.runs import read_folders
 from jaxnas.results import FoundArchitecture, SearchResult, read_result, settings_tree
 from jaxnas.search import budgets, build, device_tables, presets, repeat

@@ -23,7 +23,7 @@ from jaxnas.networks.mbconv import MBConvNetwork
 from jaxnas.relaxation import RCDarts
 from jaxnas.relaxation.base import Settings as RelaxationSettings
 from jaxnas.report import runs, wording
-from jaxnas.report.progress import result_table
+from jaxnas.report.networks_table import result_table
 from jaxnas.search import budgets, build, presets
 from jaxnas.search.answer import costs_of
 from jaxnas.selection import picking

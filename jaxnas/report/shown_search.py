@@ -7,8 +7,9 @@ from rich.console import Console
 
 from jaxnas.export import shared_weights
 from jaxnas.report import tensorboard
+from jaxnas.report.networks_table import result_table
 from jaxnas.report.pareto import plot_pareto
-from jaxnas.report.progress import SearchDisplay, result_table
+from jaxnas.report.progress import SearchDisplay
 from jaxnas.runtime import devices
 from jaxnas.runtime.profile import ProfileListener
 from jaxnas.runtime.stall import StallListener
