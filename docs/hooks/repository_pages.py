@@ -1,9 +1,9 @@
 """Files of the repository that are pages of the site too, so that nothing is written twice.
 
-Links in them are relative to where they lie in the repository. Those to a page are made to point at the page; those to
-a module point into the API reference; what else they point at has no page, and the link becomes its text. The pages of
-the API reference are made here too, one for each package, so that no module is forgotten; each needs its line in the
-nav of mkdocs.yml, without which a strict build fails.
+Links in them and in the pages of docs/ are relative to the file in the repository, so that they work there too. On the
+site a link to a page points at the page, and a link to a module into the API reference; a link to a file without a page
+becomes its text. The pages of the API reference are made here too, one for each package, so that no module is
+forgotten; each needs its line in the nav of mkdocs.yml, without which a strict build fails.
 """
 
 import posixpath
@@ -13,6 +13,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 # File in the repository -> page in the site. What lies in docs/ is a page under its own name.
@@ -44,17 +45,28 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links of the pages in docs/ to the rest of the repository, as the site needs them."""
+    del config, files
+    source = f"docs/{page.file.src_uri}"
+    return relink(markdown, source) if (ROOT / source).is_file() else markdown
+
+
 def relink(text: str, source: str) -> str:
-    """The Markdown text of the file `source` of the repository, with its links as the site needs them."""
+    """The Markdown text of the file `source` of the repository, with its links as the site needs them.
+
+    A link in docs/ may also be written as the site needs it.
+    """
+    here = posixpath.dirname(page_of(source) or "")
 
     def point(match: re.Match) -> str:
         target, _, anchor = match["target"].partition("#")
         if ":" in target or not target:
             return match[0]
-        page = page_of(posixpath.normpath(posixpath.join(posixpath.dirname(source), target)))
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        page = page_of(path)
         if page is None:
-            return match["text"]
-        here = posixpath.dirname(PAGES[source])
+            return match[0] if path.startswith("docs/") else match["text"]
         address = posixpath.relpath(page, here or ".") + (f"#{anchor}" if anchor else "")
         mark = "!" if match[0].startswith("!") else ""
         return f"{mark}[{match['text']}]({address})"
