@@ -1,4 +1,4 @@
-"""An architecture layer by layer, with what each layer costs.
+"""An architecture layer by layer, with the costs of each layer.
 
     python -m experiments.describe_architecture --architecture runs/cpu/result.json --k 0
     python -m experiments.describe_architecture --architecture network.json
@@ -26,7 +26,7 @@ class Config:
 
     Attributes:
       architecture: JSON file of one architecture, or result.json of a search.
-      k: which network of a search, counted from 0 in the order of the penalties.
+      k: index of the network of a search, from 0, in the order of the penalties.
       space: search space that the architecture must belong to; by default the one that the file names.
     """
 

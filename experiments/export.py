@@ -6,8 +6,8 @@
 Takes the networks that the search has trained in its `finish_steps` or, where there are such, those that
 `experiments.retrain` has trained (of several seeds the first, not the best on the test images), and writes OUT/kK/ with
 `network.json` and `weights.safetensors` (read them with `jaxnas.load`), `model.stablehlo`, `model.onnx`, and a model
-card. Each file is read back and compared with the network before the command ends. With `--format all` a form that
-cannot be written here, as ONNX without the extra `export`, is one line of the output.
+card. Each file is read back and compared with the network before the command ends. With `--format all`, a format that
+cannot be written here, such as ONNX without the extra `export`, is skipped with one line of output.
 """
 
 import contextlib
@@ -44,11 +44,11 @@ class Config:
 
     Attributes:
       run: folder of a search whose networks are trained, by the search itself or by `experiments.retrain`.
-      index: which network, its k; or all.
-      format: stablehlo, onnx, flax, or all.
-      trained: folder of networks that `experiments.retrain` has trained; by default `retrained` in the run's and, for
-        networks that are not there, `finished`, which the search has written.
-      out: folder for the exports; by default `exports` in the run's.
+      index: k of the network, or all.
+      format: stablehlo, onnx, flax (only the safetensors and the description that all formats have), or all.
+      trained: folder of networks that `experiments.retrain` has trained; by default `retrained` in the run's folder
+        and, for networks that are not there, `finished`, which the search has written.
+      out: folder for the exports; by default `exports` in the run's folder.
     """
 
     run: Path

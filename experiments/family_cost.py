@@ -1,9 +1,9 @@
-"""Where one search for K networks begins to pay, on real images: against K searches, and one supernet searched K times.
+"""One search for K networks, K searches, and one supernet searched K times, at equal cost on real images.
 
     python -m experiments.family_cost --preset cpu --data-dir DIR --table nasbench_macro.npz --out runs/family_cost
 
 The arms and how their cost is counted: `jaxnas/leaderboard/family_cost.py`. A seed with all arms at all shares takes
-hours on two CPU cores; the cheapest run first, and a second call with the same folder goes on. It prints the mean
+hours on two CPU cores; the cheapest run first, and a second call with the same folder resumes. It prints the mean
 distance of the K true errors to the best network that costs no more, and writes family_cost.json and family_cost.png.
 """
 
@@ -21,19 +21,19 @@ from jaxnas.tasks import TabularTask, read_table
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Compare one search for K networks with other ways to them, at equal total cost.
+    """Compare one search for K networks with other ways to find them, at equal total cost.
 
     Attributes:
       table: npz file with the true errors of all networks of the preset's space.
       out: folder of all searches and results.
       cost: name of the table's array of costs.
-      preset: of `experiments.cifar_search`, the search that has share 1.
+      preset: preset of `experiments.cifar_search`, whose search has share 1.
       data_dir: folder of the prepared TFDS data; by default TFDS's own.
-      arms: of one, shared, separate, searched.
-      phases: of two_stage, joint.
-      shares: of the cost of the preset's search.
-      seeds: how many.
-      first_seed: the first of them.
+      arms: one or more of one, shared, separate, searched.
+      phases: one or more of two_stage, joint.
+      shares: budgets of all runs, as shares of the cost of the preset's search.
+      seeds: number of seeds.
+      first_seed: the first seed.
     """
 
     table: Path

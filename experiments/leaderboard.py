@@ -40,7 +40,7 @@ class Config:
     table: tuple[pathlib.Path, ...] = ()
     """npz files with choices int [N, D] (all combinations), errors [N] in [0, 1] and costs [N]."""
     supernet: str | None = None
-    """A supernet to search on too: digits (minutes) or cifar10 (hours on a CPU)."""
+    """A supernet to also search on: digits (minutes) or cifar10 (hours on a CPU)."""
     cost: str = "flops"
     """Name of the array of costs in the tables."""
     error: str = "error"
@@ -50,13 +50,14 @@ class Config:
     methods: tuple[str, ...] | None = None
     """Methods to compare; all that apply if not given."""
     penalties: tuple[float, ...] = (0.02, 0.039, 0.077, 0.152, 0.3)
-    """Penalty coefficients on the tables, the loss worth paying for the whole span of the cost."""
+    """Penalty coefficients on the tables, the increase of the loss that is accepted for going from the highest cost to
+    the lowest."""
     evaluations: int = 1000
-    """Evaluations of one search, all its networks together; on a supernet its training comes on top."""
+    """Evaluations of one search, all its networks together; the training of a supernet is not included."""
     seeds: int = 20
     """Number of searches with each method on each table."""
     supernet_seeds: int = 3
-    """Number of supernets, and of searches with each method on its own."""
+    """Number of supernets; each method searches once on each."""
     data_dir: pathlib.Path | None = None
     """Folder of the prepared TFDS data, for cifar10."""
 

@@ -1,4 +1,4 @@
-"""A small data set in the format of TFDS's `imagenet2012`, for trying the whole path without ImageNet.
+"""A small synthetic data set in the format of TFDS's `imagenet2012`, to try a search without ImageNet.
 
     python -m experiments.make_images --out data --classes 20 --images 2000
 
@@ -25,13 +25,13 @@ class Config:
     """Write a small data set in the ImageNet format.
 
     Attributes:
-      out: folder for it; afterwards the --data-dir of a search.
+      out: folder for the data set, to be given to a search as --data-dir.
       classes: number of classes.
       images: number of images, spread evenly over the classes.
       smallest: shortest side, pixels.
       largest: longest side, pixels.
-      name: of the data set.
-      seed: of everything random.
+      name: name of the data set.
+      seed: random seed.
     """
 
     out: Path

@@ -6,10 +6,10 @@
     python -m experiments.cifar_search --latency latency.json --budgets latency=2e-3 latency=4e-3 ...
 
 Compiles each distinct operation and some sixty whole networks, then times them in turn: one minute for `nasbench_macro`
-on two CPU cores. Let nothing else run meanwhile. How well the table predicts whole networks is printed and kept in it.
+on two CPU cores. Run nothing else meanwhile. The error of the table on whole networks is printed and stored in it.
 
-`--csv` measures nothing: it fits the table to whole networks that were measured elsewhere, a row of encoding and
-milliseconds each. With `--known`, the table of another device, some 20 rows may do.
+With `--csv` nothing is measured: the table is fitted to whole networks that were measured elsewhere, a row of encoding
+and milliseconds for each. With `--known`, the table of another device, some 20 rows may be enough.
 """
 
 from dataclasses import dataclass
@@ -30,17 +30,17 @@ class Config:
 
     Attributes:
       space: search space.
-      batch: images of one call.
-      out: file for the table.
+      batch: images in one call.
+      out: JSON file for the table.
       width: factor on the channels of the space.
       image_size: height and width of the images; by default the space's.
       num_classes: number of classes; by default the space's.
-      rounds: timings of each program; their median counts.
-      networks: random whole networks to check the prediction with.
-      seed: of the random networks.
+      rounds: timings of each program, of which the median is used.
+      networks: number of random whole networks that check the prediction.
+      seed: random seed of these networks.
       csv: instead of measuring, a file of measured networks: encoding, such as 0 2 1, and milliseconds in each row.
-      known: with csv, the table of another device of the same space, to begin from.
-      device: with csv, the device in words.
+      known: with csv, the table of another device for the same space, to start from.
+      device: with csv, a description of the device.
     """
 
     space: str

@@ -1,4 +1,4 @@
-"""Networks for budgets, costs and devices that a search never heard of.
+"""Networks for budgets, costs and devices that were not part of a search.
 
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 macs=52e6,params=1e6 --out picks.json
     python -m experiments.pick --run runs/cpu --budgets latency=3e-3 --latency other_device.json
@@ -8,11 +8,11 @@
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 --main-effects 1024 --data-dir DIR
     python -m experiments.pick --run runs/cpu --budgets macs=45e6 --evaluations 300 --data-dir DIR
 
-Reads the evaluations that the search kept and evaluates nothing again: seconds. Those of uniformly drawn networks, with
-which searches end that have `--main-effects`, have half a say. `--main-effects` evaluates such networks on the supernet
-of any search, minutes, and finds much better networks of images by what they say of each choice; `--evaluations`
-decides among those that the search found most promising. `--out` gets a list of {budgets,
-encoding, description, costs, expected_loss, interval}; with `--front` also a picture, beside it.
+Reads the evaluations that the search kept and evaluates nothing again: seconds. If the search had `--main-effects`, the
+evaluations of its uniformly drawn networks have half of the weight. `--main-effects` evaluates such networks on the
+supernet of any search on images in memory, which takes minutes and finds much better networks; `--evaluations` compares
+the networks that the search found most promising. `--out` gets a list of {budgets, encoding, description, costs,
+expected_loss, interval}; with `--front` also a picture next to it. See docs/how-to/pick.md.
 """
 
 import contextlib
@@ -48,18 +48,18 @@ class Config:
     Attributes:
       run: folder of the search.
       budgets: the largest cost of each network, such as macs=45e6, or of several costs, such as macs=52e6,params=1e6.
-      front: instead of budgets, all networks from the cheapest to the most expensive that no other one beats.
-      cost: what a number alone is a budget of, and the cost of the front.
-      latency: table of the latencies of a device, see `experiments.measure_latency`, or tables of several devices with
-        names, such as phone=phone.json server=server.json; by default the search's.
-      weight_bits: of a parameter, for budgets of weight_memory, in bytes; by default the search's.
-      activation_bits: of an activation, for budgets of activation_memory; likewise.
-      evaluations: so many more, of one network on one validation minibatch each, decide among the most promising
-        networks for the budgets; of a search on images in memory.
-      main_effects: so many uniformly drawn networks are evaluated likewise; of the networks that are best by the main
-        effects of their losses, the best on validation minibatches are taken.
-      data_dir: folder of the prepared TFDS data for these; by default TFDS's own.
-      seed: of the minibatches and the drawn networks of these.
+      front: instead of budgets, all networks on the Pareto front of expected loss and cost.
+      cost: the cost of budgets without a name, and of the front.
+      latency: table of the latencies of a device, see `experiments.measure_latency`, or named tables of several
+        devices, such as phone=phone.json server=server.json; by default the search's.
+      weight_bits: bits of a parameter, for budgets of weight_memory, in bytes; by default the search's.
+      activation_bits: bits of an activation, for budgets of activation_memory; likewise.
+      evaluations: number of further evaluations, each of one network on one validation minibatch, that compare the most
+        promising networks for the budgets; for a search on images in memory.
+      main_effects: number of uniformly drawn networks that are evaluated likewise; the networks that are best by the
+        main effects of their losses are then compared on validation minibatches.
+      data_dir: folder of the prepared TFDS data for these evaluations; by default TFDS's own.
+      seed: random seed of these evaluations.
       out: JSON file for the networks.
     """
 

@@ -1,10 +1,10 @@
-"""What a trained network takes images for: class and probability of each file.
+"""Classify image files with a trained network.
 
     python -m experiments.predict --model runs/own/exports/k0 photo.jpg
     python -m experiments.predict --model runs/own/exports/k0 folder --top 3
 
-Prints a line for each image: its path, then for the likeliest classes name and probability, separated by tabs. A file
-that cannot be read is named on stderr, and the exit code is then 2; the others are classified all the same.
+Prints a line for each image: its path, then name and probability of the most probable classes, separated by tabs. A
+file that cannot be read is named on stderr, and the exit code is then 2; the others are still classified.
 """
 
 import sys
@@ -29,11 +29,13 @@ class Config:
     """Classify images with a trained network.
 
     Attributes:
-      images: image files, or folders, of which all images below are taken.
-      model: folder of a network that `experiments.retrain` or `experiments.export` wrote.
-      index: which network, its k, where the folder is `finished` in that of a search, which holds several.
-      top: how many classes to name for each image.
-      background: red, green and blue, from 0 to 255, on which transparent images are put; by default as in training.
+      images: image files, or folders that are searched for images.
+      model: folder of a network that `experiments.retrain` or `experiments.export` wrote, or the folder `finished` of a
+        search.
+      index: k of the network, if the folder is `finished`, which holds several.
+      top: number of classes to print for each image.
+      background: red, green and blue, from 0 to 255, of the background of transparent images; by default as in
+        training.
     """
 
     images: tyro.conf.Positional[tuple[Path, ...]]

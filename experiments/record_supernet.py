@@ -25,8 +25,8 @@ class Config:
       run: folder of a finished search.
       out: npz file to write.
       data_dir: folder of the prepared TFDS data; by default TFDS's own.
-      minibatches: M, disjoint, of the validation split; half of them are for the truth.
-      seed: of the choice of images.
+      minibatches: M, the number of disjoint minibatches of the validation split; regret is measured on half of them.
+      seed: random seed of the choice of images.
     """
 
     run: Path

@@ -1,9 +1,9 @@
-"""What limits searches on recorded supernets: how far their losses lead from what networks are worth.
+"""How well the losses of recorded supernets rank networks, which limits searches on them.
 
     python -m experiments.recorded_truth --table nasbench_macro.npz --losses benchmarks/recorded/*.npz
 
-Seconds. Kendall's tau of the losses with the true errors, and how far the networks of least objective are from the best
-that cost no more: by the loss on all minibatches, on half of them, on one, and by what of it is additive in the choices
+Takes seconds. Prints Kendall's tau of the losses with the true errors, and how far the networks of least objective are
+from the best that cost no more: by the loss on all minibatches, on half of them, on one, and by its main effects
 (`jaxnas/tasks/recorded_truth.py`).
 """
 
@@ -27,7 +27,7 @@ class Config:
       table: npz file with the true errors of all networks of the recorded space.
       losses: recorded supernets, see `experiments.record_supernet`.
       cost: name of the table's array of costs.
-      penalties: the networks of least objective for these are looked at.
+      penalties: coefficients of the objectives whose best networks are compared.
     """
 
     table: Path

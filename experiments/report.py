@@ -1,10 +1,10 @@
-"""One HTML file about one or several searches, to open from disk or to send to somebody.
+"""A report of one or several searches as one self-contained HTML file.
 
     python -m experiments.report runs/cpu
     python -m experiments.report runs/cpu runs/macro --table ../shared/tabular/nasbench_macro.npz --out report.html
 
 It shows the networks found (cost against error, a drawing of each, costs by layer), how the search went (theta,
-effective sample size, entropy), links to exported files, and what repeats it.
+effective sample size, entropy), links to exported files, and the command that repeats it.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Config:
     """Write a report of searches as one self-contained HTML file.
 
     Attributes:
-      folders: of searches (the workdir of cifar_search); those of tabular_search are baselines, shown with a table.
+      folders: workdirs of searches; with a table also folders of tabular_search, which are shown as baselines.
       out: the HTML file; by default report.html in the first folder.
       table: npz file of true errors of the search space, with choices int [N, D] and error [N].
     """

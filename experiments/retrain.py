@@ -6,12 +6,12 @@
 
 Networks of a search on streamed images are trained on the same images, on all devices. They are tested on the split
 `test` of the data set or folder, else on the images that the search kept for testing, else on `val` or a fifth of the
-images, which the search has read; the first line says which.
+images, which the search has read; the first line of the output says which.
 
 Writes OUT/kK/seedS/ with `network.json` and `weights.safetensors` (for `experiments.export` and `jaxnas.load`),
 `metrics.jsonl` and checkpoints, and OUT/retrained.json and OUT/curves.png with the test accuracies of all networks
-trained so far. Equal networks are trained once. A second call resumes. The recipe for CIFAR-10, 200 epochs, wants an
-accelerator; on CPUs take a few.
+trained so far. Equal networks are trained once. A second call resumes. The recipe for CIFAR-10, 200 epochs, needs an
+accelerator; on CPUs use `--epochs` with a few.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -46,22 +46,22 @@ class Config:
     Attributes:
       result: result.json of the search.
       index: which network, its k; or all.
-      out: folder for the trained networks; by default `retrained` beside the result.
-      data_dir: folder of the prepared TFDS data, or of one's own images if they were moved; by default TFDS's own, or
-        the search's where images are streamed.
-      width: factor on the channels of the space; by default 1, the space's own width, or the search's where images are
+      out: folder for the trained networks; by default `retrained` next to the result.
+      data_dir: folder of the prepared TFDS data, or of your own images if they were moved; by default TFDS's own, or
+        the search's if images are streamed.
+      width: factor on the channels of the space; by default 1, the space's own width, or the search's if images are
         streamed.
-      image_size: height and width of images; by default the data set's, or the search's where images are streamed.
+      image_size: height and width of images, pixels; by default the data set's, or the search's if images are streamed.
       image_cache: folder of decoded images to train on, see `experiments.imagenet_search`; by default the search's, at
-        the search's image size. Images to test on are decoded.
-      image_cache_size: pixels of the shorter side of the images there; likewise.
-      repeats: trainings of each network, with seeds that follow each other.
-      seed: of the first one.
-      warm_start: also train from the supernet's weights, to compare; the width must be the supernet's.
-      test_every: epochs between tests that are logged; 0 for one at the end alone. No decision is taken on them.
+        the search's image size. Test images are not read from it.
+      image_cache_size: shorter side of the cached images, pixels; likewise.
+      repeats: number of trainings of each network, with consecutive seeds.
+      seed: random seed of the first training.
+      warm_start: also train from the supernet's weights, for comparison; the width must be the supernet's.
+      test_every: epochs between logged tests; 0 for a single test at the end. Tests decide nothing.
       checkpoint_seconds: seconds between checkpoints.
       stall_seconds: seconds without a step after which the run ends, as on a file system that hangs; 0 for no limit.
-      training: How each network is trained; by default as the data set's recipe has it.
+      training: How each network is trained; the defaults are the recipe of the data set.
     """
 
     result: Path

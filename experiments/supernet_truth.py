@@ -1,4 +1,4 @@
-"""What a supernet's scores are worth, and what searches on it find, against a table of true errors.
+"""How well a supernet ranks networks, and what searches on it find, compared with a table of true errors.
 
     python -m experiments.supernet_truth --table nasbench_macro.npz --data-dir DIR --out runs/truth
 
@@ -44,7 +44,7 @@ class Config:
       run: folder of a finished `cifar_search` whose supernet is taken.
       data_dir: folder of the prepared TFDS data.
       cost: array of the table that complexity bins and distances use.
-      weight_steps: steps of the supernet's weights, where it is trained here.
+      weight_steps: steps of the supernet's weights, if it is trained here.
       architectures: random networks to score.
       images: validation images that score them.
       methods: strategies to compare.

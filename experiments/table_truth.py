@@ -1,4 +1,4 @@
-"""What the networks of a search are truly worth, where a benchmark table knows the error of every network.
+"""True errors of the networks of a search, from a benchmark table with the error of every network.
 
     python -m experiments.table_truth --result runs/cpu/result.json --table nasbench_macro.npz
     python -m experiments.table_truth --picks picks.json --table nasbench_macro.npz    # of experiments.pick --out

@@ -39,7 +39,7 @@ class Config:
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
     method: str = "shared_model"
-    """The strategy that dual ascent steers: shared_model or importance_sampling."""
+    """The strategy whose penalties dual ascent adapts: shared_model or importance_sampling."""
     samples: int = 4
     """Architectures drawn for each network in a step."""
     evaluations: int = 4000
@@ -47,7 +47,7 @@ class Config:
     seeds: int = 32
     """Number of searches."""
     first_seed: int = 0
-    """The first of the seeds."""
+    """The first seed."""
 
 
 def main(config: Config) -> None:

@@ -4,7 +4,7 @@
         --methods shared_model independent random nsga2 --evaluations 4000 --seeds 32 --out runs/macro
 
 About a minute on two CPU cores, most of it NSGA-II's; `shared_model` alone takes seconds. It prints the regret of every
-method, paired tests, and the evaluations each needs for what independent searches reach; it writes result.json and
+method, paired tests, and the evaluations each needs for the regret of independent searches; it writes result.json and
 curves.png.
 """
 
@@ -38,12 +38,13 @@ class Config:
     noise: float = 0.0
     """Standard deviation of the Gaussian noise of one evaluation, as a minibatch would give."""
     methods: tuple[str, ...] = ("shared_model", "independent", "random")
-    """Of shared_model, importance_sampling, independent (with its best of 2, 4, 8 samples), random, evolution, nsga2,
-    constrained, pnag, smem_nas, moarr."""
+    """One or more of shared_model, importance_sampling, independent (with its best of 2, 4, 8 samples), random,
+    evolution, nsga2, constrained, pnag, smem_nas, moarr."""
     penalties: tuple[float, ...] | None = None
-    """Penalty coefficients, the loss worth paying for the whole span of the cost; one network is found for each."""
+    """Penalty coefficients, the increase of the loss that is accepted for going from the highest cost to the lowest;
+    one network is found for each."""
     distributions: int | None = None
-    """Instead of penalties: how many, geometric from 0.02 to 0.3 (default 5)."""
+    """Instead of penalties: their number, geometric from 0.02 to 0.3 (default 5)."""
     evaluations: int = 4000
     """Evaluations of one search, all networks together."""
     seeds: int = 32

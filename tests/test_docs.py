@@ -103,7 +103,7 @@ def repository_pages():
         ),
         ("README.md", "[no page](Makefile), [elsewhere](https://arxiv.org)", "no page, [elsewhere](https://arxiv.org)"),
         ("README.md", "    [code](docs/explanation/method.md)", "    [code](docs/explanation/method.md)"),
-        ("docs/tutorials/tables.md", "[home](../../README.md), [so](budgets.md)", "[home](../index.md), [so](budgets.md)"),
+        ("docs/tutorials/tables.md", "[up](../../README.md), [so](budgets.md)", "[up](../index.md), [so](budgets.md)"),
         ("docs/explanation/method.md", "[code](../../jaxnas/asng.py)", "[code](../api/jaxnas.md#jaxnas.asng)"),
         ("docs/results.md", "[in the site](benchmarks.md#here)", "[in the site](benchmarks.md#here)"),
     ],

@@ -26,17 +26,17 @@ DEFAULT_METHOD = next(name for name in METHODS if strategies.STRATEGIES[name] is
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where the search is kept, and what is random in it.
+    """Folder, seed and checkpoints of the search.
 
     Attributes:
-      preset: complete settings, which the other options change.
+      preset: a complete set of settings, which the other options override.
       workdir: folder for results and checkpoints; a fresh one under runs/ by default. A second call with the same
-        folder resumes. In a job of many processes, process 0 alone needs it.
-      seed: of everything random.
+        folder resumes. In a job of many processes, only process 0 needs it.
+      seed: random seed of the whole search.
       checkpoint_seconds: seconds between checkpoints.
-      stall_seconds: seconds without a step after which the run ends, as on a file system that hangs; 0 for no limit.
-      tensorboard: write the curves for TensorBoard too, into tensorboard/ of the workdir.
-      memory_gib: GiB of a device that chunk_size=auto plans for; by default all that the device says it has.
+      stall_seconds: seconds without a step after which the run ends, as when a file system hangs; 0 for no limit.
+      tensorboard: also write the curves for TensorBoard, into tensorboard/ of the workdir.
+      memory_gib: GiB of device memory that chunk_size=auto plans for; by default all that the device reports.
       profile: folder for traces of some steps of each phase, for xprof or Perfetto.
     """
 
@@ -56,14 +56,14 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """What images the search learns on.
+    """The images that the search learns from.
 
     Attributes:
       dataset: name of the data set; a search on streams takes any image classification data set of TFDS, prepared as
         array_record.
       data_dir: folder of the prepared TFDS data; by default TFDS's own.
-      image_size: height and width that images are brought to, pixels.
-      valid_fraction: share of the training images that the distributions learn on.
+      image_size: height and width that images are resized to, pixels.
+      valid_fraction: fraction of the training images that the distributions learn from.
     """
 
     dataset: str
@@ -85,8 +85,8 @@ class SpaceSettings:
     Attributes:
       space: search space.
       width: channels of the supernet relative to the space's.
-      sharing: separate weights of the supernet for each choice, or slices of one: in an MBConv space the middle of the
-        largest kernel and the leading channels of the widest expansion.
+      sharing: whether each choice has separate weights in the supernet, or slices of shared ones: in an MBConv space
+        the middle of the largest kernel and the leading channels of the widest expansion.
     """
 
     space: str
@@ -100,25 +100,26 @@ class SpaceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """How the distributions learn, and which networks are the answer.
+    """How the distributions learn, and how the networks of the result are chosen.
 
     Attributes:
       method: search strategy; importance_sampling is the paper's form.
-      penalties: one coefficient for each network, the loss worth paying for the whole span of the cost; in any order.
+      penalties: one coefficient for each network, the increase of the loss that is accepted for going from the highest
+        cost of the space to the lowest; in any order.
       budgets: instead of penalties, the largest cost of each network, such as 30e6 60e6 120e6, or of several costs,
         such as macs=60e6,params=1e6 for each network; penalties are adapted, and no network exceeds its budget. With
         several devices each network has the budgets that it names, such as phone=5e-3 or server=1e-3,params=1e6.
-      cost: what is penalised or has a budget; latency needs a table of it. weight_memory and activation_memory are
-        bytes: of the parameters, and of the activations of one image at their peak.
-      latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost. Of several devices,
-        tables with names, such as phone=phone.json server=server.json; makes each name a cost.
-      weight_bits: of a parameter, for weight_memory.
-      activation_bits: of an activation, for activation_memory.
+      cost: the cost that is penalised or has a budget; latency needs a table, see --latency. weight_memory and
+        activation_memory are the bytes of the parameters, and of the activations of one image at their peak.
+      latency: table of measured latencies, see `experiments.measure_latency`; makes latency a cost. For several
+        devices, named tables, such as phone=phone.json server=server.json; makes each name a cost.
+      weight_bits: bits of a parameter, for weight_memory.
+      activation_bits: bits of an activation, for activation_memory.
       samples: architectures drawn from each distribution in a step; by default the method's own number.
-      candidates: draws from each distribution that compete with the modes at the end, on the validation images; 0 for
-        the modes alone, whatever main_effects.
-      main_effects: uniformly drawn architectures that are evaluated at the end; the candidates are then the best of
-        many draws by the main effects of their losses. 0 for none: all draws compete.
+      candidates: samples from each distribution that compete with the modes at the end, on the validation images; 0 for
+        only the modes, also with main_effects.
+      main_effects: number of uniformly drawn architectures that are evaluated at the end; the candidates are then the
+        best of many samples by the main effects of these losses. 0 for none: all samples compete.
     """
 
     method: str = DEFAULT_METHOD
@@ -162,26 +163,26 @@ class StreamSettings:
 
     Attributes:
       folder: instead of a TFDS data set, a folder with one subfolder of images for each class, or with the splits
-        train, val and test that hold these; see docs/how-to/imagenet.md.
-      valid_folder: a folder with the same class subfolders, whose images are for the distributions.
-      classes: search on so many classes, drawn at random.
-      images_per_class: search on so many images of each class and split, drawn at random.
-      test_fraction: share of each class that the search leaves for testing the networks it finds, where the data set
-        has no split for that; 0 for none.
-      mirror: mirror training images at random; by default not for digits, letters, text and traffic signs, which are
-        told by the name of the data set or folder.
-      mean: of red, green and blue, from 0 to 1, that images are normalised with; by default measured on the training
+        train, val and test that hold such subfolders; see docs/tutorials/own_data.md.
+      valid_folder: a folder with the same class subfolders, whose images the distributions learn from.
+      classes: number of classes to search on, drawn at random; by default all.
+      images_per_class: number of images of each class and split to search on, drawn at random; by default all.
+      test_fraction: fraction of each class that is kept for testing the networks found, if the data set has no test
+        split; 0 for none.
+      mirror: mirror training images at random; by default not if the name of the data set or folder suggests digits,
+        letters, text or traffic signs.
+      mean: mean of red, green and blue, from 0 to 1, to normalise images with; by default measured on the training
         images, or ImageNet's for ImageNet.
-      std: standard deviations, likewise.
-      background: red, green and blue, from 0 to 255, on which transparent images are put.
-      sync_batch_norm: batch statistics of all devices together, not of each device's images.
+      std: standard deviations of red, green and blue, likewise.
+      background: red, green and blue, from 0 to 255, of the background of transparent images.
+      sync_batch_norm: batch statistics over all devices instead of each device's images.
       evaluation_batches: validation minibatches that the candidates are compared on at the end.
-      threads: that decode images, where there are no workers.
-      workers: processes that decode images; 0 for threads.
-      max_dead_images: images that cannot be decoded are skipped, up to so many.
+      threads: number of threads that decode images, without workers.
+      workers: number of processes that decode images; 0 for threads.
+      max_dead_images: largest number of images that cannot be decoded and are skipped.
       image_cache: folder for all images of the data set, decoded and resized once and then read from there, which is
-        some ten times as fast; built, or finished, before the first step. Hosts may share it.
-      image_cache_size: pixels of the shorter side of the images there; by default such that their central crop is of
+        some ten times as fast; built, or completed, before the first step. Hosts may share it.
+      image_cache_size: shorter side of the cached images, pixels; by default such that their central crop has
         image_size.
     """
 
@@ -216,8 +217,8 @@ class JobSettings:
 
     Attributes:
       coordinator: host:port of process 0 in a job of many processes, or auto to ask the cluster (Slurm, TPU, Open MPI).
-      num_processes: how many processes the job has; with a coordinator that is not auto.
-      process_id: which of them this is, from 0; likewise.
+      num_processes: number of processes of the job; needed unless the coordinator is auto.
+      process_id: index of this process, from 0; needed unless the coordinator is auto.
     """
 
     coordinator: str | None = undecisive()
@@ -230,10 +231,10 @@ class SearchConfig:
     """Search K networks of different complexity at once.
 
     Attributes:
-      run: Where the search is kept, and what is random in it.
-      data: The images that it learns on.
+      run: Folder, seed and checkpoints of the search.
+      data: The images that the search learns from.
       space: The architectures to choose from.
-      method: How the distributions learn, and which networks are the answer.
+      method: How the distributions learn, and how the networks of the result are chosen.
       training: Phases, minibatches, the optimiser of the weights, and how the devices compute.
       finish: How the networks found are trained together at the end.
     """

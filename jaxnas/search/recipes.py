@@ -15,15 +15,15 @@ class RetrainSettings:
       batch_size: images in a minibatch.
       learning_rate: peak of the cosine schedule.
       warmup: share of the steps in which the learning rate rises from 0.
-      momentum: of SGD.
+      momentum: momentum of SGD.
       weight_decay: added to the gradient of convolution and classifier kernels.
       clip_norm: largest global norm of the gradient.
-      label_smoothing: in the training loss.
+      label_smoothing: label smoothing in the training loss.
       augmentation: "standard" (random crop, and flip where the data set allows it), "cutout" or "randaugment" on top.
       crop_padding: zero padding before a random crop, pixels.
       cutout: side of the square that cutout masks, pixels.
-      drop_path: rate in the last layer.
-      average: share of itself that the moving average of the weights keeps in a step, once some steps are done.
+      drop_path: rate of drop path in the last layer.
+      average: decay of the moving average of the weights; smaller in the first steps.
       steps_per_dispatch: steps in one program on the device.
     """
 

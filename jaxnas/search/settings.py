@@ -19,35 +19,35 @@ class SearchSettings:
     """Phases, minibatches, the optimiser of the weights, and how the devices compute.
 
     Attributes:
-      weight_steps: steps of the first phase, of the weights alone, under uniformly drawn architectures.
+      weight_steps: steps of the first phase, which trains only the weights, under uniformly drawn architectures.
       joint_steps: steps of the second phase, each one step of the weights and one of the distributions.
-      distribution_steps: steps of the third phase, of the distributions alone, with the weights frozen.
-      batch_size: images in a minibatch of the training split, on all devices together. Given on a command line, it is
-        also that of the validation split, and where images are streamed the learning rate grows with it.
+      distribution_steps: steps of the third phase, which trains only the distributions, with the weights frozen.
+      batch_size: images in a minibatch of the training split, over all devices. Given on a command line, it also sets
+        that of the validation split and, if images are streamed, scales the learning rate.
       valid_batch_size: images in a minibatch of the validation split.
       weight_samples: architectures that share one step of the weights; None for all S that the strategy asks for.
-      sandwich: let the dearest and the cheapest network of the space be two of these in every step, by the cost that is
-        searched for, the first of several.
-      distillation: share of the loss of all of these but the dearest that compares them with the outputs of the
-        dearest; 0 for none.
-      distillation_temperature: of these outputs.
+      sandwich: make the most expensive and the cheapest network of the space two of these in every step (the sandwich
+        rule), by the cost of the search, the first of several.
+      distillation: in each step the most expensive of these networks teaches the others: share of their loss that
+        compares their outputs with its own; 0 for none.
+      distillation_temperature: temperature of the softmax of these outputs.
       learning_rate: peak of the cosine schedule.
       warmup: share of the weights' steps in which the learning rate rises from 0.
-      momentum: of SGD.
+      momentum: momentum of SGD.
       weight_decay: added to the gradient of convolution and classifier kernels.
       clip_norm: largest global norm of the gradient.
-      label_smoothing: in the loss of the weights.
-      crop_padding: zero padding before a random crop, pixels; 0 where images are streamed, which are cropped anyway.
+      label_smoothing: label smoothing in the loss of the weights.
+      crop_padding: zero padding before a random crop, pixels; 0 if images are streamed, which get random crops anyway.
       cutout: side of the square that cutout masks, pixels; 0 for none.
-      steps_per_dispatch: steps in one program on the device, or between two lines of progress; a checkpoint falls
-        between two of them.
+      steps_per_dispatch: steps in one program on the device, or between two lines of progress; checkpoints are saved
+        only between programs.
       batching: vmap (all architectures at once) or map (one after the other); auto is map on CPUs and for large
         minibatches on accelerators, see `jaxnas.supernet.batching.MAP_FROM_PIXELS`.
       chunk_size: architectures at once under vmap, which bounds its memory; None for all, auto for as many as fit into
-        the device's memory by what the compiler says, which compiles the programs for each number that is tried.
-      precision: of computation, bfloat16 for accelerators; parameters, statistics and losses are float32.
-      accumulate: parts that a minibatch is worked on in, one after the other, which bounds its memory; batch norm takes
-        the statistics of a part.
+        the device's memory by the compiler's count, which compiles the programs for each number tried.
+      precision: precision of computation, bfloat16 for accelerators; parameters, statistics and losses are float32.
+      accumulate: number of parts of a minibatch that are computed one after the other (gradient accumulation), which
+        bounds memory; batch norm uses the statistics of a part.
     """
 
     weight_steps: int = 0
@@ -127,14 +127,14 @@ class FinishSettings:
     """How the networks that a search found are trained together, see `jaxnas.search.finishing`.
 
     Attributes:
-      finish_steps: steps after those of the search in which the networks found are trained together, on all training
-        images; 0 for none. Minibatches, augmentation and what else the optimiser needs are the search's.
+      finish_steps: steps after the search in which the networks found are trained together, on all training images; 0
+        for none. Minibatches, augmentation and the other settings of the optimiser are those of the search.
       finish_learning_rate: peak of the cosine schedule of these steps.
-      finish_label_smoothing: in their loss.
-      finish_average: share of itself that the moving average of the weights keeps in a step, once some steps are done.
-      finish_distillation: share of the loss of all networks but the dearest that compares them with the outputs of the
-        dearest; 0 for none.
-      finish_temperature: of these outputs.
+      finish_label_smoothing: label smoothing in the loss of these steps.
+      finish_average: decay of the moving average of the weights; smaller in the first steps.
+      finish_distillation: the most expensive network teaches the others: share of their loss that compares their
+        outputs with its own; 0 for none.
+      finish_temperature: temperature of the softmax of these outputs.
       finish_batches: minibatches that the statistics of batch norm are estimated on at the end.
     """
 
