@@ -53,7 +53,10 @@ def init(num_choices: Sequence[int]) -> ASNGState:
 def margin(num_choices: Sequence[int]) -> np.ndarray:
     """Smallest probability of each choice: 1 / (D' (C_d - 1)), D' = decisions with more than one choice.
 
-    In spaces so small that this leaves no freedom (not below 1 / C_d), 1 / (2 C_d) takes its place.
+    In spaces so small that this leaves no freedom (not below 1 / C_d), it is 1 / (2 C_d).
+
+    Args:
+      num_choices: C_d for each of the D decisions.
 
     Returns:
       float32 [D, C], 0 in the padding; 1 for a decision with one choice.
@@ -126,7 +129,7 @@ def update(
       num_choices: C_d of each decision.
 
     Returns:
-      The next theta and state; unchanged where the gradient carries no signal (all utilities equal).
+      The next theta and state; unchanged if the gradient has no signal (all utilities equal).
 
     >>> num_choices = [2, 2, 2, 2]
     >>> theta = distribution.uniform(num_choices)

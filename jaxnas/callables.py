@@ -16,7 +16,7 @@ class CallablePackage(ModuleType):
     call: str
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the function that `call` names; see there for arguments."""
+        """Calls the function that `call` names, with its arguments."""
         module, _, function = self.call.partition(":")
         return getattr(importlib.import_module(module), function)(*args, **kwargs)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxnas import distribution
 
-BEST_QUANTILE = 0.25  # ASNG-NAS: the best quarter is worth +1, the worst -1 (arXiv 1905.08537, section 4.2)
+BEST_QUANTILE = 0.25  # ASNG-NAS: the best quarter has utility +1, the worst -1 (arXiv 1905.08537, section 4.2)
 
 
 def mixture_log_weights(theta: jax.Array, archs: jax.Array) -> jax.Array:
@@ -49,7 +49,7 @@ def balance_heuristic(log_p: jax.Array, shares: jax.Array) -> jax.Array:
 def effective_sample_size(log_weights: jax.Array) -> jax.Array:
     """(sum w)^2 / sum w^2 over the last axis: [K, S] -> [K], from 1 to S, 0 without weights.
 
-    For logs, not for steering.
+    Noisy for small S: log it, but do not control a search by it.
 
     >>> print(effective_sample_size(jnp.log(jnp.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]]))).round(3))
     [4. 2.]

@@ -27,11 +27,11 @@ class AdditiveCost:
     """A cost that is a sum over decisions: R(c) = fixed + sum_d table_d(c_d).
 
     Calling it gives the scaled cost of METHOD's objective, 0 for the cheapest architecture of the space and 1 for the
-    most expensive; a penalty is then "the loss worth paying for the whole span".
+    most expensive. A penalty is then the increase of the loss that is accepted for going from the latter to the former.
 
     Attributes:
       name: what is counted, such as "params" or "macs".
-      unit: its unit, for people.
+      unit: its unit, for display.
       fixed: cost of the parts that no decision changes (stem, head).
       table: D rows; entry c of row d is the cost of choice c of decision d, and row d has C_d entries. Lists and arrays
         become tuples of Python numbers.

@@ -22,7 +22,7 @@ class InteractionCost:
 
     Attributes:
       name: what is counted, such as "params" or "macs".
-      unit: its unit, for people.
+      unit: its unit, for display.
       fixed: cost of the parts that no decision changes.
       table: D rows; entry c of row d is the cost of choice c of decision d, and row d has C_d entries.
       interactions: (decisions in ascending order, their table of shape [C_d, ...], flat in C order), each set of

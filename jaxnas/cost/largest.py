@@ -21,7 +21,7 @@ class LargestCost:
 
     Attributes:
       name: what is counted, such as "activation_memory".
-      unit: its unit, for people.
+      unit: its unit, for display.
       fixed: the largest of the parts that no decision changes.
       table: D rows; entry c of row d is the part of choice c of decision d, and row d has C_d entries. Lists and arrays
         become tuples of Python numbers.

@@ -1,7 +1,8 @@
 """Any JAX model, unchanged, as a search space.
 
 `elastic(make, inputs, width=(16, 32, 64))` finds from the shapes of the model which slice of its parameters each choice
-keeps, proves that masking the rest is the same as the smaller model, and counts what each architecture costs.
+keeps, checks that masking the rest computes the same function as the smaller model, and counts the costs of each
+architecture.
 """
 
 from jaxnas.callables import make_callable

@@ -1,6 +1,6 @@
-"""A space of models, each at its own size: hyperparameters, shapes, models and what they compute when in use.
+"""A space of models, each at its own size: hyperparameters, shapes, models and their inference.
 
-It needs no shared weights, so that it is built in no time: networks that were found and saved are read with it.
+It has no shared weights and is built at once: networks that were found and saved are read with it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,11 +36,11 @@ class ModelSpace(SearchSpace):
     __eq__ = object.__eq__
 
     def hyperparameters(self, arch: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """The keywords of `make` for one architecture."""
+        """The keyword arguments of `make` for one architecture, D choice indices."""
         return self.choices.values(self.validate(arch))
 
     def shapes(self, arch: Sequence[int] | np.ndarray) -> tuple[Any, Any]:
-        """Parameters, and what else a model has, of an architecture by shapes alone, in the form of its framework."""
+        """Shapes of the parameters and of the other variables of an architecture, in the form of its framework."""
         abstract = self.models.abstract(self.validate(arch))
         variables = abstract.tree(abstract.leaves)
         return variables["params"], self.models.adapter.state_of_model(variables["state"])
@@ -50,8 +50,8 @@ class ModelSpace(SearchSpace):
 
         Args:
           arch: int [D].
-          params: of that model; an NNX module is given them.
-          state: what else the model has, likewise; None for that of a fresh model.
+          params: parameters of that model, which an NNX module is given; None for fresh ones.
+          state: the other variables of the model, likewise; None for those of a fresh model.
         """
         values = self.hyperparameters(arch)
         if params is None:
@@ -60,15 +60,15 @@ class ModelSpace(SearchSpace):
         return self.models.adapter.model(values, {"params": params, "state": state})
 
     def deployed(self, arch: Sequence[int] | np.ndarray, params: Any, state: Any = None) -> Callable[[Any], Any]:
-        """What an architecture's own model computes when it is in use.
+        """The inference function of an architecture's own model.
 
         Args:
           arch: int [D].
-          params: of that model.
-          state: what else it has, in the form of its framework; None for that of a fresh model.
+          params: parameters of that model.
+          state: its other variables, in the form of its framework; None for those of a fresh model.
 
         Returns:
-          Inputs to outputs, with dropout off and batch norm with its running averages; may be traced.
+          A function from inputs to outputs, with dropout off and batch norm with running averages; may be traced.
         """
         values, adapter = self.hyperparameters(arch), self.models.adapter
         state = self._state(arch) if state is None else adapter.state_from_model(state)
@@ -79,12 +79,12 @@ class ModelSpace(SearchSpace):
         """Running averages of batch norm, estimated again for one architecture on training inputs.
 
         Args:
-          params: of the architecture's own model.
+          params: parameters of the architecture's own model.
           arch: int [D].
-          batches: inputs, each of a size that the model trains with; the statistics of all count alike.
+          batches: inputs, each of a batch size that the model trains with; all batches have equal weight.
 
         Returns:
-          What the model has beside parameters, in the form of its framework: Linen's collections, to go with
+          The other variables of the model, in the form of its framework: Linen's collections, to be used with
           {"params": params}, or the state of an NNX module, for `model`.
         """
         arch = self.validate(arch)
@@ -105,7 +105,11 @@ class ModelSpace(SearchSpace):
             )
 
     def count(self, name: str, arch: Sequence[int] | np.ndarray) -> int:
-        """Parameters ("params") or multiply-adds ("macs") of an architecture, counted on its own model."""
+        """Parameters ("params") or multiply-adds of one example ("macs") of an architecture, counted on its own model.
+
+        Raises:
+          ValueError: if `name` is another one, or `arch` is not an architecture of the space.
+        """
         counted = {"params": counting.count_params, "macs": counting.count_macs}
         if name not in counted:
             raise ValueError(f"name must be one of {', '.join(counted)}, got {name!r}")

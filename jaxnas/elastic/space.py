@@ -1,8 +1,8 @@
 """Any JAX model as a search space: `elastic`.
 
 A sampled architecture is the largest model with its parameters multiplied by masks, one program for all architectures;
-`extract` slices the parameters of the architecture's own model out of them. Both are the same function, which is
-proved when the space is built.
+`extract` slices the parameters of the architecture's own model out of them. That both compute the same function is
+checked when the space is built.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class ElasticSpace(ModelSpace):
       choices, models: see `ModelSpace`.
       layout: the slices that architectures keep.
       comparison: the models with random parameters, for `check`.
-      state: what the largest model has beside parameters, as it is built.
+      state: the other variables of the largest model, as initialised.
       params: parameters that a search starts from, sorted; None for fresh ones.
     """
 
@@ -56,14 +56,14 @@ class ElasticSpace(ModelSpace):
 
         Args:
           params: of the largest model.
-          inputs: one argument of the model's call, or a tuple of all; only the size of the batch may differ from that
-            of the inputs that the space was built with.
+          inputs: the argument of the model's call, or a tuple of all arguments; only the size of the batch may differ
+            from the inputs that the space was built with.
           arch: int [D].
-          key: random key, for training: dropout is on. None for evaluation. Batch norm uses the statistics of the
-            minibatch in both.
+          key: random key for training, with dropout; None for evaluation, without. Batch norm uses the statistics of
+            the minibatch in both.
 
         Returns:
-          Whatever the model returns.
+          The outputs of the model.
 
         Raises:
           ValueError: if the inputs have another shape.
@@ -78,7 +78,15 @@ class ElasticSpace(ModelSpace):
         return Supernet(self)
 
     def extract(self, params: Any, arch: Sequence[int] | np.ndarray) -> Any:
-        """The parameters of an architecture's own model, sliced from those of the largest; on the host."""
+        """The parameters of an architecture's own model, sliced from those of the largest; on the host.
+
+        Args:
+          params: parameters of the largest model.
+          arch: D choice indices.
+
+        Raises:
+          ValueError: if `arch` is not an architecture of the space.
+        """
         return self.extract_variables({"params": params, "state": self.state}, arch)["params"]
 
     def init_own_params(self, key: jax.Array) -> Callable[[Sequence[int] | np.ndarray], Any]:
@@ -87,18 +95,20 @@ class ElasticSpace(ModelSpace):
         return lambda arch: self.extract(params, arch)
 
     def extract_variables(self, variables: Any, arch: Sequence[int] | np.ndarray) -> Any:
-        """As `extract`, with all else that the model has: {"params": ..., "state": ...}."""
+        """As `extract`, for all variables of the model: {"params": ..., "state": ...}."""
         arch = self.validate(arch)
         leaves = {path: comparisons.on_host(leaf) for path, leaf in matching.paths(variables).items()}
         return jax.tree.map(jnp.asarray, self.models.extract(self.layout, leaves, arch))
 
     def sort_params(self, params: Any, score: Callable[[Any], jax.Array] | None = None) -> Any:
-        """Parameters of the largest model with important units first: the same function, of which slices keep more.
+        """Parameters of the largest model with the most important units first, which slices then keep.
+
+        The function of the model does not change.
 
         Args:
           params: of the largest model.
-          score: parameters to a loss, on some batches, whose change without a unit is the unit's importance (to first
-            order); None to go by magnitudes.
+          score: function from parameters to a loss on some batches; the importance of a unit is the change of the loss
+            without it, to first order. None to sort by magnitude.
 
         Raises:
           ValueError: if they are not the largest model's parameters.
@@ -120,7 +130,7 @@ class ElasticSpace(ModelSpace):
         """Compares masked with extracted outputs.
 
         Args:
-          archs: the architectures; None for every choice of every decision, the others at their largest.
+          archs: int [N, D]; None for every choice of every decision, with all other decisions at their largest.
 
         Returns:
           A table of differences, relative to the largest output.
@@ -201,23 +211,24 @@ def elastic(
     """Makes a search space of any JAX model, unchanged.
 
     Args:
-      make: hyperparameters to a model: a Flax Linen module, a Flax NNX module (`make` may take `rngs`), or a pair of
-        functions `init(key)` and `apply(params, inputs)`.
-      inputs: of one call: one argument, or a tuple of all; a batch of real examples where there is one, else random
-        numbers. The first axis is the batch.
-      slices: what an axis keeps, where it is not found: leaf name -> axis -> "leading", "middle", "trailing", a number
-        of groups (leading in each), or the positions that each choice keeps.
-      params: of the largest model, which a search then starts from; sorted by `ElasticSpace.sort_params`.
-      score: see there.
-      name: of the space; None for that of `make`.
-      **choices: for each argument of `make` that is searched a tuple of choices, smallest to largest (one decision),
-        or a list of such tuples (one decision for each entry; `make` gets a tuple of values).
+      make: function from hyperparameters to a model: a Flax Linen module, a Flax NNX module (`make` may take `rngs`),
+        or a pair of functions `init(key)` and `apply(params, inputs)`.
+      inputs: inputs of one call, a batch of real examples or of random numbers: the argument, or a tuple of all
+        arguments. The first axis is the batch.
+      slices: the slices to keep where they are not found: {leaf name: {axis: "leading", "middle", "trailing", a number
+        of groups (leading in each), or the positions that each choice keeps}}.
+      params: parameters of the largest model that a search starts from; sorted by `ElasticSpace.sort_params`.
+      score: see `ElasticSpace.sort_params`.
+      name: name of the space; None for the name of `make`.
+      **choices: for each argument of `make` to search, a tuple of choices, smallest to largest (one decision), or a
+        list of such tuples (one decision for each entry; `make` gets a tuple of values).
 
     Returns:
-      The space, for which masked and extracted models were found to be the same functions.
+      The space, with the costs "macs" (multiply-adds of one example) and "params". Its masked and extracted models were
+      found to compute the same functions.
 
     Raises:
-      ValueError: if choices are not ascending, change nothing, or cannot be exact under masks; the message names
+      ValueError: if choices are not ascending or change nothing, or if masks cannot be exact; the message then names
         decision, leaf, difference, likely cause and remedy.
     """
     parsed = choices_of(choices)

@@ -18,20 +18,20 @@ from jaxnas.supernet.distillation import SoftLoss
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """A share of the loss compares outputs with those of a teacher, which no gradient reaches.
+    """Distillation in `jaxnas.search`: a share of the loss compares outputs with those of a teacher.
 
-    The teacher is the dearest network of each step, which learns from the data alone: with `sandwich` the largest model
-    of the space (BigNAS, arXiv 2003.11142), in the steps of the networks found the dearest of them. Or it is a network
-    of one's own, which teaches all.
+    The teacher is the most expensive network of each step, which learns from the data alone: with `sandwich` the
+    largest model of the space (BigNAS, arXiv 2003.11142), and among the networks found the most expensive one. Or it is
+    a trained network of your own, which teaches all. No gradient flows to the teacher.
 
     Attributes:
-      share: of the loss, in the steps of the weights; from 0, for none, to less than 1.
-      finish_share: likewise, in the steps of the networks found.
-      temperature: of outputs that are logits [B, ..., classes], whose softmax is compared (arXiv 1503.02531).
-      soft_loss: (outputs, outputs of the teacher) to how far they are apart, the mean over the batch; for outputs that
-        are no logits.
-      teacher: (`apply(params, inputs)`, params) of a trained network, which gets the inputs of the model and puts out
-        what the model does; its parameters stay as they are. None for the dearest network of the step.
+      share: share of the loss in the steps of the weights, in [0, 1); 0 for none.
+      finish_share: share of the loss in the steps of the networks found, likewise.
+      temperature: temperature of the softmax of outputs that are logits [B, ..., classes] (arXiv 1503.02531).
+      soft_loss: function (outputs, outputs of the teacher) that returns their distance, a mean over the batch; needed
+        for outputs that are not logits.
+      teacher: pair of `apply(params, inputs)` and params of a trained network with the inputs and outputs of the model;
+        its parameters do not change. None for the most expensive network of the step.
 
     Raises:
       ValueError: if a value is out of range, or both shares are 0.

@@ -25,17 +25,17 @@ class Member:
     """One of the networks that a search found; calling it with inputs gives its outputs.
 
     Attributes:
-      k: its number.
+      k: its index.
       arch: D choice indices.
-      hyperparameters: the keywords of `make`.
-      costs: its totals, by name.
-      budgets: what it was allowed, by name; None in a search with penalties.
-      loss: on the whole validation split, batch norm with the statistics of each minibatch.
-      metrics: what the loss function measures beside the loss, likewise.
-      program: inputs to outputs in use: dropout off, batch norm with its running averages.
+      hyperparameters: the keyword arguments of `make`.
+      costs: its totals, by name, in the units of the costs.
+      budgets: its budgets, by name; None in a search with penalties.
+      loss: its loss on the whole validation split, batch norm with the statistics of each minibatch.
+      metrics: the other metrics that the loss function returns, likewise.
+      program: function from inputs to outputs in inference: dropout off, batch norm with running averages.
       params: its own parameters, in the form of its framework; None, as are `state` and `model`, where a family was
         loaded without `make`.
-      state: what else it has, batch norm calibrated: Linen's collections, or an NNX module's state.
+      state: its other variables, batch norm calibrated: Linen's collections, or an NNX module's state.
       model: the user's own model at its size; an NNX module holds `params` and `state`.
     """
 
@@ -52,7 +52,7 @@ class Member:
     model: Any = None
 
     def __call__(self, inputs: Any) -> Any:
-        """Outputs of the network in use: inputs as its search took them, any number of examples."""
+        """Outputs of the network in inference: inputs of the search's shape, with any number of examples."""
         return self.program(inputs)
 
 
@@ -61,13 +61,13 @@ class Family(Sequence):
     """The networks that a search found, in the order of budgets or penalties.
 
     Attributes:
-      space: of the search; one that was loaded knows its decisions and costs, and with `make` its models.
-      members: K of them.
-      result: what `result.json` holds.
+      space: the space of the search; in a loaded family only its decisions and costs, and with `make` its models.
+      members: the K networks.
+      result: the content of `result.json`.
       evaluations: every evaluation that the distributions learnt from.
-      records: of `metrics.jsonl`, one for each step of the search.
-      params: of the largest model at the end of the search, for networks that were not found: `space.extract` slices
-        them. None in a family that was loaded.
+      records: the records of `metrics.jsonl`, one for each step of the search.
+      params: parameters of the largest model at the end of the search, which `space.extract` slices for other networks.
+        None in a loaded family.
     """
 
     space: SearchSpace
@@ -115,14 +115,15 @@ class Family(Sequence):
         return str(self)
 
     def at(self, budgets: Mapping[str, Sequence[float]], costs: Sequence[Cost] = ()) -> list[picking.Pick]:
-        """Networks for budgets that the search never heard of, with no new evaluation, in seconds.
+        """Networks for budgets that were not part of the search, without a new evaluation, in seconds.
 
-        A model of the loss is fitted to the kept evaluations, and its minimum within each budget is found exactly, see
-        `jaxnas.selection.picking`. `space.extract(family.params, pick.encoding)` gives the weights of such a network.
+        A model of the loss is fitted to the evaluations of the search, and its minimum within each budget is found
+        exactly, see `jaxnas.selection.picking`. `space.extract(family.params, pick.encoding)` gives the weights of such
+        a network.
 
         Args:
-          budgets: cost name to largest totals, as of `search`; several costs hold together.
-          costs: others than those of the space that budgets may name, such as the latency on another device.
+          budgets: {cost name: largest totals}, as in `search`.
+          costs: further costs that budgets may name, such as the latency on another device.
 
         Returns:
           A network for each total, with its costs and its expected loss.
@@ -133,7 +134,7 @@ class Family(Sequence):
         return picking.pick(self.space, self.evaluations, by_network(budgets), (*self.space.costs, *costs))
 
     def front(self, cost: str = "macs") -> list[picking.Pick]:
-        """The networks that no other one beats in expected loss and a cost, from the cheapest on, likewise."""
+        """The Pareto front of expected loss and a cost, from the cheapest network on, without a new evaluation."""
         return picking.front(self.space, self.evaluations, cost)
 
     def plot(self, path: str | os.PathLike | None = None, cost: str | None = None) -> Any:
@@ -141,7 +142,7 @@ class Family(Sequence):
 
         Args:
           path: of a picture to write; its suffix chooses the format (png, pdf, svg).
-          cost: its name; None for what the search went for.
+          cost: name of the cost; None for the cost of the search.
 
         Returns:
           The matplotlib figure.

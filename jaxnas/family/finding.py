@@ -1,7 +1,7 @@
 """A whole search as one call, for any model, loss and data: `search(space, loss=..., train=..., ...) -> Family`.
 
-The weights of the largest model are trained on the training split, one sampled architecture a step unless told
-otherwise; then the distributions are, on the validation split; and the K networks that compete best on the whole of it
+The weights of the largest model are trained on the training split, by default with one sampled architecture in a step.
+Then the distributions are trained on the validation split. The K networks that are best on the whole validation split
 are trained together for some more steps, sharing their weights, before each gets its own slice of them.
 """
 
@@ -98,38 +98,43 @@ def search(
 
     Args:
       space: of `jaxnas.elastic`, or a built-in one, whose inputs are images float32 [B, H, W, 3].
-      loss: (outputs, batch) to the mean loss of the batch, or to that and {name: mean} of other measures.
+      loss: function (outputs, batch) that returns the mean loss of the batch, or a pair of it and {name: mean} of other
+        metrics.
       train: for the weights: a pytree of arrays (leading axis: examples) that fits into memory, or an iterable of
         batches that can be iterated again, such as a list or a grain DataLoader.
       valid: for the distributions and the choice among networks, likewise.
-      steps: in all, of which `SHARES` tells the parts.
-      budgets: cost name to K largest totals; several costs hold together.
-      penalties: in place of budgets, K losses worth paying for the whole span of the space's first cost.
-      inputs: batch to the inputs of the model; None for the first of a tuple or the entry "inputs" of a dictionary.
-      batch_size: examples in a minibatch of data in memory, on all devices together.
-      optimizer: of the weights; None for AdamW with a cosine schedule and clipping.
-      learning_rate: its peak, where `optimizer` is None.
-      method: name of a strategy that keeps distributions.
-      samples: architectures for each network in a step of the distributions.
-      weight_samples: architectures that share one step of the weights, which takes as many times as long.
-      sandwich: let the dearest and the cheapest network of the space be two of these in every step.
-      distillation: what networks learn from the outputs of a teacher; None for nothing.
+      steps: number of all steps: 60 % of them train the weights, 10 % the distributions, 30 % the networks found.
+      budgets: {cost name: K largest totals, in the unit of the cost}; with several costs a network keeps all of its
+        budgets.
+      penalties: in place of budgets, K ascending penalties eps_k on the first cost of the space: the increase of the
+        loss that is accepted for going from the highest cost to the lowest.
+      inputs: function from a batch to the inputs of the model; None for the first element of a tuple or the entry
+        "inputs" of a dictionary.
+      batch_size: examples in a minibatch of data in memory, over all devices.
+      optimizer: optimiser of the weights; None for AdamW with a cosine schedule and clipping.
+      learning_rate: peak learning rate if `optimizer` is None; the networks found are trained with half of it.
+      method: "shared_model" or "importance_sampling", see `jaxnas.strategies`.
+      samples: lambda, architectures drawn for each network in a step of the distributions.
+      weight_samples: architectures that share one step of the weights, whose time grows in proportion.
+      sandwich: make the most expensive and the cheapest network of the space two of these in every step.
+      distillation: how much networks learn from the outputs of a teacher; None for not at all.
       batching: see `SearchSettings`.
-      sharing: of the weights of a built-in space, "separate" or "slices", see `supernet.build`; the choices of a space
-        of `jaxnas.elastic` are slices anyway.
-      devices: 1, or "all" (or their number) for all that JAX has, over which each minibatch is spread. Batch norm then
-        takes the statistics of a device's part.
-      seed: of everything random.
-      workdir: folder for checkpoints, evaluations and metrics; a search that was cut there goes on. None for none.
-      checkpoint_seconds: between checkpoints.
-      progress: whether to show a live table on a terminal or in a notebook, elsewhere a line now and then.
-      listeners: what else follows the search; see `jaxnas.search.loop.Listener`.
+      sharing: for a built-in space, "separate" weights of the choices or "slices" of shared ones, see `supernet.build`;
+        the choices of a space of `jaxnas.elastic` are always slices.
+      devices: 1, or "all" (or their number) to spread each minibatch over all devices. Batch norm then uses the
+        statistics of each device's part.
+      seed: random seed of the whole search.
+      workdir: folder for checkpoints, evaluations and metrics, from which an interrupted search resumes; None for none.
+      checkpoint_seconds: seconds between checkpoints.
+      progress: whether to show a live table on a terminal or in a notebook, or else a line now and then.
+      listeners: further callbacks of the search; see `jaxnas.search.loop.Listener`.
 
     Returns:
       The networks, in the order of budgets or penalties.
 
     Raises:
-      ValueError: on settings that do not fit each other or the data, or a folder that holds another search.
+      ValueError: if settings contradict each other or the data, a budget cannot be met, or the folder holds another
+        search.
       NonFiniteLossError: if a training loss is NaN or infinite; it names the step.
     """
     check_sharing(sharing)

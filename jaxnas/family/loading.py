@@ -19,13 +19,13 @@ def load(
     Args:
       path: a folder that `Family.save` or `Family.export` wrote; or `experiments.export` or `experiments.retrain`;
         or the folder `finished` of a search.
-      make: of a family, the function that makes its models, as given to `jaxnas.elastic`: each network then has its
-        `params` and its `model`. Without it they are programs, as `Family.export` writes them, to be called with
-        inputs.
-      index: which of the networks that a search finished, its k, where the folder is `finished` in that of the search.
+      make: for a family, the function that makes its models, as given to `jaxnas.elastic`: each network then has its
+        `params` and its `model`. Without it the networks are the programs that `Family.export` wrote, which are called
+        with inputs.
+      index: k of the network, if the folder is `finished` in that of a search.
 
     Returns:
-      Of a family a `Family`, else an `export.Network`.
+      A `Family` from a folder of a family, else an `export.Network`.
 
     Raises:
       ValueError: in one line, if the folder holds neither, a damaged one, or a family of other models.

@@ -43,32 +43,33 @@ def measure_latency(
         table = jaxnas.measure_latency(space, inputs[:1])
         family = jaxnas.search(table.added_to(space), ..., budgets={"latency": (1e-3, 2e-3)})
 
-    Each network has its own size and fresh weights, and computes what it computes in use: batch norm with running
-    averages, dropout off. All are compiled, held at once, and timed in turn, round by round; let nothing else run
-    meanwhile. The model is chosen and fitted as `jaxnas.networks.latency_model` describes.
+    Each network has its own size and fresh weights, and is timed in inference: batch norm with running averages,
+    dropout off. All are compiled first, and then timed in turn, round by round; run nothing else meanwhile. The model
+    is chosen and fitted as `jaxnas.networks.latency_model` describes.
 
     Args:
-      space: of `jaxnas.elastic`, or a built-in one; with `timer` any. Its costs are features of the model: that of
-        another device (`other.added_to(space, "laptop")`) lets some 20 networks do.
-      inputs: of one call, of the batch size of interest; None for those that the space was built with.
+      space: of `jaxnas.elastic`, or a built-in one; with `timer` any. Its costs are features of the model: with the
+        latency of another device among them (`other.added_to(space, "laptop")`) some 20 networks are enough.
+      inputs: inputs of one call, with the batch size of interest; None for those that the space was built with.
       runtime: "jax" on JAX's default device, or "onnxruntime" on this machine's processor.
-      threads: of onnxruntime; JAX decides for itself.
-      networks: that the model is fitted to, drawn at random; all are different models.
-      check_networks: others, that it is held against.
-      rounds: timings of each network, whose median counts.
-      seed: of the draws.
-      timer: in place of a runtime, what measures elsewhere: architectures int [N, D] to seconds [N], once for all.
-      device: in words; None for what the runtime runs on.
-      progress: called with "compiling" or "timing", and how many of how many are done.
+      threads: number of threads of onnxruntime; JAX chooses its own.
+      networks: number of random networks that the model is fitted to; all are different models.
+      check_networks: number of further networks that check the model.
+      rounds: timings of each network, of which the median is used.
+      seed: random seed of the networks.
+      timer: in place of a runtime, a function that measures on another device: architectures int [N, D] to seconds
+        [N], called once.
+      device: description of the device; None for the name of the one that the runtime uses.
+      progress: called with "compiling" or "timing", the number done, and the number of all.
 
     Returns:
-      The table: `added_to(space, name="latency")` makes it a cost, in seconds, `write` and
-      `jaxnas.networks.latency.read` keep it. Its `check` says how well it predicts networks that were not fitted:
+      The table. `added_to(space, name="latency")` adds it to a space as a cost, in seconds; `write` stores it and
+      `jaxnas.networks.latency.read` reads it. Its `check` holds its errors on the networks that were not fitted:
       Spearman's correlation, the median and the largest relative error.
 
     Raises:
-      ValueError: on numbers that are too small, inputs of another shape, a space with too few networks, or a runtime
-        that is not there or does not know an operation of the model.
+      ValueError: if a number is too small, inputs have another shape, the space has too few networks, or the runtime is
+        not installed or does not support an operation of the model.
     """
     timing.check_at_least(
         networks=(networks, latency_model.FEWEST),

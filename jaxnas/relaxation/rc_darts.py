@@ -56,7 +56,7 @@ class RCDarts:
       reset_moments: whether Adam's moments of alpha start again after a projection.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     TARGET: ClassVar[str] = "budgets"

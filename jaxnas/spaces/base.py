@@ -44,13 +44,14 @@ class SearchSpace:
     Attributes:
       name: name of the space, part of every encoding.
       decisions: the D decisions.
-      costs: additive costs, the first being the default of searches.
-      arguments: names and values that the space was built with, see `spaces.described`; empty where unknown.
+      costs: the costs (`AdditiveCost`, `InteractionCost` or `LargestCost`); the first is the default of searches.
+      arguments: names and values that the space was built with, see `spaces.described`; empty if unknown.
 
-    Lists are taken for tuples.
+    Lists become tuples.
 
     Raises:
-      ValueError: if a cost has not one row for each decision with one entry for each choice, or two costs share a name.
+      ValueError: if the table of a cost does not have one row for each decision with one entry for each choice, or two
+        costs have the same name.
 
     >>> space = SearchSpace("toy", (Decision("a", ("x", "y")), Decision("b", ("x", "y", "z"))))
     >>> space.num_choices, space.size
@@ -120,11 +121,15 @@ class SearchSpace:
 
     @property
     def description(self) -> dict[str, Any] | None:
-        """What `spaces.from_description` builds the space from again, JSON-ready; None where unknown."""
+        """The description from which `spaces.from_description` builds the space again, JSON-ready; None if unknown."""
         return {"name": self.name, **dict(self.arguments)} if self.arguments else None
 
     def cost(self, name: str) -> costs_lib.AdditiveCost:
-        """The cost called `name`; ValueError if the space has none of this name."""
+        """The cost called `name`.
+
+        Raises:
+          ValueError: if the space has no cost of this name; the message lists those it has.
+        """
         return costs_lib.by_name(self.costs, name)
 
     def validate(self, arch: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -137,7 +142,7 @@ class SearchSpace:
           int32 [D].
 
         Raises:
-          ValueError: if the length is not D, an entry is no integer, or a choice is out of range.
+          ValueError: if the length is not D, an entry is not an integer, or a choice is out of range.
         """
         array = np.asarray(arch)
         if array.ndim != 1 or len(array) != len(self.decisions):
@@ -156,12 +161,26 @@ class SearchSpace:
         return array.astype(np.int32)
 
     def describe(self, arch: Sequence[int] | np.ndarray) -> str:
-        """One line for people: the chosen operation of every decision."""
+        """The chosen operation of every decision, in one line of text.
+
+        Args:
+          arch: D choice indices.
+
+        Raises:
+          ValueError: as `validate`.
+        """
         arch = self.validate(arch)
         return " | ".join(decision.choices[c] for decision, c in zip(self.decisions, arch))
 
     def encode(self, arch: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """An architecture as a JSON-ready dictionary that `decode` reads."""
+        """An architecture as a JSON-ready dictionary that `decode` reads.
+
+        Args:
+          arch: D choice indices.
+
+        Raises:
+          ValueError: as `validate`.
+        """
         return {"space": self.name, "encoding": self.validate(arch).tolist()}
 
     def decode(self, encoded: Mapping[str, Any]) -> np.ndarray:

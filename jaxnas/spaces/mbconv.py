@@ -149,10 +149,11 @@ def mbconv_space(
       image_size: height and width of the images.
       stem_channels: output channels of the stem.
       stages: (channels, layers, stride of the first layer) for each stage.
-      operations: the choices, skip included, in the order of their indices.
+      operations: the choices, including the skip, in the order of their indices.
       stem_stride: stride of the stem.
       first_channels: output channels of a fixed MBConv (kernel 3, expansion 1) after the stem; None for none.
-      project_skip: where shapes differ, skip is a strided 1x1 convolution with batch norm; otherwise it is no choice.
+      project_skip: whether, where shapes differ, the skip is a strided 1x1 convolution with batch norm; if not, such
+        layers have no skip.
       head_channels: output channels of the head convolution.
       num_classes: number of classes.
 
@@ -201,7 +202,19 @@ def _six_and_skip(kernels: Sequence[int] = (3, 5, 7)) -> tuple[Operation, ...]:
 
 @described
 def mbconv_cifar10(width: float = 1.0, image_size: int = 32, num_classes: int = 10) -> MBConvSpace:
-    """16 searched layers for 32x32 images, as in ASNG-NAS's MBConv experiments; stride 2 at the sixth layer."""
+    """16 searched layers for 32x32 images, as in ASNG-NAS's MBConv experiments; stride 2 at the sixth layer.
+
+    Args:
+      width: factor on the channels, for cheaper proxies.
+      image_size: height and width of the images.
+      num_classes: number of classes.
+
+    Returns:
+      The space, with costs "macs" and "params".
+
+    Raises:
+      ValueError: if an argument is not a positive number, or not an integer where one is needed.
+    """
     stages = ((24, 2, 1), (32, 3, 1), (64, 4, 2), (96, 3, 1), (160, 3, 1), (320, 1, 1))
     return mbconv_space(
         "mbconv_cifar10",
@@ -217,7 +230,19 @@ def mbconv_cifar10(width: float = 1.0, image_size: int = 32, num_classes: int = 
 
 @described
 def mbconv_imagenet(width: float = 1.0, image_size: int = 224, num_classes: int = 1000) -> MBConvSpace:
-    """21 searched layers for ImageNet with ProxylessNAS's widths."""
+    """21 searched layers for ImageNet with ProxylessNAS's widths (arXiv 1812.00332).
+
+    Args:
+      width: factor on the channels, for cheaper proxies.
+      image_size: height and width of the images.
+      num_classes: number of classes.
+
+    Returns:
+      The space, with costs "macs" and "params".
+
+    Raises:
+      ValueError: if an argument is not a positive number, or not an integer where one is needed.
+    """
     stages = ((24, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))
     return mbconv_space(
         "mbconv_imagenet",
@@ -234,7 +259,19 @@ def mbconv_imagenet(width: float = 1.0, image_size: int = 224, num_classes: int 
 
 @described
 def nasbench_macro(width: float = 1.0, image_size: int = 32, num_classes: int = 10) -> MBConvSpace:
-    """NAS-Bench-Macro: 8 layers, 3 choices, 6,561 networks whose CIFAR-10 accuracy is published."""
+    """NAS-Bench-Macro (arXiv 2103.11922): 8 layers, 3 choices, 6,561 networks whose CIFAR-10 accuracy is published.
+
+    Args:
+      width: factor on the channels, for cheaper proxies.
+      image_size: height and width of the images.
+      num_classes: number of classes.
+
+    Returns:
+      The space, with costs "macs" and "params".
+
+    Raises:
+      ValueError: if an argument is not a positive number, or not an integer where one is needed.
+    """
     return mbconv_space(
         "nasbench_macro",
         image_size=image_size,
@@ -249,7 +286,19 @@ def nasbench_macro(width: float = 1.0, image_size: int = 32, num_classes: int = 
 
 @described
 def mbconv_digits(width: float = 1.0, image_size: int = 8, num_classes: int = 10) -> MBConvSpace:
-    """6 layers for 8x8 images: the quickstart's space, searched in a minute on two CPU cores."""
+    """6 layers for 8x8 images: the quickstart's space, searched in a minute on two CPU cores.
+
+    Args:
+      width: factor on the channels, for cheaper proxies.
+      image_size: height and width of the images.
+      num_classes: number of classes.
+
+    Returns:
+      The space, with costs "macs" and "params".
+
+    Raises:
+      ValueError: if an argument is not a positive number, or not an integer where one is needed.
+    """
     return mbconv_space(
         "mbconv_digits",
         image_size=image_size,

@@ -1,4 +1,4 @@
-"""Memory of networks as costs: of their weights, and of what they compute while they run."""
+"""Memory of networks as costs, in bytes: of their weights, and of their activations."""
 
 import dataclasses
 import numbers
@@ -15,14 +15,14 @@ BITS = 32  # of a number, where nothing else is asked for
 
 
 def weight_memory(space: SearchSpace, bits: float = BITS) -> Cost:
-    """Bytes of the parameters, those of batch norm included, if each takes so many bits.
+    """Bytes of the parameters, including those of batch norm.
 
     Args:
-      space: any that counts "params", built-in or of `jaxnas.elastic`.
-      bits: of a parameter, as networks are deployed: 32, 16, 8 or 4.
+      space: any space with a cost "params", built-in or of `jaxnas.elastic`.
+      bits: bits of a parameter of the deployed network: 32, 16, 8 or 4.
 
     Raises:
-      ValueError: if the space does not count its parameters, or `bits` is not positive.
+      ValueError: if the space has no cost "params", or `bits` is not positive.
 
     >>> from jaxnas.spaces import nasbench_macro
     >>> space = nasbench_macro()
@@ -40,19 +40,19 @@ def weight_memory(space: SearchSpace, bits: float = BITS) -> Cost:
 
 
 def activation_memory(space: SearchSpace, bits: float = BITS) -> LargestCost:
-    """Bytes of the activations that are held at once, at their peak, for one image.
+    """Peak bytes of the activations of one image.
 
-    The network runs operation by operation. Each holds its input and its output, and within a residual branch the
-    input of the layer besides; batch norm, activation functions and the residual sum work in place. This is the "peak
+    The network runs operation by operation. Each operation holds its input and its output, and within a residual branch
+    also the input of the layer; batch norm, activation functions and the residual sum work in place. This is the "peak
     memory usage" of MCUNet (arXiv 2007.10319) and of uNAS (arXiv 2010.14246). A runtime that fuses operations or
     computes in parts needs less, one that allocates in blocks more.
 
     Args:
-      space: of MBConv layers.
-      bits: of a number.
+      space: a space of MBConv layers.
+      bits: bits of an activation.
 
     Raises:
-      ValueError: if the space is another, or `bits` is not positive.
+      ValueError: if the space is of another kind, or `bits` is not positive.
 
     >>> from jaxnas.spaces import nasbench_macro
     >>> activation_memory(nasbench_macro(), bits=8).total([[0] * 8, [2] * 8]).tolist()
@@ -78,7 +78,7 @@ def activation_memory(space: SearchSpace, bits: float = BITS) -> LargestCost:
 
 
 def layer_activations(layer: Layer, operation: Operation) -> int:
-    """Numbers that one choice of a layer holds at once, at its peak, for one image."""
+    """Peak number of activations of one choice of a layer, for one image."""
     inputs = layer.in_channels * layer.resolution**2
     outputs = layer.out_channels * layer.out_resolution**2
     if operation.is_skip:
@@ -94,20 +94,20 @@ def layer_activations(layer: Layer, operation: Operation) -> int:
 def added_to(
     space: SearchSpace, names: Collection[str], weight_bits: float = BITS, activation_bits: float = BITS
 ) -> SearchSpace:
-    """The space with those costs of memory that are among some names.
+    """The space with costs of memory added.
 
         space = jaxnas.spaces.memory.added_to(space, ["weight_memory"], weight_bits=8)
         family = jaxnas.search(space, ..., budgets={"macs": (2e5, 5e5), "weight_memory": (1e5, 2e5)})
 
     Args:
       space: the space.
-      names: of costs, others among them.
-      weight_bits: of a parameter.
-      activation_bits: of an activation.
+      names: names of costs, of which "weight_memory" and "activation_memory" are added.
+      weight_bits: bits of a parameter.
+      activation_bits: bits of an activation.
 
     Raises:
-      ValueError: as `weight_memory` and `activation_memory`, of those that are added, or if the space has one already,
-        for other bits. A cost of such a name that means something else, as one of the user's own, stays as it is.
+      ValueError: as `weight_memory` and `activation_memory`, or if the space already has this cost for other bits. A
+        cost of the user with such a name stays as it is.
     """
     known = {cost.name: cost for cost in space.costs}
     added = []

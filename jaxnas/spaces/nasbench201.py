@@ -88,7 +88,7 @@ def _fixed_macs(space: CellSpace) -> int:
 def nasbench201(
     width: float = 1.0, image_size: int = 32, num_classes: int = 10, *, channels: int = 16, cells: int = 5
 ) -> CellSpace:
-    """NAS-Bench-201: 6 edges, 5 choices, 15,625 cells whose CIFAR-10 accuracy is published.
+    """NAS-Bench-201 (arXiv 2001.00326): 6 edges, 5 choices, 15,625 cells whose CIFAR-10 accuracy is published.
 
     Args:
       width: factor on `channels`, for cheaper proxies.

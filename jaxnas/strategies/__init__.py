@@ -19,8 +19,8 @@ from jaxnas.strategies.shared_model.strategy import SharedModel
 
 # Called with (space, penalties) and the settings of each; every member passes tests/test_strategies.py.
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
-    "shared_model": SharedModel,  # one model learns from the samples of all distributions; the default on tables
-    "importance_sampling": ImportanceSampling,  # the paper's form: importance weights; the default on supernets
+    "shared_model": SharedModel,  # one model learns from the samples of all distributions; the default
+    "importance_sampling": ImportanceSampling,  # the paper's form: importance weights
     "independent": Independent,
     "random": Random,
     "evolution": RegularisedEvolution,
@@ -79,6 +79,12 @@ def distribution_strategies() -> tuple[str, ...]:
 
 def make(name: str, space: SearchSpace, penalties: tuple[float, ...], **settings: Any) -> Strategy:
     """Builds the strategy called `name`.
+
+    Args:
+      name: a key of `STRATEGIES`.
+      space: the search space.
+      penalties: eps_k, one for each of the K networks.
+      **settings: further settings of the strategy, such as `samples` or `cost`.
 
     Raises:
       ValueError: if there is none of this name (see `check_name`), or on bad settings.

@@ -53,17 +53,17 @@ class Strategy(Protocol):
     def tell(
         self, state: Any, archs: jax.Array, losses: jax.Array, costs: jax.Array | None = None
     ) -> tuple[Any, "Info"]:
-        """Takes what was measured; returns the next state and the diagnostics of the step.
+        """Learns from losses; returns the next state and the diagnostics of the step.
 
-        Samples whose loss or cost is not finite are ignored. A step of which nothing is usable changes only what counts
-        steps and what schedules by their count: no distribution, model, population or incumbent.
+        Samples whose loss or cost is not finite are ignored. A step without a usable sample changes only counters of
+        steps and what is scheduled by them: no distribution, model, population or incumbent.
 
         Args:
           state: the state that `ask` returned with the architectures.
           archs: int [S, D].
-          losses: [S] of any float type, smaller is better; nested lists will do.
-          costs: float [S, J], J costs in [0, 1] that were measured with the losses and stand in place of `cost(archs)`;
-            only strategies that learn from evaluated architectures alone take them.
+          losses: float [S], smaller is better; a list is accepted.
+          costs: float [S, J], J costs in [0, 1] that were measured with the losses and replace `cost(archs)`. Only
+            strategies that need no cost of other architectures accept them; others raise ValueError.
         """
 
     def modes(self, state: Any) -> jax.Array:
@@ -97,16 +97,15 @@ class DistributionInfo(Info):
 
 
 class DistributionStrategy(Strategy):
-    """A strategy that keeps K distributions and weighs every sample for each: what a search on a supernet needs.
+    """A strategy that keeps K distributions and weights every sample for each, as a search on a supernet needs.
 
-    A strategy says that it is one by naming this class among its bases. Its states have `theta`, float32 [K, D, C], and
-    its `tell` returns a `DistributionInfo`. What is below has to be written again only where networks are found for
-    budgets instead of penalties.
+    Such a strategy inherits from this class. Its states have `theta`, float32 [K, D, C], and its `tell` returns a
+    `DistributionInfo`. Only a strategy for budgets instead of penalties overrides the methods below.
     """
 
     @property
     def budgets_by_name(self) -> tuple[dict[str, float], ...] | None:
-        """What each of the K networks may cost, by the names of costs and in their units; None without budgets."""
+        """Budgets of each of the K networks, by the names of costs and in their units; None without budgets."""
         return None
 
     def fits(self, archs: np.ndarray) -> np.ndarray:
@@ -200,7 +199,7 @@ class Settings(Strategy):
       cost: scaled cost R(c); None for the first cost of the space.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     space: SearchSpace

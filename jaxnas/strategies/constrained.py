@@ -79,7 +79,7 @@ class ConstrainedEvolution(base.Settings):
       tries: draws for each founder or child.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     samples: int = 2

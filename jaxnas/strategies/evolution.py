@@ -59,7 +59,7 @@ class RegularisedEvolution(base.Settings):
         budgets, than the paper's 100 and 25.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     samples: int = 2

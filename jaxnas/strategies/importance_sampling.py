@@ -67,12 +67,13 @@ class ImportanceSampling(base.Settings, base.DistributionStrategy):
 
     Attributes:
       space: the search space.
-      penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each.
+      penalties: eps_k, the increase of the loss that is accepted for going from the highest cost (R = 1) to the lowest
+        (R = 0); one network is found for each.
       samples: lambda, architectures drawn from each distribution in a step.
       cost: scaled cost R(c); None for the first cost of the space.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     def init(self, key: jax.Array) -> State:

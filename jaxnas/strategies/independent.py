@@ -49,7 +49,7 @@ class Independent(base.Settings):
       cost: scaled cost R(c); None for the first cost of the space.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     def __post_init__(self):

@@ -64,7 +64,7 @@ class NSGA2(base.Settings):
       crossover: "two_point", or "uniform", which takes each decision from either parent.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     samples: int | None = None

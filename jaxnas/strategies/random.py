@@ -30,7 +30,7 @@ class Random(base.Settings):
       cost: scaled cost R(c); None for the first cost of the space.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     def init(self, key: jax.Array) -> Incumbents:

@@ -1,4 +1,4 @@
-"""Problems to search on."""
+"""Problems with known answers to search on: complete tables, recorded supernets, synthetic tables."""
 
 from jaxnas.tasks.relaxed_table import RelaxedTable
 from jaxnas.tasks.synthetic import synthetic_table

@@ -63,7 +63,7 @@ def plan(names: Sequence[str], task: TabularTask, penalties: Sequence[float], ev
     """The strategies to run: each by its name, independent searches as "independent@2", "independent@4" and so on.
 
     Raises:
-      ValueError: if a name is unknown or given twice, or on settings that make no search.
+      ValueError: if a name is unknown or given twice, or if a setting is out of range.
     """
     if not names:
         raise ValueError(f"methods must name at least one of {', '.join(strategies.STRATEGIES)}, got none")

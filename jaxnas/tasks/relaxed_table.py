@@ -1,9 +1,9 @@
 """A complete table as a differentiable loss: the expected error of a product of categoricals.
 
-The multilinear extension of the table, sum over all architectures c of error(c) prod_d weights[d, c_d], is what a
-supernet's mixture stands in for where nothing is known of the other architectures: methods that follow gradients can be
-tried on it in seconds, and their regret is exact. Its gradient tells more of the table than any number of evaluations
-of single architectures could, so that it is no fair loss to compare them with evaluating methods on.
+The multilinear extension of the table, sum over all architectures c of error(c) prod_d weights[d, c_d], replaces the
+mixture of a supernet: methods that follow gradients can be tried on it in seconds, and their regret is exact. Its
+gradient depends on all architectures of the table, so a comparison with methods that evaluate single architectures
+would not be fair.
 """
 
 from dataclasses import dataclass

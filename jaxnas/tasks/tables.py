@@ -1,7 +1,7 @@
 """Tables of evaluated architectures: read from npz files, and checked before anything is computed from them.
 
-A table is complete: it holds every architecture of its space once. A file may come from anyone: nothing in it is
-unpickled, and errors are one sentence.
+A table is complete: it holds every architecture of its space once. Files are not trusted: nothing in them is unpickled,
+and errors are one sentence.
 """
 
 import math
@@ -78,8 +78,12 @@ class Table:
 def additive_cost(table: Table, name: str) -> AdditiveCost:
     """The cost of a table as a sum over decisions.
 
+    Args:
+      table: the table.
+      name: name and unit of the cost.
+
     Raises:
-      ValueError: if it is none, naming an architecture whose cost is no sum.
+      ValueError: if the cost is not additive; the message names an architecture whose cost is not a sum.
     """
     num_choices = table.num_choices
     cost = table.cost.reshape(num_choices)

@@ -66,7 +66,7 @@ class TabularTask:
 
     @property
     def true_error(self) -> np.ndarray:
-        """What networks are truly worth, float64 [N]: `error`, but where a search's losses are of another kind."""
+        """True errors of the networks, float64 [N]; `error`, unless the losses of a search are of another kind."""
         return self.error
 
     @classmethod
@@ -187,8 +187,19 @@ def search_seeds(
 ) -> np.ndarray:
     """Searches with seeds first_seed ... first_seed + seeds - 1, all in one program.
 
+    Args:
+      task: see `search`.
+      method: see `search`.
+      recorded: see `search`.
+      seeds: number of searches.
+      first_seed: the first seed.
+      read: see `search`.
+
     Returns:
       int32 [seeds, E, K, D], the K networks found by each count, or what is read (see `search`).
+
+    Raises:
+      ValueError: as `search`, or if there is no seed.
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")

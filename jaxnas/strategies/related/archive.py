@@ -61,7 +61,7 @@ class ModelSettings(base.Settings):
       capacity: evaluated architectures that are remembered; when there are more, the oldest are forgotten.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     founders: int = 100

@@ -67,7 +67,7 @@ class MoARR(archives.ModelSettings):
       optimism: standard errors that a predicted loss is lowered by.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     samples: int | None = None

@@ -77,7 +77,7 @@ class PNAG(archives.ModelSettings):
       tries: samples for each architecture to evaluate; the first new ones are taken.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     budgets: tuple[float, ...] | None = None

@@ -78,7 +78,7 @@ class SMEMNAS(archives.ModelSettings):
       pairs: of architectures that a fit compares.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     growth: float = 1.5

@@ -85,24 +85,25 @@ class SharedModel(base.Settings, base.DistributionStrategy):
 
     Attributes:
       space: the search space.
-      penalties: eps_k, the loss worth paying for the whole span of the cost; one network is found for each.
+      penalties: eps_k, the increase of the loss that is accepted for going from the highest cost (R = 1) to the lowest
+        (R = 0); one network is found for each.
       samples: lambda, architectures drawn from each distribution in a step, on average; None for as many as make S =
-        `STEP_SAMPLES` or just above. Half of the S = K lambda samples are shared out evenly, half by the regret that
+        `STEP_SAMPLES` or just above. Half of the S = K lambda samples are allocated evenly, half by the regret that
         the posterior expects of each distribution's mode.
-      cost: scaled cost R(c); None for the first cost of the space. The optimum of a draw is sought under its projection
-        onto the features, exact for additive costs.
-      memory: samples remembered; older ones are forgotten.
+      cost: scaled cost R(c); None for the first cost of the space. The optimum of a draw is computed with its
+        projection onto the features, which is exact for additive costs.
+      memory: number of samples remembered; older ones are forgotten.
       draws: M, posterior draws that make up theta_k.
-      worst: objectives worse than this quantile of all that are remembered count as just as bad as it: failed networks
-        must not bend the model where it matters. Applied to f_k and not to L, so that cheap networks gain nothing.
+      worst: objectives f_k are capped at this quantile of those remembered, so that failed networks do not distort the
+        model near the optimum. The cap is on f_k and not on L, so that cheap networks gain no advantage.
       spread: standard deviation of the draws, in units of the posterior's; 1 is Thompson sampling.
-      growth: a fit follows when the number of steps has grown by this factor.
+      growth: the model is fitted again when the number of steps has grown by this factor.
       redraw: probability that a decision of a sample is drawn from theta_k and not taken from the optimum of a draw;
         1 samples the products theta_k.
       sweeps: visits of each decision by the coordinate descent that finds the optimum of a draw.
 
     Raises:
-      ValueError: on settings that make no search.
+      ValueError: if a setting is out of range.
     """
 
     samples: int | None = None
