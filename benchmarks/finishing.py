@@ -61,7 +61,7 @@ class Config:
       steps: of a training, each one minibatch for each network.
       epochs: of the long training of each network alone; 0 for none.
       learning_rates: peaks, each tried for each arm.
-      distillation: share of the loss of the others that the dearest network's outputs make, in the arms that share.
+      distillation: share of the others' loss that compares them with the most expensive network, in arms that share.
       checkpoint_seconds: seconds between checkpoints.
     """
 

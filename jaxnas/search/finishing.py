@@ -1,13 +1,13 @@
 """Networks that share weights, trained together on common minibatches: the last phase of a search.
 
-Once the distributions have settled, the K networks found go on from the weights that they share in the supernet, each
-computed as the network that it is. A step takes one minibatch, all networks on it one after the other, and descends the
-sum of their losses. The learning rate follows a cosine of its own; what is kept is a moving average of the weights. The
-outputs of one network, the teacher, may be part of the loss of the others (Hinton et al., arXiv 1503.02531; within one
+After the search, the K networks found continue from the weights that they share in the supernet, each computed as a
+network of its own. A step takes one minibatch, computes all networks on it one after the other, and descends the sum of
+their losses. The learning rate follows its own cosine; the result is a moving average of the weights. The outputs of one
+network, the teacher, may be part of the loss of the others (Hinton et al., arXiv 1503.02531; within one
 model as in universally slimmable networks, arXiv 1903.05134).
 
-With the mean of the losses, weights that one network has for itself, as the dearest has many, would learn K times
-slower than in a network trained alone.
+With the mean of the losses, weights that belong to one network alone, as many of the most expensive one do, would learn
+K times slower than in a network trained alone.
 
 As in the steps before, all that the next step depends on is in the state, and every random number comes from its key
 and its step.

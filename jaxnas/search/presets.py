@@ -12,18 +12,18 @@ full        real CIFAR-10 on `mbconv_cifar10` with ASNG-NAS's protocol (arXiv 19
 
 smoke   python -m experiments.make_images --out data --classes 20 --images 2000
         python -m experiments.imagenet_search --preset smoke --data-dir data --workdir runs/smoke
-        20 steps of a narrow network on small images: whether everything works, on any machine. Nothing is learnt. It
-        has 8 layers and a small learning rate so that rounding, which fresh networks of many batch norms amplify, does
-        not grow from step to step: runs on different numbers of devices can be compared.
+        20 steps of a narrow network on small images, to test that everything works on any machine. It learns nothing.
+        It has 8 layers and a small learning rate so that rounding, which untrained networks with many batch norms
+        amplify, does not grow from step to step: runs on different numbers of devices can be compared.
 
 small   python -m experiments.imagenet_search --preset small --folder DIR --workdir runs/own
-        A folder with some hundred images of one's own, at 32x32, on `mbconv_digits`: two or three minutes on two CPU
+        A folder with some hundred images of your own, at 32x32, on `mbconv_digits`: two or three minutes on two CPU
         cores. See docs/tutorials/own_data.md.
 
 full    python -m experiments.imagenet_search --preset full --data-dir DIR --precision bfloat16 --workdir runs/full
         Half of ImageNet's training images for the weights, one uniformly drawn network a step, 120 passes; then the
-        distributions with frozen weights, 4 networks at once. `python -m benchmarks.scaling` counts its work and says
-        which device hours follow on an accelerator of a given speed. Never run on an accelerator.
+        distributions with frozen weights, 4 networks at once. `python -m benchmarks.scaling` counts its work and
+        estimates device hours on an accelerator of a given speed. Never run on an accelerator.
 """
 
 import functools

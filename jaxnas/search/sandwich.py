@@ -1,9 +1,9 @@
 """Which architectures share a step of the weights, and which of them teaches the others.
 
-By the sandwich rule (Yu & Huang, arXiv 1903.05134; BigNAS, arXiv 2003.11142) the dearest and the cheapest network of
-the space are trained in every step: the performance of all others lies between theirs. Those in between are drawn as
-without it, so that a step has as many networks as before. The dearest network of a step comes first where it teaches
-the others (`jaxnas.supernet.distillation`).
+By the sandwich rule (Yu & Huang, arXiv 1903.05134; BigNAS, arXiv 2003.11142) the most expensive and the cheapest
+network of the space are trained in every step: the performance of all others lies between theirs. The other networks of
+a step are drawn as without the rule, and the number of all is the same. If the most expensive network of a step teaches the
+others, it comes first (`jaxnas.supernet.distillation`).
 """
 
 import dataclasses
@@ -44,10 +44,10 @@ def step_archs(
       state: of the strategy.
       key: random key of the proposals.
       subset_key: random key of those that are taken.
-      sort: put the dearest first, the cheapest last, where the sandwich rule does not.
+      sort: put the most expensive first and the cheapest last, if the sandwich rule does not.
 
     Returns:
-      int32 [n, D]; by the sandwich rule the dearest network of the space, the cheapest, and n - 2 others.
+      int32 [n, D]; by the sandwich rule the most expensive network of the space, the cheapest, and n - 2 others.
     """
     archs, _ = strategy.ask(key, state)
     if settings.weight_samples is not None:
@@ -58,7 +58,7 @@ def step_archs(
 
 
 def extremes(strategy: Strategy) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The dearest and the cheapest architecture of the space, by the cost searched for, the first of several.
+    """The most expensive and the cheapest architecture of the space, by the first cost of the search.
 
     Raises:
       ValueError: if the cost is one of which that is not known.

@@ -56,19 +56,23 @@ class Search:
     """A strategy, a supernet and sources of minibatches, ready to run.
 
     Attributes:
-      strategy: what proposes and learns.
+      strategy: the strategy that proposes architectures and learns from their losses.
       supernet: module with `apply({"params": params}, inputs, arch) -> outputs` and `init_params(key)`.
-      train: source for the weights.
-      valid: source for the distributions; in memory as `train` is, or streamed as `train` is.
-      settings: the rest.
+      train: source of minibatches for the weights.
+      valid: source of minibatches for the distributions; in memory or streamed, like `train`.
+      settings: phases, minibatches, the optimiser and how devices compute.
       prepare: (minibatch, random key or None) -> inputs of the supernet; see `steps.Prepare`. In a search on many
         devices from a stream each device calls it with its part of a minibatch and the same key.
-      loss: (outputs, minibatch) -> (loss, other measures by name), each a mean over the examples; of the distributions.
-      train_loss: likewise, of the weights; None for `loss`.
-      soft_loss: (outputs, a teacher's outputs) -> how far they are apart, a mean over the examples, where `settings`
-        have distillation; None for the divergence of logits [B, ..., classes].
-      teacher: what teaches all architectures in the steps of the weights; None for the dearest of each step.
+      loss: (outputs, minibatch) -> (loss, {name: metric}), each a mean over the examples; used by the distributions.
+      train_loss: likewise, used by the weights; None for `loss`.
+      soft_loss: (outputs, a teacher's outputs) -> their distance, a mean over the examples, used if `settings` have
+        distillation; None for the divergence of logits [B, ..., classes].
+      teacher: a trained network that teaches all architectures in the steps of the weights; None for the most expensive
+        of each step.
       placement: the devices.
+
+    Raises:
+      ValueError: if sources, settings and placement do not fit each other.
     """
 
     strategy: Strategy
@@ -150,7 +154,7 @@ class Search:
     ) -> Iterator[tuple[SearchState, str, StepMetrics]]:
         """Runs the search from `state` to its end.
 
-        On one device the arrays of a yielded state are donated to the next program: save or copy it before going on.
+        On one device the arrays of a yielded state are donated to the next program: save or copy it before the next.
 
         Args:
           state: one copy, from `init`, an earlier run or a checkpoint; the same on every process.

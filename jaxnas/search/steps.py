@@ -141,7 +141,7 @@ class Steps:
       loss: of the distributions.
       train_loss: of the weights.
       soft_loss: how far the outputs of an architecture are from a teacher's; None for the divergence of logits.
-      teacher: what teaches all architectures of a step; None for the dearest of them, where `settings` want it.
+      teacher: what teaches all architectures of a step; None for the most expensive of them, if `settings` want it.
       part: this device's part of a minibatch that all devices hold; the identity where each holds its own.
       average: mean over the devices of a tree; the identity where there is one.
     """
