@@ -2,9 +2,9 @@
 
 After the search, the K networks found continue from the weights that they share in the supernet, each computed as a
 network of its own. A step takes one minibatch, computes all networks on it one after the other, and descends the sum of
-their losses. The learning rate follows its own cosine; the result is a moving average of the weights. The outputs of one
-network, the teacher, may be part of the loss of the others (Hinton et al., arXiv 1503.02531; within one
-model as in universally slimmable networks, arXiv 1903.05134).
+their losses. The learning rate follows its own cosine; the result is a moving average of the weights. The outputs of
+one network, the teacher, may be part of the loss of the others (Hinton et al., arXiv 1503.02531; within one model as in
+universally slimmable networks, arXiv 1903.05134).
 
 With the mean of the losses, weights that belong to one network alone, as many of the most expensive one do, would learn
 K times slower than in a network trained alone.

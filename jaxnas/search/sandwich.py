@@ -2,8 +2,8 @@
 
 By the sandwich rule (Yu & Huang, arXiv 1903.05134; BigNAS, arXiv 2003.11142) the most expensive and the cheapest
 network of the space are trained in every step: the performance of all others lies between theirs. The other networks of
-a step are drawn as without the rule, and the number of all is the same. If the most expensive network of a step teaches the
-others, it comes first (`jaxnas.supernet.distillation`).
+a step are drawn as without the rule, and the number of all is the same. If the most expensive network of a step teaches
+the others, it comes first (`jaxnas.supernet.distillation`).
 """
 
 import dataclasses
