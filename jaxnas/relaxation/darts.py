@@ -11,7 +11,7 @@ in the public code of DARTS-PT for NAS-Bench-201; the argmax of each row is the 
 code's "blank" variant.
 
 Deviations: The supernet's batch norm has a learnt scale and shift. Weight decay is for kernels alone. The penalty on
-the expected cost, eps E[R], is an addition of this library that makes one network for each eps; at 0 it is gone.
+the expected cost, eps E[R], is an addition of this library that makes one network for each eps; eps = 0 is DARTS.
 """
 
 from collections.abc import Callable

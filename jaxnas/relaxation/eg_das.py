@@ -2,8 +2,8 @@
 
 Paper: Zhang et al., "Enhanced Gradient for Differentiable Architecture Search", arXiv 2103.12529.
 
-Idea: a relaxed search with a gradient that also points to cheap blocks makes a library of blocks; an evolutionary
-multi-objective search combines them to networks.
+Idea: a relaxed search with a gradient that also points to cheap blocks produces a library of blocks; an evolutionary
+multi-objective search combines them into networks.
 
 Faithful: two stages, block-level by gradient relaxation and network-level by an evolutionary search on error and size
 (abstract). No code of the paper was found.
@@ -15,7 +15,7 @@ Stage two is NSGA-II with uniform crossover and scores networks with the weights
 of one level alone is searched by stage two without a library.
 
 Limits: On NAS-Bench-201, and on Macro at noise 0.01, not shown to beat random search: a table has one level, so only
-stage two runs, NSGA-II with uniform crossover, which breaks up what belongs together.
+stage two runs, NSGA-II with uniform crossover, which separates choices that belong together.
 """
 
 import functools

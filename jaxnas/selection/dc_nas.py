@@ -1,9 +1,9 @@
-"""DC-NAS-style: divide sampled networks into clusters of like ones, and compare only the winners accurately.
+"""DC-NAS-style: divide sampled networks into clusters of similar ones, and compare only the winners accurately.
 
 Paper: Wang, Xu, Tao: "DC-NAS: Divide-and-Conquer Neural Architecture Search", arXiv 2005.14456.
 
-Idea: A cheap score misranks networks that differ much; so it picks among similar ones, and the winners of all clusters
-are compared by an accurate score.
+Idea: A cheap score misranks networks that differ much. It therefore compares only similar networks, and an accurate
+score compares the winners of all clusters.
 
 Faithful: Sampled networks, represented by each layer's change of parameters or by its features, k-means over their
 similarity, the cheap score inside clusters, one comparison of the clusters' winners (abstract).
@@ -14,7 +14,7 @@ weights on few images (or one noisy evaluation), the accurate one that on many. 
 by its loss + eps R. Numbers of networks and clusters are this library's.
 
 Limits: On NAS-Bench-201, with short training as the cheap score and clusters of one-hot choices, it found worse
-networks than the same number of best by the cheap score alone (`pytest tests/test_dc_nas.py -k short_training`).
+networks than the cheap score alone with as many candidates (`pytest tests/test_dc_nas.py -k short_training`).
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 Paper: Wang et al., "Rethinking Architecture Selection in Differentiable NAS", ICLR 2021, arXiv 2108.04392.
 
-Idea: the size of a choice's weight says little of its worth; what the trained mixture loses without it says more.
+Idea: the weight of a choice is a poor measure of its value; the loss of the trained mixture without it is a better one.
 
 Faithful: decisions in random order; for each choice the mixture is scored on the whole validation half, with batch norm
 by the minibatch's statistics, with that choice's weight set to 0 and nothing renormalised; the choice whose removal
@@ -10,8 +10,8 @@ scores worst is kept, the first of equals; its row becomes one-hot and the super
 decision, by a fresh optimiser at a tenth of the learning rate that does not decay (public code of DARTS-PT).
 
 Deviations: Alpha is not tuned between decisions, as in the code's "blank" variant. All decisions are of one kind: the
-removal of whole edges in the DARTS cell has no counterpart. A score that is not finite never wins. On a supernet that
-was trained by single paths the mixture is off its distribution.
+removal of whole edges in the DARTS cell has no counterpart. A score that is not finite never wins. A supernet that was
+trained by single paths has never seen a mixture.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,8 +3,8 @@
 Paper: Cai, Gan, Wang, Zhang, Han: "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR
 2020, arXiv 1908.09791; Wang et al.: "AlphaNet", arXiv 2102.07954.
 
-Idea: Train a supernet under uniform architectures, then run an evolutionary search for each budget, R(c) <= budget_k,
-that learns nothing from the others: what K networks cost in common practice.
+Idea: Train a supernet under uniform architectures, then run a separate evolutionary search for each budget, R(c) <=
+budget_k: the common practice for K networks.
 
 Faithful: Evolution by mutation and crossover of the best within the hard budget.
 
@@ -12,10 +12,11 @@ Deviations: Dozens of founders and few parents instead of a population of 100, f
 measured losses instead of an accuracy predictor; no progressive shrinking of the supernet.
 
 Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations: at noise 0.01 its median is lower, but
-not significantly so; at 0.03 it keeps the luckiest of its measurements, and each of K searches has a K-th of them.
+not significantly; at 0.03 it keeps the luckiest of its measurements, and each of the K searches has only a K-th of
+them.
 
-A constraint asks another question than a penalty does. `within_budgets` answers the constraints; `modes` answers the
-penalties as a practitioner could, by the least measured f_k of all that the K searches evaluated.
+Constraints and penalties are different problems. `within_budgets` returns the networks for the constraints; `modes`
+returns those for the penalties, by the least measured f_k of all architectures that the K searches evaluated.
 """
 
 import functools

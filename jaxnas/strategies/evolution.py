@@ -3,15 +3,16 @@
 Paper: Real, Aggarwal, Huang, Le: "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, arXiv
 1802.01548.
 
-Idea: Keep a population as a queue: the winner of a tournament is mutated, and the oldest dies, however good.
+Idea: Keep a population as a queue: the winner of a tournament is mutated, and the oldest member is removed, however
+good it is.
 
-Faithful: Queue, tournaments among a sample, one mutation a child, death by age.
+Faithful: Queue, tournaments among a sample, one mutation for each child, removal by age.
 
-Deviations: All penalties share one queue, since a measured loss gives f_k for every k, and differ in who wins a
-tournament; a separate queue for each would spend K times the evaluations only to be filled.
+Deviations: All penalties share one queue, since a measured loss gives f_k for every k, and each has its own
+tournaments; separate queues would need K times the evaluations only to be filled.
 
-Limits: Not shown to beat random search where the noise of a measurement, 0.03, is as large as the differences that
-matter: the winner of a tournament is then the luckiest measurement, and so is what is kept for each penalty.
+Limits: Not shown to beat random search at noise 0.03, which is as large as the relevant differences: the winner of a
+tournament, and the network kept for each penalty, is then the luckiest measurement.
 """
 
 import functools

@@ -11,9 +11,8 @@ Faithful: One mixture of K distributions, importance weights, a natural gradient
 Deviations: The balance heuristic, utilities by weighted quantiles and the step size rule are inferred from the authors'
 earlier public work, since the full text was not available: docs/explanation/method.md marks each.
 
-Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations, where most cells are good and random
-search does well; its steps are still far from their end (docs/explanation/ablation.md has 4,000 evaluations, where it
-is ahead).
+Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations: most cells are good, so random search
+does well, and the distributions have not converged (in docs/explanation/ablation.md it is better after 4,000).
 """
 
 import functools

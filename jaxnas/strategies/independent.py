@@ -1,4 +1,4 @@
-"""K separate searches, one for each penalty: the practice that importance sampling replaces.
+"""K separate searches, one for each penalty, which importance sampling replaces.
 
 Paper: Akimoto, Shirakawa, Yoshinari, Uchida, Saito, Nishida: "Adaptive Stochastic Natural Gradient Method for One-Shot
 Neural Architecture Search", ICML 2019, arXiv 1905.08537.
@@ -10,7 +10,7 @@ Faithful: The natural gradient step with adaptive step size and margin; ranks as
 Deviations: The K searches run side by side in one program; nothing passes between them.
 
 Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations: each of K searches has a K-th of them,
-and a natural gradient needs more steps (docs/explanation/ablation.md has 4,000, where it is ahead).
+and a natural gradient needs more steps (in docs/explanation/ablation.md it is better after 4,000).
 """
 
 import functools

@@ -10,8 +10,8 @@ Faithful: pymoo's own selection, two-point crossover and survival.
 Deviations: A mutation resets a decision to a uniform choice, as choices have no order; each penalty picks its network
 from all that was evaluated.
 
-Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations, where the differences in regret are
-small and random search is good: most cells are. Under noise the luckiest measurements survive.
+Limits: On NAS-Bench-201 not shown to beat random search after 1,000 evaluations: most cells are good, so random search
+does well and differences in regret are small. Under noise the luckiest measurements survive.
 
 pymoo's algorithms are mutable Python objects. Here the state is the population as arrays, and pymoo is called on it
 through `jax.pure_callback`, seeded from the key: `ask` and `tell` stay pure, and a search stays one scan.

@@ -1,4 +1,4 @@
-"""Uniform random search: the floor under every claim.
+"""Uniform random search, the baseline of all comparisons.
 
 Paper: Li and Talwalkar: "Random Search and Reproducibility for Neural Architecture Search", UAI 2019, arXiv 1902.07638.
 
@@ -6,7 +6,7 @@ Idea: Draw architectures uniformly and keep the one that measures best for each 
 
 Faithful: Uniform sampling and the least measured loss.
 
-Deviations: Every sample counts for all penalties; a supernet or a table stands for training.
+Deviations: Every sample counts for all penalties; a supernet or a table replaces training.
 """
 
 import functools

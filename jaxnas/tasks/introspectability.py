@@ -3,7 +3,8 @@
 Paper: Carmichael, Moon, Jacobs: "Learning Interpretable Models Through Multi-Objective Neural Architecture Search",
 arXiv 2112.08645.
 
-Idea: Search for accurate networks whose activations tell classes apart; 1 - I / 2 stands in place of a cost.
+Idea: Search for accurate networks whose activations distinguish classes; 1 - I / 2, I the introspectability, replaces
+the cost.
 
 Faithful: Grouping by predicted classes; the mean over pairs of classes of one minus the cosine of their mean
 activations (released code of XNAS); NSGA-II on the two objectives.

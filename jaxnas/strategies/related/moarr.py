@@ -14,9 +14,11 @@ of choices, each without a fifth of the history, whose spread is the jackknife's
 mutants and crossovers of the front, and uniform ones; those picked improve the hypervolume most, one after another, at
 the predicted loss less `optimism` standard errors and the exact cost. The share of exploration shrinks by a tenth when
 a step improves the front, and grows by a tenth otherwise. Models are fitted again now and then. Losses replace short
-trainings, operations of a space a library of published cells. Penalties are answered by the models' mean.
+trainings, operations of a space replace a library of published cells. The networks for penalties are chosen by the
+models' mean.
 
-Limits: On NAS-Bench-201 with flops not shown to beat random search: cells that err by 90 percent rule its fits.
+Limits: On NAS-Bench-201 with flops not shown to beat random search: cells with an error of 90 percent dominate its
+fits.
 """
 
 import functools

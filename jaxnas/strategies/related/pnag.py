@@ -2,23 +2,23 @@
 
 Paper: Guo et al., "Pareto-aware Neural Architecture Generation for Diverse Computational Budgets", arXiv 2210.07634.
 
-Idea: an evaluator learns which of two architectures is to be preferred at a budget, a generator conditioned on the
-budget learns by REINFORCE to please it, and sampling then takes the place of a search for each budget.
+Idea: an evaluator learns which of two architectures is better at a budget, and a generator conditioned on the budget
+learns by REINFORCE to maximise its score. Sampling then replaces a search for each budget.
 
 Faithful: after the authors' code (guoyongcs/PNAG) the rule that labels pairs, the evaluator's loss over all pairs of a
 minibatch at one random budget and its optimiser, an LSTM that decides choice by choice from the embedding of the
 budget, its reward, a frozen evaluator, and a prediction of the accuracy that picks among samples.
 
-Deviations: The archive begins with few random architectures and grows by samples of the generator, where the code
-trains once on 16,000 that are scored beforehand; all is therefore fitted again now and then. Costs are exact, not
-predicted latencies. REINFORCE uses several samples a step and the mean reward of a budget as baseline, where the code
-uses one and none, with a larger learning rate, fewer steps, and a fifth of the code's weight on the entropy. Evaluator,
-predictor and LSTM are smaller (128 and 32 units for 512 and 64). What was sampled is not evaluated again. Penalties are
-answered by the least predicted loss + eps_k R of all architectures evaluated or generated.
+Deviations: The archive starts with few random architectures and grows by samples of the generator, where the code
+trains once on 16,000 that are scored beforehand; all models are therefore fitted again now and then. Costs are exact,
+not predicted latencies. REINFORCE uses several samples a step and the mean reward of a budget as baseline, where the
+code uses one and none, with a larger learning rate, fewer steps, and a fifth of the code's weight on the entropy.
+Evaluator, predictor and LSTM are smaller (128 and 32 units for 512 and 64). Sampled architectures are not evaluated
+again. The network for a penalty has the least predicted loss + eps_k R of all architectures evaluated or generated.
 
-Limits: On NAS-Bench-201 with flops not shown to beat random search: cells that err by 90 percent rule its fits. A
-generator can miss the tightest budget with most of its samples, in one of four seeds on NAS-Bench-Macro, and fits later
-find it again; what is returned is within budget always, since what exceeds it is left out.
+Limits: On NAS-Bench-201 with flops not shown to beat random search: cells with an error of 90 percent dominate its
+fits. Most samples of a generator can exceed the tightest budget, as in one of four seeds on NAS-Bench-Macro, until a
+later fit; the networks returned are always within their budgets.
 """
 
 import functools

@@ -3,8 +3,9 @@
 Paper: "A Pairwise Comparison Relation-assisted Multi-objective Evolutionary Neural Architecture Search Method with
 Multi-population Mechanism", arXiv 2407.15600, IEEE TSMC, doi 10.1109/TSMC.2025.3647894.
 
-Idea: a classifier that says which of two architectures is more accurate ranks whole populations from few evaluations,
-and the non-dominated in rank and cost evolve together with a second population of what is uncrowded.
+Idea: a classifier that predicts which of two architectures is more accurate ranks whole populations from few
+evaluations. A population of the architectures that are non-dominated in rank and cost evolves together with a second
+one of those in uncrowded regions.
 
 Faithful: after published summaries of the paper, of which no code is public: random architectures first; a binary
 support vector machine on pairs of encodings; parents from a main and a vice population; non-dominated sorting of all
@@ -16,8 +17,9 @@ probability to beat one of the pool, from both orders), crowding as NSGA-II's di
 NSGANetV2) are filled in. Probabilities are the logistic function of the machine's margin. A fit uses a random sample of
 pairs, and follows when the evaluations have grown by a factor. Populations live on from step to step, a few generations
 in each. Mutation is categorical. A front larger than its population is cut by crowding. Spaces here have no inert
-genes, so encodings need no canonical form. Penalties, which SMEM-NAS does not know, are answered by the ranking read as
-a loss: the centred isotonic regression of the measured losses on the scores of all evaluated architectures.
+genes, so encodings need no canonical form. SMEM-NAS has no penalties: the networks for them are chosen by a loss that
+is predicted from the ranking, the centred isotonic regression of the measured losses on the scores of all evaluated
+architectures.
 
 Limits: On NAS-Bench-201 with flops its K networks were not shown to be better than those of random search: a
 regression on scores is smoother than the truth, and the best of a thousand exact measurements is hard to beat.
