@@ -1,4 +1,4 @@
-"""What a trained network is: the values of `network.json`, and what they may be."""
+"""The description of a trained network: the values of `network.json`, and their checks."""
 
 import dataclasses
 import math
@@ -17,23 +17,23 @@ from jaxnas.spaces import SPACES, SearchSpace
 
 @dataclasses.dataclass(frozen=True)
 class NetworkDescription:
-    """What a trained network is.
+    """Description of a trained network.
 
     Attributes:
       space: name of its search space.
-      encoding: its D choices.
-      width: factor on the space's channels.
-      image_size: height and width of its images.
-      num_classes: outputs.
-      dataset: what it was trained on.
-      mean: mean of each channel, of values scaled to [0, 1], that images are normalised with.
-      std: standard deviations, likewise.
+      encoding: its D choice indices.
+      width: factor on the channels of the space.
+      image_size: height and width of its images, pixels.
+      num_classes: number of outputs.
+      dataset: name of the data set that it was trained on.
+      mean: mean of each channel, of values scaled to [0, 1], to normalise images with.
+      std: standard deviation of each channel, likewise.
       test_accuracy: in [0, 1]; None if unknown.
       trained_with: settings of the training.
-      versions: of the software that trained it.
-      class_names: of the outputs; empty where classes have none.
-      crop: share of an image's shorter side that the central square has which the network is shown, in (0, 1].
-      background: red, green, blue in [0, 255], on which transparent images were put.
+      versions: versions of the software that trained it.
+      class_names: names of the outputs; empty if classes have no names.
+      crop: side of the central square that the network gets, as a fraction of the image's shorter side, in (0, 1].
+      background: red, green, blue in [0, 255], the background of transparent images.
     """
 
     space: str
@@ -62,7 +62,11 @@ class NetworkDescription:
         return SPACES[self.space](width=self.width, image_size=self.image_size, num_classes=self.num_classes)
 
     def preprocess(self, images: chex.Array) -> jax.Array:
-        """uint8 [B, H, W, 3] -> float32 [B, H, W, 3], as the network wants its images."""
+        """Normalised images for the network: uint8 [B, H, W, 3] -> float32 [B, H, W, 3].
+
+        Raises:
+          ValueError: if the images have another type or size.
+        """
         images = jnp.asarray(images)
         size = self.image_size
         if images.dtype != jnp.uint8 or images.shape[1:] != (size, size, 3):

@@ -39,11 +39,11 @@ class Network:
     """A trained network, ready to use.
 
     Attributes:
-      description: what it is.
-      variables: "params" and "batch_stats".
+      description: the content of its `network.json`.
+      variables: {"params": ..., "batch_stats": ...}.
       apply: (variables, float32 images [B, H, W, 3] as `description.preprocess` gives them) -> logits [B, classes].
 
-    `network(images)` is the logits of uint8 images.
+    `network(images)` returns the logits of uint8 images [B, H, W, 3].
     """
 
     description: NetworkDescription
@@ -57,7 +57,7 @@ class Network:
 
     @property
     def preprocess(self) -> Callable[[chex.Array], jax.Array]:
-        """uint8 images [B, H, W, 3] -> what `apply` takes."""
+        """Function from uint8 images [B, H, W, 3] to the float32 images that `apply` takes."""
         return self.description.preprocess
 
     def __call__(self, images: chex.Array) -> jax.Array:

@@ -101,7 +101,7 @@ def nasbench201(
       The space, with costs "macs" and "params".
 
     Raises:
-      ValueError: if `image_size` is no positive multiple of 4, or `width`, `channels` or `cells` is not positive.
+      ValueError: if `image_size` is not a positive multiple of 4, or `width`, `channels` or `cells` is not positive.
     """
     if image_size < 4 or image_size % 4:
         raise ValueError(f"image_size must be a positive multiple of 4 (it is halved twice), got {image_size}")

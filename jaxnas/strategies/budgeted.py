@@ -1,21 +1,22 @@
-"""One network for each budget: a search whose penalties are found on the way.
+"""One network for each budget: a search that adapts its penalties.
 
-Budgets ("30, 60 and 120 million multiply-adds") are what people have. A budget b is a constraint on the mean cost,
+A budget b (such as 30 million multiply-adds) is a constraint on the mean cost,
 
     minimise over theta_k  E_{c ~ p_k}[ L(c) ]   subject to  E_{c ~ p_k}[ R_j(c) ] <= b_kj,  j = 1..J,
 
 and its penalties are the multipliers of the Lagrangian: dual ascent raises eps_kj while the expected cost is over the
 budget and lowers it while it is under (Boyd et al., "Distributed Optimization and Statistical Learning via the
 Alternating Direction Method of Multipliers", 2011, section 2.1). Steps are taken in log eps, so that losses of any
-scale will do; expected costs are exact, as the costs are additive. An expected cost is no promise: what is returned is
-the most probable architecture *within* the budgets, by `knapsack.most_probable`.
+scale are possible; expected costs are exact, as the costs are additive. An expected cost within the budget does not
+bound the cost of a sample: the result is the most probable architecture *within* the budgets, by
+`knapsack.most_probable`.
 
-A network need not have a budget of every cost: of several devices, each has budgets of the one that it is for. A cost
-that it has no budget of is no constraint and has no multiplier, its penalty is 0.
+A network need not have a budget for every cost: with several devices, each network has budgets for its own. A cost
+without a budget has no constraint and no multiplier; its penalty is 0.
 
-A cost that is the largest of its parts, such as peak memory, is no sum that could be traded: within its budget it is
-free, and the excess has a price (`LargestCost.beyond`). The mean excess is never 0, since every choice keeps a little
-probability, and so that price only rises.
+A cost that is the largest of its parts, such as peak memory, is not a sum over decisions: within its budget it is free,
+and only the excess is penalised (`LargestCost.beyond`). The mean excess is never 0, since every choice keeps a little
+probability, so this penalty only rises.
 """
 
 import functools
@@ -74,11 +75,11 @@ class WithinBudgets(base.DistributionStrategy):
       inner: a strategy that keeps penalties in its state, `ImportanceSampling` or `SharedModel`, on a `JointCost` of
         the costs that have budgets; its own penalties only say how many networks there are. Build both with
         `within_budgets`.
-      budgets: J for each of the K networks, in the units of the costs; infinite where a network has none.
+      budgets: J for each of the K networks, in the units of the costs; infinite for a cost without a budget.
       rate: step in log eps for each step of the search and each unit of scaled cost beyond the budget.
 
     Raises:
-      ValueError: on budgets that do not fit, or that no architecture meets.
+      ValueError: if the number of budgets is wrong, `rate` is not positive, or no architecture meets a budget.
     """
 
     inner: DistributionStrategy
@@ -227,12 +228,12 @@ def within_budgets(
     Args:
       method: `ImportanceSampling` or `SharedModel`.
       space: the search space.
-      costs: J costs.
-      budgets: J for each of the K networks, in their units; infinite where a network has none.
-      **settings: of the method.
+      costs: J costs of the space.
+      budgets: float [K, J], in the units of the costs; infinite for a cost without a budget.
+      **settings: further settings of the method, such as `samples`.
 
     Raises:
-      ValueError: on bad settings, or a budget that no architecture meets.
+      ValueError: if a setting is out of range, or no architecture meets a budget.
     """
     rows = np.asarray(budgets, np.float64).reshape(len(budgets), len(costs))
     bounded: list[tuple[Cost, np.ndarray]] = []

@@ -37,7 +37,7 @@ ROUNDING = 1e-6  # R is float32: the most expensive architecture must stay withi
 
 @flax.struct.dataclass
 class State:
-    """The parents of every search, and the answer.
+    """The parents of every search, and the best architectures so far.
 
     Attributes:
       archs: int32 [K, P, D], the P best architectures that each search evaluated, best first.
@@ -58,16 +58,17 @@ class State:
 class ConstrainedEvolution(base.Settings):
     """K separate evolutionary searches, each for the smallest loss within its budget.
 
-    Once-for-all founds a population of 100, keeps the best 25 as parents and makes half of the next 100 by mutation
-    (each decision with probability 0.1) and half by crossover, for tens of thousands of evaluations. Here a child is
-    made at a time, and the numbers suit hundreds.
+    Once-for-all starts with a population of 100, keeps the best 25 as parents and makes half of the next 100 by
+    mutation (each decision with probability 0.1) and half by crossover, for tens of thousands of evaluations. Here one
+    child is made at a time, and the defaults are for hundreds of evaluations.
 
-    What exceeds the budget is drawn again, up to `tries` times; of draws within it, one that is no parent already is
-    preferred. Where all exceed it, the closest to the budget is taken, and a parent before a more expensive child.
+    A child that exceeds the budget is drawn again, up to `tries` times; of draws within the budget, one that is not a
+    parent already is preferred. If all exceed it, the one closest to the budget is taken, and a parent before a more
+    expensive child.
 
     Attributes:
       space: the search space.
-      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      penalties: eps_k; used only to choose the K networks of `modes`.
       samples: lambda, children of each search in a step.
       cost: scaled cost R(c); None for the first cost of the space.
       budgets: the largest cost of each of the K networks, in the unit of `cost` and the order of the penalties. None

@@ -44,8 +44,8 @@ class Independent(base.Settings):
     Attributes:
       space: the search space.
       penalties: eps_k, one search for each.
-      samples: lambda, architectures drawn in a step of each search; at least 2. Give it its best: 8 under much noise
-        or many evaluations, 2 otherwise.
+      samples: lambda, architectures drawn in a step of each search; at least 2. 8 works best with much
+        noise or many evaluations, 2 otherwise.
       cost: scaled cost R(c); None for the first cost of the space.
 
     Raises:

@@ -36,7 +36,7 @@ CROSSOVERS = ("two_point", "uniform")
 
 @flax.struct.dataclass
 class State:
-    """The population and the answer.
+    """The population and the best architectures so far.
 
     Attributes:
       archs: int32 [S, D], the population that survived.
@@ -57,7 +57,7 @@ class NSGA2(base.Settings):
 
     Attributes:
       space: the search space.
-      penalties: eps_k; they play no part in the search, only in picking its K networks.
+      penalties: eps_k; used only to choose the K networks from all that was evaluated.
       samples: lambda; population and offspring are S = K * lambda. None for a population of about 40.
       cost: scaled cost R(c), the second objective; None for the first cost of the space.
       objectives: M, more than 2 where `tell` is given a loss and M - 1 measured costs.

@@ -21,7 +21,7 @@ from jaxnas.strategies.incumbents import Incumbents
 
 @dataclass(frozen=True)
 class Random(base.Settings):
-    """Uniform samples; the best measured one for each penalty is the answer, every sample counting for all penalties.
+    """Uniform samples, all of which count for all penalties; the result for a penalty is the best measured one.
 
     Attributes:
       space: the search space.

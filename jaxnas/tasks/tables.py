@@ -113,7 +113,7 @@ def read_table(path: str | os.PathLike, cost: str, error: str = "error") -> Tabl
 
     Raises:
       OSError: if the file cannot be opened.
-      ValueError: if it is no npz file, lacks an array, has one that is too large, or is not complete and sound.
+      ValueError: if it is not an npz file, lacks an array, has one that is too large, or is not a complete table.
     """
     arrays = read_arrays(path, sorted({"choices", error, cost}), optional=["choice_names"])
     try:

@@ -9,10 +9,10 @@ is set to the probability that a choice belongs to the optimum of f_k:
     theta_k[d, j] = P(c*_k[d] = j | data),   c*_k = argmin_c  phi(c) . beta_k + eps_k R(c),   beta_k ~ posterior.
 
 Of all products of categoricals it is the nearest, in KL divergence, to the posterior law of the optimum. But a product
-forgets which choices belong together, so that few of its samples are the optimum of any draw. Samples therefore come
+ignores correlations between decisions, so that few of its samples are the optimum of any draw. Samples therefore come
 from the draws themselves: p_k is uniform over M optima c*_k of the posterior, each decision of which is redrawn from
-theta_k with a small probability. There is no step size; `spread`, which is set by hand, tempers the posterior. What it
-gains, what it costs and what else was tried: docs/explanation/ablation.md.
+theta_k with a small probability. There is no step size; `spread`, which is set by hand, tempers the posterior. Results,
+costs and variants that were tried: docs/explanation/ablation.md.
 
 Paper: Noda, Saito, Shirakawa, arXiv 2207.10334, for K distributions and one mixture; Thompson, "On the likelihood that
 one unknown probability exceeds another", Biometrika 25 (1933), and Russo and Van Roy, "Learning to optimize via
