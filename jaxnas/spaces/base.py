@@ -62,7 +62,7 @@ class SearchSpace:
 
     name: str
     decisions: tuple[Decision, ...]
-    costs: tuple[costs_lib.AdditiveCost, ...] = ()
+    costs: tuple[costs_lib.Cost, ...] = ()
     arguments: tuple[tuple[str, float], ...] = dataclasses.field(default=(), kw_only=True)
 
     def __post_init__(self):
@@ -124,7 +124,7 @@ class SearchSpace:
         """The description from which `spaces.from_description` builds the space again, JSON-ready; None if unknown."""
         return {"name": self.name, **dict(self.arguments)} if self.arguments else None
 
-    def cost(self, name: str) -> costs_lib.AdditiveCost:
+    def cost(self, name: str) -> costs_lib.Cost:
         """The cost called `name`.
 
         Raises:
