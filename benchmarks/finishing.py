@@ -126,7 +126,7 @@ def main(config: Config) -> None:
     if unknown:
         raise ValueError(f"arms must be of {', '.join(ARMS)}, got {', '.join(unknown)}")
     compilation_cache.enable()
-    console = cli.console()
+    console = cli.console(log_width=140)
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         wanted = presets.MEMORY(preset=config.preset, seed=seed, data_dir=config.data_dir, finish_steps=0)
         found = search(wanted, config.out / f"seed{seed}" / "search")
