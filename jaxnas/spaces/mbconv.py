@@ -232,16 +232,7 @@ def mbconv_cifar10(width: float = 1.0, image_size: int = 32, num_classes: int = 
 def mbconv_imagenet(width: float = 1.0, image_size: int = 224, num_classes: int = 1000) -> MBConvSpace:
     """21 searched layers for ImageNet with ProxylessNAS's widths (arXiv 1812.00332).
 
-    Args:
-      width: factor on the channels, for cheaper proxies.
-      image_size: height and width of the images.
-      num_classes: number of classes.
-
-    Returns:
-      The space, with costs "macs" and "params".
-
-    Raises:
-      ValueError: if an argument is not a positive number, or not an integer where one is needed.
+    Takes the arguments of `mbconv_cifar10`, and has its costs and errors.
     """
     stages = ((24, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))
     return mbconv_space(
@@ -261,16 +252,7 @@ def mbconv_imagenet(width: float = 1.0, image_size: int = 224, num_classes: int 
 def nasbench_macro(width: float = 1.0, image_size: int = 32, num_classes: int = 10) -> MBConvSpace:
     """NAS-Bench-Macro (arXiv 2103.11922): 8 layers, 3 choices, 6,561 networks whose CIFAR-10 accuracy is published.
 
-    Args:
-      width: factor on the channels, for cheaper proxies.
-      image_size: height and width of the images.
-      num_classes: number of classes.
-
-    Returns:
-      The space, with costs "macs" and "params".
-
-    Raises:
-      ValueError: if an argument is not a positive number, or not an integer where one is needed.
+    Takes the arguments of `mbconv_cifar10`, and has its costs and errors.
     """
     return mbconv_space(
         "nasbench_macro",
@@ -288,16 +270,7 @@ def nasbench_macro(width: float = 1.0, image_size: int = 32, num_classes: int = 
 def mbconv_digits(width: float = 1.0, image_size: int = 8, num_classes: int = 10) -> MBConvSpace:
     """6 layers for 8x8 images: the quickstart's space, searched in a minute on two CPU cores.
 
-    Args:
-      width: factor on the channels, for cheaper proxies.
-      image_size: height and width of the images.
-      num_classes: number of classes.
-
-    Returns:
-      The space, with costs "macs" and "params".
-
-    Raises:
-      ValueError: if an argument is not a positive number, or not an integer where one is needed.
+    Takes the arguments of `mbconv_cifar10`, and has its costs and errors.
     """
     return mbconv_space(
         "mbconv_digits",
