@@ -44,33 +44,63 @@ STEPS = {"weights": "search: weights", "distributions": "search: distributions"}
 
 
 @dataclass(frozen=True)
-class Config:
-    """Measure what finishing costs.
+class RandomImagesConfig:
+    """A preset's search on random images.
 
     Attributes:
       out: folder for the figures.
       preset: of the search: its space, width, image size, minibatches.
       space: instead of the preset's.
-      result: result.json of a search with this preset's space, whose networks are finished; by default drawn ones.
-      networks: K, where they are drawn: evenly by multiply-adds out of uniform ones.
       images: number of training images.
-      own: what the networks' own steps are, retraining or finishing, or both.
-      rounds: in which every program runs once, one after the other; 0 for memory alone.
-      steps: of a program in a round.
     """
 
     out: Path
     preset: str = "cpu"
     space: str | None = None
+    images: int = 50_000
+
+    def __post_init__(self):
+        if self.images < 1:
+            raise ValueError(f"images must be at least 1, got {self.images}")
+
+    def make_search(self, **settings: Any) -> tuple[SearchConfig, Search, InMemoryData]:
+        """The search with some settings changed, on random images, and the images as its networks get them."""
+        settings |= {} if self.space is None else {"space": self.space}
+        wanted = presets.MEMORY(preset=self.preset, finish_steps=1000, **settings)
+        generator, size = np.random.default_rng(0), wanted.data.image_size
+        classes = 10  # of both data sets of the presets
+
+        def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+            images = generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+            return images, generator.integers(0, classes, count).astype(np.int32)
+
+        moments, name = ((0.5,) * 3, (0.25,) * 3), wanted.data.dataset
+        parts = *draw(self.images), *draw(classes)
+        images = data.ImageDataset(name, classes, *parts, *moments, flip=data.mirrored(name))
+        return wanted, build.build(wanted, images), InMemoryData(images)
+
+
+@dataclass(frozen=True)
+class Config(RandomImagesConfig):
+    """Measure what finishing costs.
+
+    Attributes:
+      result: result.json of a search with this preset's space, whose networks are finished; by default drawn ones.
+      networks: K, where they are drawn: evenly by multiply-adds out of uniform ones.
+      own: what the networks' own steps are, retraining or finishing, or both.
+      rounds: in which every program runs once, one after the other; 0 for memory alone.
+      steps: of a program in a round.
+    """
+
     result: Path | None = None
     networks: int = 4
-    images: int = 50_000
     own: tuple[Literal["retraining", "finishing"], ...] = ("retraining",)
     rounds: int = 9
     steps: int = 3
 
     def __post_init__(self):
-        for name in ("networks", "images", "steps"):
+        super().__post_init__()
+        for name in ("networks", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.rounds < 0:
@@ -96,25 +126,6 @@ def earlier(out: Path, name: str, config: Any) -> tuple[Path, dict[str, str], di
     if found and found["config"] != settings:
         raise ValueError(f"out must be a new folder, or one of the same options; {path} has others")
     return path, settings, found
-
-
-def make_search(
-    preset: str, space: str | None, image_count: int, **settings: Any
-) -> tuple[SearchConfig, Search, InMemoryData]:
-    """A preset's search with some settings changed, on random images, and the images as its networks get them."""
-    settings |= {} if space is None else {"space": space}
-    wanted = presets.MEMORY(preset=preset, finish_steps=1000, **settings)
-    generator, size = np.random.default_rng(0), wanted.data.image_size
-    classes = 10  # of both data sets of the presets
-
-    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-        images = generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        return images, generator.integers(0, classes, count).astype(np.int32)
-
-    moments = (0.5,) * 3, (0.25,) * 3
-    parts = *draw(image_count), *draw(classes)
-    images = data.ImageDataset(wanted.data.dataset, classes, *parts, *moments, flip=data.mirrored(wanted.data.dataset))
-    return wanted, build.build(wanted, images), InMemoryData(images)
 
 
 def choose(config: Config, search: Search) -> tuple[tuple[int, ...], ...]:
@@ -167,7 +178,7 @@ def compile_program(lower: Callable[..., jax.stages.Lowered], *arguments: Any) -
 
 def trainings(config: Config) -> Iterator[tuple[dict[str, Any], Compiled]]:
     """The programs that train networks, each with the fields of its row that say which it is."""
-    wanted, search, images = make_search(config.preset, config.space, config.images)
+    wanted, search, images = config.make_search()
     archs = choose(config, search)
     params = search.supernet.init_params(jax.random.key(0))
     for group in [archs, *((arch,) for arch in archs if "finishing" in config.own)]:
@@ -203,7 +214,7 @@ def cost(config: Config) -> dict[str, Any]:
     """Rows of all programs, and ratios: memory to the search's, seconds to those of the networks' own steps."""
     if config.steps > presets.MEMORY(preset=config.preset).training.steps_per_dispatch:
         raise ValueError(f"steps must be at most those of a program of the preset, got {config.steps}")
-    _, search, _ = make_search(config.preset, config.space, config.images)
+    _, search, _ = config.make_search()
     rows = []
     for phase, name in STEPS.items():
         program, seconds = compile_program(search.lower, phase)

@@ -9,14 +9,13 @@ programs. OUT/sharing-cost.json holds all figures; a second call goes on with th
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 from rich.table import Table
 
 from benchmarks.accelerators import memory
-from benchmarks.finishing_cost import compile_program, earlier, make_search, make_table, mib
+from benchmarks.finishing_cost import RandomImagesConfig, compile_program, earlier, make_table, mib
 from experiments import cli
 from jaxnas.results.files import write_json
 from jaxnas.spaces.mbconv import MBConvSpace, Operation
@@ -33,24 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Config:
-    """Measure what sharing by slices costs.
-
-    Attributes:
-      out: folder for the figures.
-      preset: of the search: its space, width, image size, minibatches.
-      space: instead of the preset's.
-      images: number of training images.
-    """
-
-    out: Path
-    preset: str = "cpu"
-    space: str | None = None
-    images: int = 50_000
-
-    def __post_init__(self):
-        if self.images < 1:
-            raise ValueError(f"images must be at least 1, got {self.images}")
+class Config(RandomImagesConfig):
+    """Measure what sharing by slices costs."""
 
 
 def main(config: Config) -> None:
@@ -66,7 +49,7 @@ def main(config: Config) -> None:
 
 def sharing_cost(config: Config, sharing: str, steps: dict[str, Any]) -> dict[str, Any]:
     """Fields of a row: of the step of the weights, and of the supernet."""
-    _, search, _ = make_search(config.preset, config.space, config.images, sharing=sharing, **steps)
+    _, search, _ = config.make_search(sharing=sharing, **steps)
     program, seconds = compile_program(search.lower, "weights")
     shapes = jax.eval_shape(search.supernet.init_params, jax.random.key(0))
     return {

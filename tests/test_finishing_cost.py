@@ -71,7 +71,7 @@ def test_ratios_by_hand():
 
 def test_networks_are_drawn_evenly_by_cost(tmp_path):
     config = finishing_cost.Config(tmp_path, preset="quickstart", images=IMAGES)
-    _, search, _ = finishing_cost.make_search(config.preset, config.space, config.images)
+    _, search, _ = config.make_search()
     archs = finishing_cost.choose(config, search)
     costs = [search.supernet.space.cost("macs").total(np.array(arch)) for arch in archs]
     assert len(archs) == 4
