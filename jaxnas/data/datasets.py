@@ -145,8 +145,9 @@ def open_tfds(name: str, data_dir: Path, parts: Sequence[str] = ("train", "test"
 
     try:
         builder = tensorflow_datasets.builder_from_directory(folder)
-    except Exception as error:  # of JSON, of protocol buffers, of TFDS: whatever the files lead it to
-        problem = f"{folder} is damaged ({type(error).__name__})"
+    except Exception as error:  # of JSON, of protocol buffers, of TFDS: whatever the files or its installation lead to
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        problem = f"{folder} is damaged, or TFDS is not whole ({reason:.200})"
         raise DatasetNotFoundError(name, data_dir, problem, overwrite=True) from error
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if "array_record" not in formats:
